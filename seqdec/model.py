@@ -1,0 +1,234 @@
+"""The sequence model: codecs write a window into tokens, a backbone reads them, codecs read its states.
+
+A policy folder holds one: the backbone in Hugging Face format, everything else in one safetensors file, the layout
+and what the data was. It loads and acts without the data set, and nothing in it is executable.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import seqdec
+from seqdec import storage
+from seqdec.backbone import Backbone, reload_backbone, save_backbone
+from seqdec.codec import Codec, build_codec, codecs_of
+from seqdec.environment import EnvironmentSpec
+from seqdec.errors import DataError
+from seqdec.layout import Layout
+from seqdec.windows import Windows
+
+POLICY_FORMAT = 1
+TIME_FEATURES = 64
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What a policy keeps of the data that it was trained on: the environment, and how returns were counted.
+
+    `returns` has the quantiles of the episodes' returns by name: "min", "q10", ..., "q90", "max".
+    """
+
+    spec: EnvironmentSpec
+    returns: Mapping[str, float]
+    discount: float = 1.0
+    delayed_reward: bool = False
+
+
+def summarize_returns(returns: np.ndarray) -> dict[str, float]:
+    """Quantiles of the episodes' returns by name, in tenths."""
+    names = ["min", *(f"q{10 * tenth}" for tenth in range(1, 10)), "max"]
+    return dict(zip(names, map(float, np.quantile(returns, np.linspace(0, 1, 11))), strict=True))
+
+
+class SequenceModel(nn.Module):
+    """A joint distribution over the variables of a layout, one codec each around a shared backbone.
+
+    Example:
+        >>> from seqdec import build_model, load_backbone, record, layout_from_spaces, environment_of, Windows
+        >>> dataset = record("CartPole-v1", num_episodes=4, seed=0)
+        >>> spec = environment_of(dataset)
+        >>> layout = layout_from_spaces("multi_game", spec.observation_space, spec.action_space)
+        >>> model = build_model(Windows(dataset, layout), spec, load_backbone("small"))
+    """
+
+    def __init__(self, layout: Layout, backbone: Backbone, data: DataSummary):
+        super().__init__()
+        self.layout, self.data = layout, data
+        self.backbone_source = backbone
+        self.backbone = backbone.model
+        width, scale = backbone.width, backbone.embedding_scale
+        self.codecs = nn.ModuleDict(
+            {variable.name: _as_module(build_codec(variable, width, scale)) for variable in layout.variables}
+        )
+        self.start = nn.Parameter(torch.randn(width) * scale)
+        self.time_projection = nn.Linear(TIME_FEATURES, width, bias=False)
+        # 64 sines and cosines of mean square 1/2: together they come to the scale of one embedding
+        nn.init.normal_(self.time_projection.weight, std=scale / math.sqrt(TIME_FEATURES / 2))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.start.device
+
+    def codec(self, name: str) -> Codec:
+        """Return the codec of a variable."""
+        return codecs_of(self.codecs)[name]
+
+    def embed_time(self, timesteps: Tensor) -> Tensor:
+        """Embed indices inside an episode by a fixed sinusoid (Vaswani et al. 2017) and a projection, [..., D]."""
+        frequencies = torch.exp(
+            torch.arange(TIME_FEATURES // 2, device=timesteps.device) * (-math.log(1e4) / (TIME_FEATURES // 2))
+        )
+        angles = timesteps[..., None] * frequencies
+        return self.time_projection(torch.cat([angles.sin(), angles.cos()], -1))
+
+    def embed_window(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Write a batch of windows into tokens [B, L, D], up to the last token that predicts something."""
+        layout = self.layout
+        num_tokens = max(int(layout.positions(name)[-1]) for name in layout.predicted)
+        num_sequences = batch["timestep"].shape[0]
+        first_step, slots = 1 + len(layout.prompt), len(layout.step)
+        time = self.embed_time(batch["timestep"])  # [B, K, D]
+        tokens = time.new_zeros(num_sequences, layout.num_tokens, time.shape[-1])
+        tokens[:, 0] = self.start.to(time.dtype)
+        tokens[:, first_step:] = time.repeat_interleave(slots, 1)
+        for name in (*layout.prompt_names, *layout.step_names):
+            positions = torch.as_tensor(layout.positions(name), device=tokens.device)
+            inside = positions < layout.num_tokens
+            embedded = self.codec(name).embed(batch[name])
+            tokens = tokens.index_add(1, positions[inside], embedded[:, inside].to(tokens.dtype))
+        return tokens[:, :num_tokens]
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return each predicted variable's loss, summed over the slots that are not padding, in nats per entry."""
+        hidden = self.backbone(inputs_embeds=self.embed_window(batch), use_cache=False).last_hidden_state
+        losses = {}
+        for name in self.layout.predicted:
+            positions = torch.as_tensor(self.layout.positions(name), device=hidden.device)
+            loss = self.codec(name).loss(hidden[:, positions - 1], batch[name])  # [B, K]
+            valid = batch["mask"] if loss.shape[1] == batch["mask"].shape[1] else torch.ones_like(loss).bool()
+            losses[name] = loss.masked_fill(~valid, 0.0).sum()
+        return losses
+
+    def new_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters that were added around the backbone."""
+        inside = {id(parameter) for parameter in self.backbone.parameters()}
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in inside]
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters of the backbone."""
+        return [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
+
+    def save(self, folder: Path | str) -> None:
+        """Publish a policy folder, replacing what is there, so that it stands whole or not at all.
+
+        Raises:
+            StorageError: if it cannot be written; the old folder is kept.
+        """
+        with storage.publish(Path(folder), replace=True) as open_folder:
+            self.write(open_folder)
+
+    def write(self, folder: Path) -> None:
+        """Write the policy's files into a folder that somebody else publishes."""
+        (folder / "backbone").mkdir(parents=True)
+        save_backbone(self.backbone_source, folder / "backbone")
+        own = {name: t for name, t in self.state_dict().items() if not name.startswith("backbone.")}
+        storage.write_tensors(folder / "codecs.safetensors", own)
+        storage.write_json(folder / "layout.json", self.layout.to_json())
+        policy = {
+            "format": POLICY_FORMAT,
+            "seqdec": seqdec.__version__,
+            "environment": self.data.spec.to_json(),
+            "data_returns": dict(self.data.returns),
+            "discount": self.data.discount,
+            "delayed_reward": self.data.delayed_reward,
+        }
+        storage.write_json(folder / "policy.json", policy)
+        storage.write_text(folder / "README.md", self._card())
+
+    @classmethod
+    def load(cls, folder: Path | str, *, merge_adapters: bool = False) -> Self:
+        """Read a policy folder; it is in evaluation mode, on the CPU.
+
+        Args:
+            folder: what `save` wrote.
+            merge_adapters: add LoRA's matrices to the weights, which acts faster.
+
+        Raises:
+            DataError: for a folder that is no policy, is damaged, or is of a newer format.
+        """
+        folder = Path(folder)
+        storage.verify(folder)
+        policy = storage.read_json(folder / "policy.json")
+        if policy.get("format") != POLICY_FORMAT:
+            raise DataError(
+                f"{folder} has policy format {policy.get('format')!r}; this seqdec {seqdec.__version__} reads "
+                f"{POLICY_FORMAT}: the folder was written by seqdec {policy.get('seqdec')!r}"
+            )
+        layout = Layout.from_json(storage.read_json(folder / "layout.json"))
+        try:
+            data = DataSummary(
+                spec=EnvironmentSpec.from_json(policy["environment"]),
+                returns={str(key): float(value) for key, value in policy["data_returns"].items()},
+                discount=float(policy["discount"]),
+                delayed_reward=bool(policy["delayed_reward"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"{folder / 'policy.json'} is no policy description: {error}") from error
+        model = cls(layout, reload_backbone(folder / "backbone", merge_adapters=merge_adapters), data)
+        model.load_own(storage.read_tensors(folder / "codecs.safetensors"), folder / "codecs.safetensors")
+        return model.eval()
+
+    def load_own(self, tensors: Mapping[str, Tensor], source: Path) -> None:
+        """Set everything but the backbone; raises DataError, naming `source`, if a tensor does not fit."""
+        expected = {name: t for name, t in self.state_dict().items() if not name.startswith("backbone.")}
+        for name, tensor in expected.items():
+            if name not in tensors or tensors[name].shape != tensor.shape:
+                found = tuple(tensors[name].shape) if name in tensors else "nothing"
+                raise DataError(f"{source}: {name} should have shape {tuple(tensor.shape)}, found {found}")
+        unknown = sorted(tensors.keys() - expected.keys())
+        if unknown:
+            raise DataError(f"{source} holds {unknown[0]!r}, which the layout does not know")
+        self.load_state_dict(dict(tensors), strict=False)
+
+    def _card(self) -> str:
+        spec, returns, source = self.data.spec, self.data.returns, self.backbone_source.source
+        env = storage.plain_text(spec.id or "an unnamed environment")
+        return (
+            "---\nlibrary_name: seqdec\ntags:\n- reinforcement-learning\n- decision-transformer\n---\n\n"
+            f"# A seqdec policy for {env}\n\n"
+            f"- backbone: {storage.plain_text(source.name)} ({source.init}, finetuned: {source.finetune})\n"
+            f"- layout: {' '.join('+'.join(slot) for slot in self.layout.step)}, "
+            f"{self.layout.context_length} timesteps\n"
+            f"- returns in the data: {returns['min']:.6g} to {returns['max']:.6g}\n\n"
+            "Act with it:\n\n```\nseqdec eval PATH_OF_THIS_FOLDER --target-return max\n```\n"
+        )
+
+
+def build_model(windows: Windows, spec: EnvironmentSpec, backbone: Backbone, *, seed: int = 0) -> SequenceModel:
+    """Return a new model for these windows, its codecs fitted to them.
+
+    Args:
+        windows: the training data; they carry the layout, the discount and whether reward is delayed.
+        spec: the environment that the data came from.
+        backbone: what `load_backbone` gave.
+        seed: of the new weights.
+    """
+    data = DataSummary(spec, summarize_returns(windows.returns), windows.discount, windows.delayed_reward)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SequenceModel(windows.layout, backbone, data)
+    for name, values in windows.statistics().items():
+        model.codec(name).fit(values)
+    return model
+
+
+def _as_module(codec: Codec) -> nn.Module:
+    assert isinstance(codec, nn.Module)
+    return codec

@@ -1,0 +1,469 @@
+"""The training loop: one function on accelerate, on one process or many.
+
+What happens at step n is a function of the settings, the seed and n: the windows, the dropout masks, the learning
+rate. So resuming needs the weights, the optimizer's moments and the step, and nothing else; and the batch size is
+global, each process taking its slice, with losses divided by the global number of valid slots.
+"""
+
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, broadcast_object_list
+from torch import Tensor
+from tqdm import tqdm
+
+from seqdec import storage
+from seqdec.errors import DataError, NumericsError, StorageError, UsageError
+from seqdec.metrics import Metrics
+from seqdec.model import SequenceModel
+from seqdec.windows import Windows
+
+Schedule = Literal["constant", "cosine"]
+Precision = Literal["no", "bf16", "fp16"]
+
+MAX_SKIPPED = 3  # steps in a row whose gradient was not finite
+HELDOUT_WINDOWS = 512
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended: the steps done, and the signal that stopped it, if one did."""
+
+    step: int
+    stopped_by: str | None = None
+
+
+def train(
+    model: SequenceModel,
+    windows: Windows,
+    *,
+    out: Path | str,
+    steps: int,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    backbone_learning_rate: float | None = None,
+    weight_decay: float = 1e-4,
+    warmup_steps: int = 20,
+    schedule: Schedule = "constant",
+    clip_norm: float = 0.25,
+    accumulate: int = 1,
+    precision: Precision = "no",
+    seed: int = 0,
+    log_every: int = 10,
+    eval_every: int = 0,
+    checkpoint_every: int = 0,
+    keep_checkpoints: int = 1,
+    heldout: Windows | None = None,
+    evaluate: Callable[[SequenceModel], Mapping[str, float]] | None = None,
+    tracker: str = "none",
+    config: Mapping[str, object] | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> Outcome:
+    """Minimise the negative log likelihood of every predicted variable, weighted by the layout.
+
+    Leaves in `out`: `metrics.jsonl`, `checkpoints/`, and the trained `policy/`.
+
+    Args:
+        model: is trained in place.
+        windows: the training data.
+        out: the run's folder.
+        steps: optimizer steps in all, those of a resumed run included.
+        batch_size: windows a step, over all processes.
+        learning_rate: of the parameters that were added around the backbone.
+        backbone_learning_rate: of the backbone's own; the same by default.
+        weight_decay: of matrices; vectors and embeddings are not decayed.
+        warmup_steps: over which the rates rise linearly.
+        schedule: what the rates do then; `cosine` falls to a tenth.
+        clip_norm: largest norm of the gradient of all parameters; 0 does not clip.
+        accumulate: parts in which a process computes its slice of the batch, to save memory.
+        precision: `bf16` and `fp16` are mixed with float32 parameters.
+        seed: of windows and dropout.
+        log_every: steps between lines of metrics.
+        eval_every: steps between held-out losses and calls of `evaluate`; 0 for the end only.
+        checkpoint_every: steps between checkpoints; 0 for the end only.
+        keep_checkpoints: how many of them stay.
+        heldout: windows of episodes that are not trained on.
+        evaluate: measures the model in the environment, on the main process; its numbers are logged as they are.
+        tracker: see `metrics.TRACKERS`.
+        config: recorded by the tracker.
+        resume: go on from the newest checkpoint in `out`, if there is one.
+        progress: show a bar.
+
+    Raises:
+        UsageError: for settings that do not fit each other.
+        NumericsError: when the gradient was not finite three times in a row.
+        StorageError: when a checkpoint cannot be written; the one before is kept.
+    """
+    out = Path(out)
+    accelerator = Accelerator(mixed_precision=precision)
+    _check_settings(accelerator, model, batch_size, accumulate, steps)
+    backbone_rate = learning_rate if backbone_learning_rate is None else backbone_learning_rate
+    optimizer = _make_optimizer(model, learning_rate, backbone_rate, weight_decay)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    first_step = _restore(out, model, optimizer) if resume else 0
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    weights = {name: model.layout.variable(name).loss_weight for name in model.layout.predicted}
+    share = batch_size // accelerator.num_processes
+    clock = _Clock(first_step)
+    sums: dict[str, Tensor] = {}
+    num_valid = num_skipped = num_skipped_in_a_row = 0
+    metrics = None
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        metrics = Metrics(out, step=first_step, tracker=tracker, config=config or {})
+    saved = first_step
+    with (
+        _caught_signals() as caught,
+        _bar(progress and accelerator.is_main_process, first_step, steps) as bar,
+    ):
+        for step in range(first_step, steps):
+            wrapped.train()
+            torch.manual_seed(_mix(seed, step, accelerator.process_index))
+            indices = windows.draw(step, seed, batch_size)
+            count = windows.num_valid(indices)
+            mine = indices[accelerator.process_index * share :][:share]
+            for part, rows in enumerate(np.array_split(mine, accumulate)):
+                batch = _to_device(windows.gather(rows), accelerator.device)
+                is_last = part == accumulate - 1
+                with contextlib.nullcontext() if is_last else accelerator.no_sync(wrapped):
+                    losses = wrapped(batch)
+                    # processes average their gradients: undo it, the count is global already
+                    loss = sum(weights[name] * value for name, value in losses.items()) / count
+                    accelerator.backward(loss * accelerator.num_processes)
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
+            num_valid += count
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * _schedule(step, steps, warmup_steps, schedule)
+            # summed over processes by now: every one of them sees the same norm and decides alike
+            norm = accelerator.clip_grad_norm_(wrapped.parameters(), clip_norm or float("inf"))
+            if torch.isfinite(torch.as_tensor(norm)):
+                optimizer.step()
+                num_skipped_in_a_row = 0
+            else:
+                num_skipped += 1
+                num_skipped_in_a_row += 1
+                if num_skipped_in_a_row == MAX_SKIPPED and precision != "fp16":
+                    raise NumericsError(
+                        f"the gradient of steps {step - MAX_SKIPPED + 1} to {step} is not finite; the windows of the "
+                        f"last are {indices[:8].tolist()}...: look at the data, or lower --learning-rate"
+                    )
+            optimizer.zero_grad(set_to_none=True)
+            done = step + 1
+            signal_name = _agree(accelerator, caught.name)
+            is_over = done == steps or signal_name is not None
+            if done % log_every == 0 or is_over:
+                values = _train_losses(accelerator, sums, weights, num_valid)
+                values |= {"train/gradient_norm": float(norm), "train/skipped_steps": float(num_skipped)}
+                values |= {"train/learning_rate": rates[0] * _schedule(step, steps, warmup_steps, schedule)}
+                values |= clock.speeds(done, num_valid)
+                sums, num_valid = {}, 0
+                if metrics is not None:
+                    metrics.log(done, values)
+                bar.set_postfix(loss=f"{values['train/loss']:.4g}", refresh=False)
+            if signal_name is None and (done == steps or (eval_every and done % eval_every == 0)):
+                with clock.paused():
+                    values = _evaluate(accelerator, model, heldout, evaluate)
+                    if metrics is not None and values:
+                        metrics.log(done, values)
+            if is_over or (checkpoint_every and done % checkpoint_every == 0):
+                with clock.paused():
+                    _save(accelerator, out, model, optimizer.optimizer, done, keep_checkpoints, saved)
+                    saved = done
+            bar.update()
+            if signal_name is not None:
+                if metrics is not None:
+                    metrics.close()
+                return Outcome(done, signal_name)
+    if accelerator.is_main_process:
+        assert metrics is not None
+        metrics.close()
+        accelerator.unwrap_model(wrapped).save(out / "policy")
+    accelerator.wait_for_everyone()
+    return Outcome(steps)
+
+
+def heldout_losses(model: SequenceModel, heldout: Windows, batch_size: int = 64) -> dict[str, float]:
+    """Mean loss of each predicted variable over windows spread evenly over the held-out episodes."""
+    indices = np.linspace(0, len(heldout) - 1, min(HELDOUT_WINDOWS, len(heldout))).astype(np.int64)
+    model.eval()
+    sums = dict.fromkeys(model.layout.predicted, 0.0)
+    with torch.no_grad():
+        for start in range(0, len(indices), batch_size):
+            batch = _to_device(heldout.gather(indices[start : start + batch_size]), model.device)
+            for name, value in model(batch).items():
+                sums[name] += float(value)
+    count = heldout.num_valid(indices)
+    return {f"heldout/loss_{name}": value / count for name, value in sums.items()}
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """Return the published checkpoints of a run, oldest first."""
+    return storage.published(out / "checkpoints", "step-")
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """Number of optimizer steps behind a checkpoint."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _check_settings(
+    accelerator: Accelerator, model: SequenceModel, batch_size: int, accumulate: int, steps: int
+) -> None:
+    parts = accelerator.num_processes * accumulate
+    if batch_size % parts:
+        raise UsageError(
+            f"batch size {batch_size} cannot be split over {accelerator.num_processes} processes "
+            f"x {accumulate} parts: use a multiple of {parts}"
+        )
+    if steps < 1:
+        raise UsageError(f"steps is {steps}: at least 1 is needed")
+    if accelerator.distributed_type not in (
+        DistributedType.NO,
+        DistributedType.MULTI_CPU,
+        DistributedType.MULTI_GPU,
+    ):
+        raise UsageError(f"{accelerator.distributed_type} is not supported: one process a device (DDP) is")
+    narrow = next((n for n, p in model.named_parameters() if p.requires_grad and p.dtype != torch.float32), None)
+    if narrow is not None:
+        raise UsageError(f"trainable parameter {narrow} is not float32: use --precision for mixed training")
+
+
+def _make_optimizer(
+    model: SequenceModel, learning_rate: float, backbone_rate: float, weight_decay: float
+) -> torch.optim.AdamW:
+    """AdamW with the rates of new and of backbone parameters; norms, biases and embeddings are not decayed."""
+    is_table = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    groups = []
+    for origin, parameters, rate in (
+        ("new", model.new_parameters(), learning_rate),
+        ("backbone", model.backbone_parameters(), backbone_rate),
+    ):
+        if not parameters:
+            raise UsageError(f"no {origin} parameter is trainable: its learning rate would match nothing")
+        matrices = [p for p in parameters if p.ndim > 1 and id(p) not in is_table]
+        others = [p for p in parameters if p.ndim <= 1 or id(p) in is_table]
+        groups += [
+            {"params": group, "lr": rate, "weight_decay": decay}
+            for group, decay in ((matrices, weight_decay), (others, 0.0))
+            if group
+        ]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def _schedule(step: int, steps: int, warmup_steps: int, schedule: Schedule) -> float:
+    """Share of the learning rate at a step."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return 0.1 + 0.45 * (1 + np.cos(np.pi * progress))
+
+
+def _mix(*numbers: int) -> int:
+    """One seed of several numbers, so that neighbouring steps and processes draw unrelated masks."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def _train_losses(
+    accelerator: Accelerator, sums: dict[str, Tensor], weights: dict[str, float], num_valid: int
+) -> dict[str, float]:
+    names = sorted(sums)
+    stacked = accelerator.reduce(torch.stack([sums[name] for name in names]), reduction="sum")
+    assert isinstance(stacked, Tensor)
+    means = dict(zip(names, (stacked / num_valid).tolist(), strict=True))
+    total = sum(weights[name] * mean for name, mean in means.items())
+    return {"train/loss": total, **{f"train/loss_{name}": mean for name, mean in means.items()}}
+
+
+def _evaluate(
+    accelerator: Accelerator,
+    model: SequenceModel,
+    heldout: Windows | None,
+    evaluate: Callable[[SequenceModel], Mapping[str, float]] | None,
+) -> dict[str, float]:
+    """Measure on the main process; the others wait, and share its failure."""
+    values: dict[str, float] = {}
+    with _main_process_first_and_alone(accelerator) as is_mine:
+        if is_mine:
+            if heldout is not None:
+                values |= heldout_losses(model, heldout)
+            if evaluate is not None:
+                values |= evaluate(model)
+    return values
+
+
+@contextlib.contextmanager
+def _main_process_first_and_alone(accelerator: Accelerator) -> Iterator[bool]:
+    """Run a block on the main process; when it fails there, every process raises, so that none waits for ever."""
+    failure: list[object] = [None]
+    error: Exception | None = None
+    try:
+        yield accelerator.is_main_process
+    except Exception as caught:  # noqa: BLE001 - raised again below, after the others were told
+        error, failure = caught, [f"{type(caught).__name__}: {caught}"]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(failure)
+    if error is not None:
+        raise error
+    if failure[0] is not None:
+        raise StorageError(f"the main process failed: {failure[0]}")
+
+
+def _save(
+    accelerator: Accelerator,
+    out: Path,
+    model: SequenceModel,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    keep: int,
+    saved: int,
+) -> None:
+    """Publish checkpoints/step-NNNNNN, then retire the oldest."""
+    with _main_process_first_and_alone(accelerator) as is_mine:
+        if not is_mine:
+            return
+        parent = out / "checkpoints"
+        parent.mkdir(exist_ok=True)
+        folder = parent / f"step-{step:06d}"
+        try:
+            with storage.publish(folder, replace=True) as open_folder:
+                (open_folder / "policy").mkdir()
+                model.write(open_folder / "policy")
+                storage.write_manifest(open_folder / "policy")
+                (open_folder / "train").mkdir()
+                tensors, scalars = _optimizer_state(model, optimizer)
+                storage.write_tensors(open_folder / "train" / "optimizer.safetensors", tensors)
+                storage.write_json(open_folder / "train" / "state.json", {"step": step, "optimizer": scalars})
+        except StorageError as error:
+            kept = f"step {saved} kept" if saved else "there is no earlier checkpoint"
+            raise StorageError(f"could not save step {step}: {error}; {kept}") from error
+        for old in checkpoints(out)[:-keep]:
+            storage.retire(old)
+
+
+def _optimizer_state(
+    model: SequenceModel, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The optimizer's tensors by parameter name, and its step counts."""
+    tensors, scalars = {}, {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if key == "step":
+                scalars[name] = float(value)
+            else:
+                tensors[f"{key}:{name}"] = value
+    return tensors, scalars
+
+
+def _restore(out: Path, model: SequenceModel, optimizer: torch.optim.Optimizer) -> int:
+    """Load the newest good checkpoint into a model that was made by the same settings; return its step."""
+    found = checkpoints(out)
+    for folder in reversed(found):
+        try:
+            storage.verify(folder)
+        except DataError as error:
+            if folder == found[0]:
+                raise
+            logger.warning("%s: going on from the checkpoint before", error)
+            continue
+        loaded = SequenceModel.load(folder / "policy")
+        model.load_state_dict(loaded.state_dict())
+        state = storage.read_json(folder / "train" / "state.json")
+        tensors = storage.read_tensors(folder / "train" / "optimizer.safetensors")
+        parameters = dict(model.named_parameters())
+        for name, count in state["optimizer"].items():
+            # fused AdamW wants its count as a tensor beside the parameter
+            optimizer.state[parameters[name]]["step"] = torch.tensor(count, dtype=torch.float32)
+        for key, tensor in tensors.items():
+            kind, name = key.split(":", 1)
+            optimizer.state[parameters[name]][kind] = tensor
+        logger.info("resuming from step %d", state["step"])
+        return int(state["step"])
+    return 0
+
+
+def _agree(accelerator: Accelerator, name: str | None) -> str | None:
+    """The signal that any process caught, so that all stop at the same step."""
+    if accelerator.num_processes == 1:
+        return name
+    numbers = {None: 0, "SIGINT": 1, "SIGTERM": 2}
+    heard = torch.tensor([float(numbers[name])], device=accelerator.device)
+    torch.distributed.all_reduce(heard, torch.distributed.ReduceOp.MAX)
+    return {value: key for key, value in numbers.items()}[int(heard.item())]
+
+
+@dataclass
+class _Caught:
+    name: str | None = None
+
+
+@contextlib.contextmanager
+def _caught_signals() -> Iterator[_Caught]:
+    """Note the first SIGINT or SIGTERM, so that the running step can finish; a second one ends at once."""
+    caught = _Caught()
+    previous = {}
+
+    def note(number: int, frame: object) -> None:
+        caught.name = signal.Signals(number).name
+        for known in previous:
+            signal.signal(known, signal.SIG_DFL if known == signal.SIGTERM else signal.default_int_handler)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.getsignal(number)
+            signal.signal(number, note)
+    except ValueError:
+        previous.clear()  # not the main thread: its owner handles signals
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _bar(shown: bool, first_step: int, steps: int) -> tqdm:
+    return tqdm(total=steps, initial=first_step, disable=not shown, unit="step", desc="train", mininterval=0.5)
+
+
+class _Clock:
+    """Seconds of training, without evaluation and saving."""
+
+    def __init__(self, step: int):
+        self.step, self.start = step, time.perf_counter()
+
+    def speeds(self, step: int, num_valid: int) -> dict[str, float]:
+        """Rates since the last call."""
+        now = time.perf_counter()
+        seconds, self.start = now - self.start, now
+        num_steps, self.step = step - self.step, step
+        return {
+            "speed/steps_per_second": num_steps / seconds,
+            "speed/timesteps_per_second": num_valid / seconds,
+        }
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count the time of a block."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.start += time.perf_counter() - begin

@@ -1,0 +1,138 @@
+"""Tiny random backbones of every family that is tested, and small data sets made on the spot."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from seqdec import sources
+from seqdec.backbone import Backbone, load_backbone
+from seqdec.environment import EnvironmentSpec
+from seqdec.episode import Episode
+from seqdec.layout import Layout, layout_from_spaces
+from seqdec.model import SequenceModel, build_model
+from seqdec.windows import Windows
+
+torch.set_num_threads(1)
+transformers.logging.set_verbosity_error()
+
+SIZES = {"vocab_size": 16, "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2}
+FAMILIES: dict[str, dict[str, object]] = {
+    "gpt2": {"n_layer": 2, "n_embd": 32, "n_head": 2, "vocab_size": 16},
+    "llama": {**SIZES, "intermediate_size": 64, "num_key_value_heads": 1},
+    "qwen3": {**SIZES, "intermediate_size": 64, "num_key_value_heads": 1, "head_dim": 16},
+    "gpt_neox": {**SIZES, "intermediate_size": 64},
+    "opt": {**SIZES, "ffn_dim": 64, "word_embed_proj_dim": 32},
+    "mistral": {**SIZES, "intermediate_size": 64, "num_key_value_heads": 1, "sliding_window": 8},
+    "gemma3_text": {
+        **SIZES, "intermediate_size": 64, "num_key_value_heads": 1, "head_dim": 16, "sliding_window": 8,
+    },
+    "phi": {**SIZES, "intermediate_size": 64},
+    "bloom": {"n_layer": 2, "hidden_size": 32, "n_head": 2, "vocab_size": 16},
+    "mixtral": {**SIZES, "intermediate_size": 64, "num_key_value_heads": 1, "num_local_experts": 4},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A tiny checkpoint of a family in Hugging Face format, with its vocabulary and head."""
+    root = tmp_path_factory.mktemp("families")
+
+    def folder(family: str) -> Path:
+        if not (root / family).exists():
+            torch.manual_seed(0)
+            config = AutoConfig.for_model(family, bos_token_id=0, eos_token_id=0, pad_token_id=0, **FAMILIES[family])
+            AutoModelForCausalLM.from_config(config).save_pretrained(root / family)
+        return root / family
+
+    return folder
+
+
+@pytest.fixture
+def backbone(family_folder: Callable[[str], Path]) -> Backbone:
+    """A tiny pretrained llama."""
+    return load_backbone(str(family_folder("llama")))
+
+
+def box_spec() -> EnvironmentSpec:
+    """Three observations; two bounded actions."""
+    return EnvironmentSpec(
+        observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32),
+        action_space=gymnasium.spaces.Box(-1, 1, (2,), np.float32),
+    )
+
+
+def box_episodes(num_episodes: int = 12, seed: int = 0, lengths: tuple[int, int] = (3, 30)) -> list[Episode]:
+    """Random episodes of `box_spec`, many of whose actions are on a bound."""
+    rng = np.random.default_rng(seed)
+    episodes = []
+    for _ in range(num_episodes):
+        length = int(rng.integers(*lengths))
+        observations = rng.normal(size=(length + 1, 3)).astype(np.float32)
+        actions = np.clip(rng.normal(size=(length, 2)), -1, 1).astype(np.float32)
+        rewards = (actions[:, 0] + observations[:-1, 0]).astype(np.float32)
+        steps = {"observation": observations[:-1], "action": actions, "reward": rewards}
+        episodes.append(Episode(steps, final=observations[-1], terminated=True, truncated=False))
+    return episodes
+
+
+def discrete_spec() -> EnvironmentSpec:
+    """Five states; three actions that start at 1."""
+    return EnvironmentSpec(
+        observation_space=gymnasium.spaces.Discrete(5), action_space=gymnasium.spaces.Discrete(3, start=1)
+    )
+
+
+def discrete_episodes(num_episodes: int = 12, seed: int = 0) -> list[Episode]:
+    """Random episodes of `discrete_spec`."""
+    rng = np.random.default_rng(seed)
+    episodes = []
+    for _ in range(num_episodes):
+        length = int(rng.integers(3, 30))
+        observations = rng.integers(0, 5, size=length + 1)
+        actions = rng.integers(1, 4, size=length)
+        steps = {"observation": observations[:-1], "action": actions, "reward": actions.astype(np.float32)}
+        episodes.append(Episode(steps, final=observations[-1], terminated=False, truncated=True))
+    return episodes
+
+
+def make_windows(
+    preset: str = "multi_game",
+    *,
+    context_length: int = 6,
+    discrete: bool = False,
+    head: str = "gaussian",
+    layout: Layout | None = None,
+    **options: object,
+) -> tuple[Windows, EnvironmentSpec]:
+    """Windows of the small data sets."""
+    spec = discrete_spec() if discrete else box_spec()
+    episodes = discrete_episodes() if discrete else box_episodes()
+    dataset = sources.from_episodes(episodes, spec)
+    if layout is None:
+        layout = layout_from_spaces(
+            preset, spec.observation_space, spec.action_space, context_length=context_length, head=head,  # pyright: ignore
+        )  # fmt: skip
+    return Windows(dataset, layout, **options), spec  # pyright: ignore[reportArgumentType]
+
+
+def make_model(backbone: Backbone, preset: str = "multi_game", **options: object) -> tuple[SequenceModel, Windows]:
+    """A model with random read-outs that are far from indifferent, and its windows."""
+    windows, spec = make_windows(preset, **options)  # pyright: ignore[reportArgumentType]
+    model = build_model(windows, spec, backbone)
+    torch.manual_seed(1)
+    for name in windows.layout.predicted:
+        head = model.codecs[name].head
+        torch.nn.init.normal_(head.weight, std=0.3)  # pyright: ignore
+    return model.eval(), windows
