@@ -4,9 +4,11 @@ Words go to `flags`, the record goes to `commands`, and of our own errors one li
 here, so that `--help` and `--version` answer at once.
 """
 
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError
 
@@ -26,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"seqdec {version('seqdec')}")
         return 0
     try:
-        return _run(words)
+        with _log_to_stderr():
+            return _run(words)
     except (UsageError, DataError, NumericsError, StorageError) as error:
         if "--debug" in words:
             raise
@@ -95,19 +98,21 @@ def _train(words: list[str]) -> int:
         raise UsageError("accelerate was asked for several processes and started one: use --nproc N, or torchrun")
     if record.nproc > 1 and world is None:
         commands.check_run_folder(record)
-        launch = [
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc_per_node={record.nproc}",
-            "-m",
-            "seqdec",
-        ]
-        # Replaced, not started: a launcher that is killed then leaves nobody behind.
-        os.execv(sys.executable, [sys.executable, *launch, "train", *words])  # noqa: S606
+        _become_launcher(record.nproc, words)
     if record.nproc > 1 and world != str(record.nproc):
         raise UsageError(f"--nproc {record.nproc} asks for {record.nproc} processes, the launcher started {world}")
     return commands.train_run(record)
+
+
+def _become_launcher(num_processes: int, words: Sequence[str]) -> None:
+    """Let torchrun take this process over: replaced, not started, so that who kills it leaves nobody behind."""
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}", "-m", "seqdec"]
+    passed: list[str] = []
+    for word, before in zip(words, ["", *words], strict=False):
+        # torchrun would take our --nproc for the beginning of one of its own flags
+        if word != "--nproc" and before != "--nproc" and not word.startswith("--nproc="):
+            passed.append(word)
+    os.execv(sys.executable, [sys.executable, *launch, "train", *passed])  # noqa: S606
 
 
 def _help(words: Sequence[str]) -> str:
@@ -122,6 +127,22 @@ def _help(words: Sequence[str]) -> str:
     if not words:
         lines += ["Exit codes: 0 done, 2 usage, 65 bad data, 70 numerics, 74 cannot read or write, 130/143 stopped."]
     return "\n".join(lines)
+
+
+@contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """Show what the library has to say while a verb runs."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("seqdec: %(message)s"))
+    logger = logging.getLogger("seqdec")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _one_line(message: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from seqdec.errors import DataError
 from seqdec.layout import Variable
 
+BEYOND = torch.finfo(torch.float32).max
 MIN_LOG_STD, MAX_LOG_STD = -4.0, 2.0  # of a predicted Gaussian, in units of the data's own deviation
 
 
@@ -82,8 +83,8 @@ class Gaussian(nn.Module):
         self.embed_values = VectorEmbedding(variable.size, width, scale)
         self.head = _head(variable, width, 2 * variable.size)
         low, high = bounds(variable)
-        self.register_buffer("low", low)
-        self.register_buffer("high", high)
+        self.register_buffer("low", low, persistent=False)  # the layout carries the bounds
+        self.register_buffer("high", high, persistent=False)
 
     def fit(self, values: np.ndarray) -> None:
         self.embed_values.fit(values)
@@ -143,8 +144,8 @@ class Regression(nn.Module):
         self.embed_values = VectorEmbedding(variable.size, width, scale)
         self.head = _head(variable, width, variable.size)
         low, high = bounds(variable)
-        self.register_buffer("low", low)
-        self.register_buffer("high", high)
+        self.register_buffer("low", low, persistent=False)  # the layout carries the bounds
+        self.register_buffer("high", high, persistent=False)
 
     def fit(self, values: np.ndarray) -> None:
         self.embed_values.fit(values)
@@ -191,12 +192,12 @@ class Binned(nn.Module):
         self.embed_values = VectorEmbedding(variable.size, width, scale)
         self.num_bins = 2 * variable.num_bins  # room for the bins of single values
         self.head = _head(variable, width, variable.size * self.num_bins)
-        # [size, num_bins + 1]; the edges that an entry does not need lie at infinity
-        self.register_buffer("edges", torch.full((variable.size, self.num_bins + 1), math.inf))
+        # [size, num_bins + 1]; the edges that an entry does not need lie beyond all values
+        self.register_buffer("edges", torch.full((variable.size, self.num_bins + 1), BEYOND))
         self.register_buffer("num_bins_of", torch.ones(variable.size, dtype=torch.long))
         low, high = bounds(variable)
-        self.register_buffer("low", low)
-        self.register_buffer("high", high)
+        self.register_buffer("low", low, persistent=False)  # the layout carries the bounds
+        self.register_buffer("high", high, persistent=False)
 
     def fit(self, values: np.ndarray) -> None:
         self.embed_values.fit(values)
@@ -211,8 +212,9 @@ class Binned(nn.Module):
             # a bin of a single value v is [v, the next float); the last edge closes the last bin
             singles = np.nextafter(unique[count > 1], np.float32(np.inf), dtype=np.float32)
             last = np.nextafter(unique[-1:], np.float32(np.inf), dtype=np.float32)
-            edges = np.unique(np.concatenate([unique, singles, last]))
-            self.edges[entry] = math.inf
+            inner = unique if count[-1] > 1 or len(unique) == 1 else unique[:-1]
+            edges = np.unique(np.concatenate([inner, singles, last]))
+            self.edges[entry] = BEYOND
             self.edges[entry, : len(edges)] = torch.from_numpy(edges)
             self.num_bins_of[entry] = len(edges) - 1
 

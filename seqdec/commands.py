@@ -21,7 +21,7 @@ from seqdec.errors import DataError, StorageError, UsageError, suggest
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
+    from accelerate import PartialState
     from datasets import Dataset
     from gymnasium import Space
     from gymnasium.vector import VectorEnv
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from seqdec.model import SequenceModel
 
 # What `seqdec demo` and the README run, beside --data and --output.
-DEMO_TRAIN = "--backbone smollm2 --num-layers 6 --steps 300 --batch-size 32 --context-length 10"
+DEMO_TRAIN = "--backbone smollm2 --steps 300 --batch-size 32 --context-length 10"
 DEMO_EVAL = "--target-return 25 100 200 350 500 --episodes 32 --num-envs 32"
 DEMO_NEXT = "--target-return 60 300 --episodes 16"
+
+SMOLLM2_LAYERS = 6  # of its 30: they go far, and train in minutes on a laptop
 
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
 RUN_FILES = ("config.json", "metrics.jsonl", "checkpoints", "policy")
@@ -199,7 +201,9 @@ def evaluate_run(given: flags.Eval) -> int:
         targets = [None]
     spec, envs = _make_envs(given, model.data.spec, min(given.num_envs, given.episodes))
     check_spaces(model.data.spec, envs)
-    model.to(_device())
+    device = _join_processes().device
+    assert device is not None
+    model.to(device)
     with closing(envs), _progress(given.episodes * len(targets), "episode") as advance:
         report = evaluate(
             lambda target: Policy(model, target, temperature=given.temperature, seed=given.seed),
@@ -248,6 +252,7 @@ def show_environment(given: flags.Env) -> int:
 
 
 def _train(given: flags.Train, folder: Path) -> int:
+    processes = _join_processes()
     dataset = _load_data(given.data)
 
     from seqdec import sources
@@ -269,7 +274,7 @@ def _train(given: flags.Train, folder: Path) -> int:
     backbone = load_backbone(
         given.backbone,
         init=given.init,
-        num_layers=given.num_layers or None,
+        num_layers=given.num_layers or (SMOLLM2_LAYERS if given.backbone == "smollm2" else None),
         finetune=given.finetune,
         dropout=given.dropout,
         seed=given.seed,
@@ -305,6 +310,8 @@ def _train(given: flags.Train, folder: Path) -> int:
         resume=given.resume,
         progress=sys.stderr.isatty(),
     )
+    if processes.num_processes > 1:
+        processes.destroy_process_group()
     if not _is_main_process():
         return 0 if outcome.stopped_by is None else EXIT_CODES[outcome.stopped_by]
     if outcome.stopped_by is not None:
@@ -377,7 +384,7 @@ def _make_evaluation(
         words, targets = ["unasked"], [None]
     elif _is_main_process():
         _note_far_targets(targets, data_returns)
-    if not given.eval_every or not _is_main_process():
+    if not _is_main_process():
         return None
     try:
         env_spec, envs = _make_envs(given, spec, min(given.num_envs, given.episodes))
@@ -414,13 +421,14 @@ def _introduce(given: flags.Train, folder: Path, dataset: "Dataset", layout: "La
     sizes = [parameter.numel() for parameter in model.parameters()]
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     dtypes = ", ".join(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in learning}))
-    layers = f"first {given.num_layers} layers" if given.num_layers else "all layers"
+    source = model.backbone_source.source
+    layers = f"first {source.num_layers} layers" if source.num_layers else "all layers"
     slots = " | ".join("+".join(slot) for slot in layout.step)
     rows = [
         ("data", f"{', '.join(given.data)}: {len(dataset):,} episodes, {int(sources.lengths(dataset).sum()):,} "
                  f"timesteps, returns {returns['min']:.4g} to {returns['max']:.4g}"),
         ("sequence", f"{slots}; {layout.context_length} timesteps, {layout.num_tokens} tokens"),
-        ("backbone", f"{given.backbone}, {given.init}" + (f", {layers}" if given.backbone != "small" else "")),
+        ("backbone", f"{source.name}, {source.init}, {layers}, finetuned: {source.finetune}"),
         ("parameters", f"{sum(sizes) / 1e6:.1f} M, {sum(p.numel() for p in learning) / 1e6:.1f} M learn ({dtypes})"),
         ("run", f"{folder}: {given.steps} steps of {given.batch_size} windows"),
     ]  # fmt: skip
@@ -446,7 +454,7 @@ def _make_config(given: flags.Train, dataset: "Dataset") -> dict[str, object]:
             "sha256": digest.hexdigest(),
         },
         "machine": {
-            "device": str(_device()),
+            "device": str(_join_processes().device),
             "processes": int(os.environ.get("WORLD_SIZE", "1")),
             "threads": torch.get_num_threads(),
         },
@@ -594,10 +602,22 @@ def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _device() -> "torch.device":
+def _join_processes() -> "PartialState":
+    """Return accelerate's view of this process and its fellows.
+
+    Raises:
+        UsageError: The launcher started several processes, but they cannot work together.
+    """
+    import torch
     from accelerate import PartialState
 
-    return PartialState().device
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    # Without this word accelerate leaves processes on CPUs apart: each would train alone, over the others' files.
+    state = PartialState(cpu=num_processes > 1 and (kind is None or kind.type == "mps"))
+    if state.num_processes != num_processes:
+        raise UsageError(f"{num_processes} processes were started, but accelerate sees {state.num_processes}")
+    return state
 
 
 @contextmanager

@@ -31,7 +31,8 @@ NUM_RESAMPLES = 2000
 class TargetResult:
     """What came of asking for one return.
 
-    A `target_return` of None says that nothing was asked. `ci95` is a bootstrap interval of the mean; `score` is 0 at the first reference return and 100 at the second.
+    A `target_return` of None says that nothing was asked. `ci95` is a bootstrap interval of the mean; `score` is 0
+    at the first reference return and 100 at the second.
     """
 
     target_return: float | None
@@ -99,7 +100,7 @@ class Report:
         lines.insert(1, "  ".join("-" * width for width in widths))
         lines += [
             "",
-            f"{self.env}: {self.num_episodes} episodes a target, seeds {self.seed} to {self.seed + self.num_episodes - 1}",
+            f"{self.env}: {self.num_episodes} episodes a target, from seed {self.seed} on",
             f"data: returns {_number(self.data_returns['min'])} to {_number(self.data_returns['max'])}, "
             f"median {_number(self.data_returns['q50'])}",
         ]
@@ -266,24 +267,13 @@ def plot_report(reports: Mapping[str, Report], path: Path) -> None:
     asked = [target for report in reports.values() for target, _ in _asked_results(report)]
     low, high = min([*asked, first.data_returns["min"]]), max([*asked, first.data_returns["max"]])
     room = 0.06 * (high - low) or 1.0
-    axes.plot([low - room, high + room], [low - room, high + room], color="#555555", lw=1, ls=(0, (5, 4)), zorder=2)
-    axes.annotate(
-        "asked = achieved",
-        (low + 0.70 * (high - low), low + 0.70 * (high - low)),
-        xytext=(0, -5),
-        textcoords="offset points",
-        rotation=45,
-        rotation_mode="anchor",
-        transform_rotates_text=True,
-        va="top",
-        fontsize=8,
-        color="#555555",
-    )
-    axes.set_xlim(low - room, high + room)
+    ends = [low - room, high + room]
+    axes.plot(ends, ends, color="#555555", lw=1, ls=(0, (5, 4)), zorder=2, label="asked = achieved")
+    axes.set_xlim(ends)
     axes.set(xlabel="target return (asked)", ylabel="return (achieved)")
     axes.set_title(_title(reports), loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6e6e6", lw=0.6)
+    axes.grid(color="#dddddd", lw=0.6)
     axes.set_axisbelow(True)
     axes.legend(loc="upper left", frameon=False, fontsize=8)
     try:
@@ -293,8 +283,8 @@ def plot_report(reports: Mapping[str, Report], path: Path) -> None:
 
 
 def _draw_data(axes: "Axes", data_returns: Mapping[str, float]) -> None:
-    axes.axvspan(data_returns["min"], data_returns["max"], color="#f3f1ea", lw=0, zorder=0, label="data: min to max")
-    axes.axvspan(data_returns["q10"], data_returns["q90"], color="#e6e1d2", lw=0, zorder=0, label="data: q10 to q90")
+    axes.axvspan(data_returns["min"], data_returns["max"], color="#f9f7f1", lw=0, zorder=0, label="data: min to max")
+    axes.axvspan(data_returns["q10"], data_returns["q90"], color="#f1ede1", lw=0, zorder=0, label="data: q10 to q90")
     for value in data_returns.values():
         axes.axvline(value, ymax=0.02, color="#8a8268", lw=1.2, zorder=1)
 
@@ -318,7 +308,7 @@ def _draw_results(axes: "Axes", report: Report, name: str, colour: str) -> None:
             marker="o",
             ms=4,
             mew=0,
-            alpha=0.18,
+            alpha=0.25,
             color=colour,
             zorder=3,
         )

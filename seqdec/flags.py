@@ -104,15 +104,15 @@ class Train:
     """smollm2, small, a Hugging Face id or a folder."""
     init: Literal["pretrained", "random"] = "pretrained"
     """The backbone's own weights, or its random twin."""
-    num_layers: int = 6
-    """Use the first n layers (0: all)."""
+    num_layers: int = 0
+    """Use the first n layers (0: 6 of smollm2, all of another backbone)."""
     finetune: Literal["full", "lora", "frozen"] = "full"
     """What of the backbone learns."""
     layout: str = "multi_game"
     """Order of the sequence: a preset or a layout.json."""
     head: Literal["gaussian", "mse", "binned"] = "gaussian"
     """How continuous actions are predicted."""
-    return_head: Literal["gaussian", "binned"] = "gaussian"
+    return_head: Literal["gaussian", "binned"] = "binned"
     """How returns are predicted, where the layout predicts them."""
     context_length: int = 10
     """Timesteps the model sees."""
@@ -136,8 +136,8 @@ class Train:
     """Steps until the full rate."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Rate after the warmup."""
-    clip_norm: float = 1.0
-    """Largest gradient norm."""
+    clip_norm: float = 0.25
+    """Largest gradient norm (0: no clipping)."""
     dropout: float = 0.1
     """Dropout of the backbone."""
     precision: Literal["no", "bf16", "fp16"] = "no"
@@ -149,7 +149,7 @@ class Train:
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     eval_every: int = 100
-    """Steps between held-out losses and evaluations (0: never)."""
+    """Steps between held-out losses and evaluations (0: at the end only)."""
     checkpoint_every: int = 100
     """Steps between checkpoints (0: at the end only)."""
     keep_checkpoints: int = 2
@@ -233,7 +233,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "backbone_learning_rate": (0, 10),
     "batch_size": (1, 2**31),
     "checkpoint_every": (0, 2**62),
-    "clip_norm": (1e-12, 1e12),
+    "clip_norm": (0, 1e12),
     "context_length": (1, 2**31),
     "discount": (0, 1),
     "dropout": (0, 0.9),
@@ -298,8 +298,8 @@ def parse(kind: type[Flags], words: Sequence[str], *, default: Flags | None = No
     options = (tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff)
     if default is not None:  # a flag that is on already must still be taken, and can be turned off
         options = (tyro.conf.PositionalRequiredArgs,)
-    parsed = tyro.cli(kind, prog=program, args=list(words), default=default, config=options)
-    for name in LIMITS.keys() & {entry.name for entry in fields(kind)}:
+    parsed: Flags = tyro.cli(kind, prog=program, args=list(words), default=default, config=options)  # pyright: ignore
+    for name in LIMITS.keys() & get_type_hints(kind).keys():
         _check_limits(flag(name), name, getattr(parsed, name))
     return parsed
 

@@ -185,7 +185,7 @@ def test_an_episode_without_steps_or_columns_is_refused():
     with pytest.raises(DataError, match="no steps"):
         Episode(steps=empty, final=np.zeros(2), terminated=True, truncated=False)
     with pytest.raises(DataError, match="reward is missing"):
-        Episode(steps={"observation": 0, "action": 0}, final=np.zeros(2), terminated=True, truncated=False)  # type: ignore[dict-item]
+        Episode(steps={"observation": 0, "action": 0}, final=np.zeros(2), terminated=True, truncated=False)
 
 
 def test_a_final_observation_of_another_shape_or_that_is_nan_is_refused():

