@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -30,7 +31,7 @@ from transformers import (
 )
 
 from seqdec import storage
-from seqdec.errors import DataError, UsageError
+from seqdec.errors import DataError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -198,15 +199,29 @@ def smollm2_folder() -> Path | None:
         raise DataError(f"the installed package {SMOLLM2_WHEEL} holds no .gguf file: install it again")
     cache = Path(os.environ.get("SEQDEC_CACHE", Path.home() / ".cache" / "seqdec"))
     folder = cache / f"smollm2-135m-instruct-{SMOLLM2_SHA256[:8]}"
-    if not (folder / storage.MANIFEST).exists():
-        with packed.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != SMOLLM2_SHA256:
-            raise DataError(f"{packed} is not the file that {SMOLLM2_WHEEL} 0.1.2 ships: install it again")
-        logger.info("converting the packaged SmolLM2 weights, once")
-        cache.mkdir(parents=True, exist_ok=True)
+    if _is_whole(folder):
+        return folder
+    with packed.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != SMOLLM2_SHA256:
+        raise DataError(f"{packed} is not the file that {SMOLLM2_WHEEL} 0.1.2 ships: install it again")
+    logger.info("converting the packaged SmolLM2 weights into %s, once", folder)
+    with contextlib.suppress(StorageError):  # another process may have been faster: what stands is what counts
         _convert_gguf(packed, folder)
+    storage.verify(folder)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the converted weights are there; those that are damaged are cleared away, to be made again."""
+    if not folder.is_dir():
+        return False
+    try:
+        storage.verify(folder)
+    except DataError:
+        storage.retire(folder)
+        return False
+    return True
 
 
 def _convert_gguf(packed: Path, folder: Path) -> None:
@@ -217,7 +232,7 @@ def _convert_gguf(packed: Path, folder: Path) -> None:
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(loaded.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name)
-    with storage.publish(folder, replace=True) as open_folder, _no_bars():
+    with storage.publish(folder) as open_folder, _no_bars():
         plain.save_pretrained(open_folder)
         tokenizer.save_pretrained(open_folder)
 
@@ -309,7 +324,7 @@ def _load_weights(folder: str | Path, config: PretrainedConfig, name: str) -> Pr
                 folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
                 output_loading_info=True,
             )  # fmt: skip
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"cannot load the weights of {name!r}: {str(error).strip().splitlines()[0]}") from error
     if info["missing_keys"] or info["mismatched_keys"]:
         missing = sorted(str(key) for key in (*info["missing_keys"], *info["mismatched_keys"]))
@@ -349,7 +364,7 @@ def _try_out(model: PreTrainedModel, width: int, name: str) -> None:
     """Check by trying that this is a decoder with a cache; six tokens are enough to tell."""
     tokens = torch.randn(2, 6, width)
     changed = tokens.clone()
-    changed[:, 4:] += 1.0
+    changed[:, 4:] = torch.randn(2, 2, width)
     model.eval()
     with torch.no_grad():
         try:

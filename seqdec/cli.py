@@ -69,15 +69,15 @@ def _run(words: list[str]) -> int:
 
 
 def _train(words: list[str]) -> int:
-    from seqdec import flags
+    from seqdec import flags, folders
 
     record = flags.parse(flags.Train, words)
     config_file = record.config
     if record.resume:
         if record.config:
             raise UsageError("--resume takes the flags of the run in --output: leave --config out")
-        output = record.output or flags.default_output(record.data)
-        config_file = os.path.join(output, "config.json")
+        output = folders.run_folder(record.output, record.data)
+        config_file = str(output / "config.json")
         if not os.path.exists(config_file):
             raise UsageError(
                 f"{output} holds no run to go on with (no config.json): leave --resume out, or choose its --output"
@@ -97,7 +97,7 @@ def _train(words: list[str]) -> int:
         # What `accelerate launch --num_processes 2` leaves behind when it starts a single process after all.
         raise UsageError("accelerate was asked for several processes and started one: use --nproc N, or torchrun")
     if record.nproc > 1 and world is None:
-        commands.check_run_folder(record)
+        folders.check_run_folder(folders.run_folder(record.output, record.data), resume=record.resume)
         _become_launcher(record.nproc, words)
     if record.nproc > 1 and world != str(record.nproc):
         raise UsageError(f"--nproc {record.nproc} asks for {record.nproc} processes, the launcher started {world}")

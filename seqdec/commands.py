@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seqdec import flags
-from seqdec.errors import DataError, StorageError, UsageError, suggest
+from seqdec import flags, folders
+from seqdec.errors import UsageError, suggest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,14 +31,13 @@ if TYPE_CHECKING:
     from seqdec.model import SequenceModel
 
 # What `seqdec demo` and the README run, beside --data and --output.
-DEMO_TRAIN = "--backbone smollm2 --steps 300 --batch-size 32 --context-length 10"
+DEMO_TRAIN = "--backbone smollm2 --steps 200 --batch-size 32 --context-length 10"
 DEMO_EVAL = "--target-return 25 100 200 350 500 --episodes 32 --num-envs 32"
 DEMO_NEXT = "--target-return 60 300 --episodes 16"
 
 SMOLLM2_LAYERS = 6  # of its 30: they go far, and train in minutes on a laptop
 
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
-RUN_FILES = ("config.json", "metrics.jsonl", "checkpoints", "policy")
 PACKAGES = (
     *("seqdec", "torch", "transformers", "datasets", "accelerate", "gymnasium", "minari", "h5py", "safetensors"),
     *("gguf", "numpy", "pyarrow", "peft"),
@@ -74,7 +73,7 @@ def demo(given: flags.Demo) -> int:
 
 def data_cartpole(given: flags.DataCartpole) -> int:
     """Make the sample data."""
-    output = _check_new_folder(given.output)
+    output = folders.check_new_folder(given.output)
 
     from seqdec import sources
 
@@ -83,7 +82,7 @@ def data_cartpole(given: flags.DataCartpole) -> int:
 
 def data_minari(given: flags.DataMinari) -> int:
     """Convert a Minari data set."""
-    output = _check_new_folder(given.output or _default_data_folder(given.id))
+    output = folders.check_new_folder(given.output or folders.default_data_folder(given.id))
 
     from seqdec import sources
 
@@ -95,8 +94,8 @@ def data_minari(given: flags.DataMinari) -> int:
 
 def data_record(given: flags.DataRecord) -> int:
     """Record episodes of an environment, acted in at random or by a policy."""
-    output = _check_new_folder(given.output or _default_data_folder(given.env_id))
-    policy_folder = None if given.policy == "random" else _find_policy(Path(given.policy))[0]
+    output = folders.check_new_folder(given.output or folders.default_data_folder(given.env_id))
+    policy_folder = None if given.policy == "random" else folders.find_policy(Path(given.policy))[0]
 
     import gymnasium
 
@@ -134,57 +133,35 @@ def data_record(given: flags.DataRecord) -> int:
 def data_show(given: flags.DataShow) -> int:
     """Describe a data set."""
     if given.output:
-        _check_writable(Path(given.output))
+        folders.check_writable(Path(given.output))
 
     from seqdec import sources, storage
 
     description = str(sources.describe(sources.load(given.path)))
     print(description)
     if given.output:
-        _make_folder(Path(given.output))
+        folders.make_folder(Path(given.output))
         storage.write_text(Path(given.output) / "description.txt", description + "\n")
     return 0
 
 
 def train_run(given: flags.Train) -> int:
     """Finetune a backbone on data sets and leave a run folder."""
-    folder = Path(given.output or flags.default_output(given.data))
+    folder = folders.run_folder(given.output, given.data)
     if _is_main_process():
-        check_run_folder(given)
+        folders.check_run_folder(folder, resume=given.resume)
 
     from seqdec import storage
 
-    if _is_main_process():
-        _make_folder(folder)
     with storage.claim(folder) if _is_main_process() else nullcontext():
         return _train(given, folder)
 
 
-def check_run_folder(given: flags.Train) -> None:
-    """Refuse, before anything heavy, a run folder that cannot be written or that something is in.
-
-    Raises:
-        UsageError: A file is in the way, or the folder holds a run or other files.
-        StorageError: It cannot be written.
-    """
-    folder = Path(given.output or flags.default_output(given.data))
-    _check_writable(folder)
-    names = sorted(name for name in os.listdir(folder) if not name.startswith(".")) if folder.is_dir() else []
-    if given.resume or not names:
-        return
-    if not set(names) & set(RUN_FILES):
-        raise UsageError(f"{folder} is not empty (it has {names[0]!r}). Choose another --output")
-    checkpoints = folder / "checkpoints"
-    steps = sorted(checkpoints.glob("step-*/manifest.json")) if checkpoints.is_dir() else []
-    where = f"step {int(steps[-1].parent.name.removeprefix('step-'))}" if steps else "no checkpoint yet"
-    raise UsageError(f"{folder} already holds a run ({where}). Use --resume or another --output")
-
-
 def evaluate_run(given: flags.Eval) -> int:
     """Ask a policy for returns, write the report and print the table."""
-    policy_folder, run_folder = _find_policy(Path(given.run))
+    policy_folder, run_folder = folders.find_policy(Path(given.run))
     output = Path(given.output) if given.output else run_folder
-    _check_writable(output)
+    folders.check_writable(output)
 
     from seqdec import storage
     from seqdec.environment import check_spaces
@@ -215,7 +192,7 @@ def evaluate_run(given: flags.Eval) -> int:
             data_returns=model.data.returns,
             progress=advance,
         )
-    _make_folder(output)
+    folders.make_folder(output)
     storage.write_json(output / "report.json", report.to_json())
     plot_report({run_folder.name: report}, output / "report.png")
     print(f"{report.table()}\nreport: {output / 'report.json'}, {output / 'report.png'}", flush=True)
@@ -526,26 +503,6 @@ def _note_far_targets(targets: Sequence[float | None], data_returns: Mapping[str
             )
 
 
-def _find_policy(folder: Path) -> tuple[Path, Path]:
-    """Return the policy folder that a run folder or policy folder stands for, and where its report goes."""
-    if not folder.is_dir():
-        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        raise UsageError(f"no folder '{folder}'{suggest(folder.name, siblings)} (give a run or policy folder)")
-    if (folder / "policy").is_dir():
-        return folder / "policy", folder
-    if (folder / "policy.json").exists() or (folder / "codecs.safetensors").exists():
-        is_of_run = folder.name == "policy" and (folder.parent / "config.json").exists()
-        return folder, folder.parent if is_of_run else Path("runs") / f"{folder.resolve().name}-report"
-
-    from seqdec import storage
-
-    saved = storage.published(folder / "checkpoints", "step-") if (folder / "checkpoints").is_dir() else []
-    if not saved:
-        raise DataError(f"{folder} holds no policy (no policy/, no policy.json, no checkpoint): train one first")
-    print(f"{folder} is not trained to its end: using {saved[-1].name}", file=sys.stderr, flush=True)
-    return saved[-1] / "policy", folder
-
-
 def _random_policy(space: "Space") -> "Callable[[np.ndarray, np.random.Generator], np.ndarray | int]":
     def act(observation: "np.ndarray", generator: "np.random.Generator") -> "np.ndarray | int":
         space.seed(int(generator.integers(2**31)))
@@ -558,44 +515,12 @@ def _keep(dataset: "Dataset", folder: Path) -> int:
     """Write a data set, describe it and say what to do with it."""
     from seqdec import sources
 
-    _make_folder(folder.parent)
+    folders.make_folder(folder.parent)
     sources.save(dataset, folder)
     print(
         f"{sources.describe(dataset)}\ndata: {folder}\nnext: seqdec train --data {shlex.quote(str(folder))}", flush=True
     )
     return 0
-
-
-def _default_data_folder(name: str) -> str:
-    """Return data/hopper-medium-v0 for minari:mujoco/hopper/medium-v0."""
-    parts = Path(name.removeprefix("minari:")).parts[-2:]
-    return "data/" + "-".join(part.replace(":", "-") for part in parts if part != os.sep)
-
-
-def _check_new_folder(name: str) -> Path:
-    folder = Path(name)
-    _check_writable(folder)
-    if os.path.lexists(folder):
-        raise UsageError(f"{folder} exists already: choose another --output, or see `seqdec data show {folder}`")
-    return folder
-
-
-def _check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be made or written in, without making it."""
-    nearest = folder
-    while not os.path.lexists(nearest) and nearest != nearest.parent:
-        nearest = nearest.parent
-    if not os.path.isdir(nearest):
-        raise UsageError(f"{nearest} is a file: choose another --output")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise StorageError(f"cannot write in {nearest}: no permission, or read-only. Choose another --output")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make {folder}: {error.strerror}. Choose another --output") from error
 
 
 def _is_main_process() -> bool:

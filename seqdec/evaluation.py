@@ -269,7 +269,7 @@ def plot_report(reports: Mapping[str, Report], path: Path) -> None:
     room = 0.06 * (high - low) or 1.0
     ends = [low - room, high + room]
     axes.plot(ends, ends, color="#555555", lw=1, ls=(0, (5, 4)), zorder=2, label="asked = achieved")
-    axes.set_xlim(ends)
+    axes.set_xlim(low - room, high + room)
     axes.set(xlabel="target return (asked)", ylabel="return (achieved)")
     axes.set_title(_title(reports), loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)

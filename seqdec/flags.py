@@ -8,7 +8,6 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from seqdec.errors import UsageError, suggest
@@ -338,11 +337,6 @@ def required(kind: type) -> list[str]:
 def flag(name: str) -> str:
     """Return a field's name as it is typed."""
     return "--" + name.replace("_", "-")
-
-
-def default_output(data: Sequence[str]) -> str:
-    """Return the run folder of a training without --output."""
-    return f"runs/{Path(data[0].removeprefix('minari:')).name}"
 
 
 def _check_words(kind: type, words: Sequence[str]) -> None:

@@ -187,13 +187,13 @@ _STEPS: dict[str, tuple[tuple[tuple[str, ...], ...], tuple[str, ...], dict[str, 
     "multi_game": (
         (("observation",), ("return_to_go",), ("action",)),
         (),
-        {"action": 1.0, "return_to_go": 0.1},
+        {"action": 1.0, "return_to_go": 0.01},
     ),
     "behaviour_cloning": ((("observation",), ("action",)), (), {"action": 1.0}),
     "trajectory": (
         (("observation",), ("action",), ("reward",), ("return_to_go",)),
         (),
-        {"action": 1.0, "observation": 0.1, "reward": 0.1, "return_to_go": 0.1},
+        {"action": 1.0, "observation": 0.1, "reward": 0.1, "return_to_go": 0.01},
     ),
     "fused": ((("action", "return_to_go", "observation"),), ("action",), {"action": 1.0}),
 }

@@ -118,6 +118,8 @@ def write_manifest(folder: Path) -> None:
         _sync(Path(place))
     files.pop(MANIFEST, None)
     write_json(folder / MANIFEST, {"format": FORMAT, "seqdec": seqdec.__version__, "files": files})
+    _sync(folder / MANIFEST)
+    _sync(folder)
 
 
 def verify(folder: Path, *, hashes: bool = False) -> None:
@@ -369,9 +371,12 @@ def _remove(path: Path) -> None:
 
 
 def _rename_file(temporary: Path, path: Path) -> None:
-    _sync(temporary)
+    is_part = any(LEFTOVER.fullmatch(part) for part in path.parts)  # of a folder, which is synced as a whole
+    if not is_part:
+        _sync(temporary)
     os.replace(temporary, path)
-    _sync(path.parent)
+    if not is_part:
+        _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

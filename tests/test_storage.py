@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from seqdec import storage
 from seqdec.errors import DataError, StorageError, UsageError
 
-PUBLISHED, REFUSED, NOT_REACHED, ESCAPED = 0, 1, 2, 3
+DIED = 77
 
 
 def write_step(folder: Path, step: int, *, replace: bool = False, size: int = 512) -> None:
@@ -31,7 +32,6 @@ def write_step(folder: Path, step: int, *, replace: bool = False, size: int = 51
     with storage.publish(folder, replace=replace) as open_folder:
         (open_folder / "train").mkdir()
         storage.write_tensors(open_folder / "model.safetensors", {f"w{i}": torch.full((size,), step) for i in range(3)})
-        storage.write_tensors(open_folder / "train" / "optimizer.safetensors", {"m": torch.full((size,), step)})
         storage.write_json(open_folder / "train" / "state.json", {"step": step, "text": "x" * size})
 
 
@@ -39,9 +39,8 @@ def step_of(folder: Path) -> int:
     """The one step that all files of a checkpoint belong to."""
     storage.verify(folder, hashes=True)
     steps = {storage.read_json(folder / "train" / "state.json")["step"]}
-    for name in ("model.safetensors", "train/optimizer.safetensors"):
-        for tensor in storage.read_tensors(folder / name).values():
-            steps |= set(tensor.tolist())
+    for tensor in storage.read_tensors(folder / "model.safetensors").values():
+        steps |= set(tensor.tolist())
     assert len(steps) == 1, f"{folder} mixes the steps {steps}"
     return steps.pop()
 
@@ -57,6 +56,8 @@ def fork(child: Callable[[], int]) -> int:
         code = 99
         try:
             code = child()
+        except BaseException:
+            traceback.print_exc()  # pytest shows it beside the exit code
         finally:
             os._exit(code)
     return pid
@@ -68,103 +69,136 @@ def exit_code(pid: int) -> int:
 
 def test_kill_at_any_instant_leaves_the_newest_published_step_whole(tmp_path: Path) -> None:
     chance = random.Random(0)
-    seen = 0
     checkpoints, policy = tmp_path / "checkpoints", tmp_path / "policy"
-    checkpoints.mkdir()
+    write_step(checkpoints / "step-000001", 1)
+    write_step(policy, 1)
+    newest, newest_policy, interrupted = 1, 1, 0
     ready, tell = os.pipe()
 
     def save_forever() -> int:
         os.write(tell, b"!")
-        for step in range(seen + 1, 10**6):
+        for step in range(newest + 1, 10**6):
             write_step(checkpoints / f"step-{step:06d}", step)
             write_step(policy, step, replace=True)
             for old in storage.published(checkpoints, "step-")[:-1]:
                 storage.retire(old)
         return 0
 
-    found_leftovers = 0
     for _ in range(60):
         pid = fork(save_forever)
         os.read(ready, 1)
         time.sleep(chance.uniform(0.002, 0.06))
         os.kill(pid, signal.SIGKILL)
         assert exit_code(pid) == -signal.SIGKILL
-        found_leftovers += bool(leftovers(checkpoints) or leftovers(tmp_path))
+        interrupted += bool(leftovers(checkpoints) or leftovers(tmp_path))
         storage.recover(checkpoints)
         storage.recover(tmp_path)
         assert leftovers(checkpoints) == leftovers(tmp_path) == []
-        kept = storage.published(checkpoints, "step-")
-        if seen or kept:
-            newest = step_of(kept[-1])
-            assert kept[-1].name == f"step-{newest:06d}" and newest >= seen
-            assert len(kept) <= 2
-            if newest > 1:
-                assert step_of(policy) in (newest - 1, newest)
-            seen = newest
-    assert seen > 20 and found_leftovers > 5, "the writers got on, and the kills hit them at work"
+        before, before_policy = newest, newest_policy
+        last = storage.published(checkpoints, "step-")[-1]
+        newest, newest_policy = step_of(last), step_of(policy)
+        assert last.name == f"step-{newest:06d}" and newest >= before
+        assert before_policy <= newest_policy <= newest
+    assert newest > 5 and interrupted > 5, "the writers got on, and the kills hit them at work"
 
 
-def fail_at(count: int, how: str) -> dict[str, int]:
-    """Let the `count`-th file operation of this process from now on fail; return the counter.
+class Faults:
+    """Lets the n-th file operation of this process fail, for every n in turn.
 
-    Python announces each operation on files to audit hooks, whoever calls it; fsync alone is not among them.
+    Python announces each operation on files to audit hooks, whoever asks for it; fsync alone is not among them.
+    An audit hook stays for good, so this is for forked processes.
     """
-    calls = {"count": 0}
+
     watched = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "fcntl.flock")
 
-    def strike(event: str) -> None:
-        calls["count"] += 1
-        if calls["count"] == count and how == "dies":
-            os._exit(PUBLISHED)
-        if calls["count"] == count or (calls["count"] > count and how == "goes on failing"):
-            raise OSError((errno.ENOSPC, errno.EIO, errno.EACCES)[count % 3], f"injected into {event}")
+    def __init__(self, how: str):
+        self.how, self.count, self.target = how, 0, 0
+        self.sync, os.fsync = os.fsync, self.failing_sync
+        sys.addaudithook(lambda event, _: self.strike(event) if event in self.watched else None)
 
-    def hook(event: str, arguments: tuple) -> None:
-        if event in watched:
-            strike(event)
+    def arm(self, target: int) -> None:
+        self.count, self.target = 0, target
 
-    sync = os.fsync
+    def strike(self, event: str) -> None:
+        self.count += 1
+        if self.target and self.count == self.target and self.how == "dies":
+            os._exit(DIED)
+        if self.target and (self.count == self.target or self.count > self.target and self.how == "goes on failing"):
+            raise OSError((errno.ENOSPC, errno.EIO, errno.EACCES)[self.target % 3], f"injected into {event}")
 
-    def failing_sync(descriptor: int) -> None:
-        strike("fsync")
-        sync(descriptor)
-
-    os.fsync = failing_sync
-    sys.addaudithook(hook)
-    return calls
+    def failing_sync(self, descriptor: int) -> None:
+        self.strike("fsync")
+        self.sync(descriptor)
 
 
-@pytest.mark.parametrize("how", ["fails once", "goes on failing", "dies"])
-@pytest.mark.parametrize("replace", [False, True], ids=["next step", "replaced"])
-def test_a_failure_at_every_file_operation_leaves_a_loadable_step(tmp_path: Path, replace: bool, how: str) -> None:
-    def save(operation: int) -> int:
-        calls = fail_at(operation, how)
-        try:
-            if replace:
-                write_step(tmp_path / "policy", 2, replace=True, size=8)
-            else:
-                write_step(tmp_path / "step-000002", 2, size=8)
-                storage.retire(tmp_path / "step-000001")
-        except StorageError:
-            return REFUSED
-        except OSError:
-            return ESCAPED
-        return NOT_REACHED if calls["count"] < operation else PUBLISHED
+def replace_policy(parent: Path) -> None:
+    write_step(parent / "policy", 2, replace=True, size=8)
 
-    outcomes, steps = [], []
-    while NOT_REACHED not in outcomes:
-        for name in os.listdir(tmp_path):
-            shutil.rmtree(tmp_path / name)
-        write_step(tmp_path / ("policy" if replace else "step-000001"), 1, size=8)
-        outcomes.append(exit_code(fork(lambda: save(len(outcomes) + 1))))
-        assert outcomes[-1] in (PUBLISHED, REFUSED, NOT_REACHED), f"operation {len(outcomes)}"
-        if how == "fails once" and outcomes[-1] == REFUSED:
-            assert storage.published(tmp_path), "a failure that passes needs no recovery"
+
+def save_next(parent: Path) -> None:
+    write_step(parent / "step-000002", 2, size=8)
+    storage.retire(parent / "step-000001")
+
+
+def start_with_step_1(parent: Path, name: str) -> None:
+    shutil.rmtree(parent)
+    write_step(parent / name, 1, size=8)
+
+
+SAVES = [(replace_policy, "policy"), (save_next, "step-000001")]
+
+
+@pytest.mark.parametrize("how", ["fails once", "goes on failing"])
+@pytest.mark.parametrize(("save", "name"), SAVES)
+def test_a_failure_at_every_file_operation_leaves_a_loadable_step(
+    tmp_path: Path, save: Callable[[Path], None], name: str, how: str
+) -> None:
+    def fail_everywhere() -> int:
+        faults = Faults(how)
+        steps, refusals = [], 0
+        while faults.target <= faults.count:
+            faults.arm(0)
+            start_with_step_1(tmp_path, name)
+            faults.arm(len(steps) + 1)
+            is_refused = False
+            try:
+                save(tmp_path)
+            except StorageError:
+                is_refused = True
+            target, count = faults.target, faults.count
+            faults.arm(0)
+            if how == "fails once":
+                assert storage.published(tmp_path), "a failure that passes needs no recovery"
+            storage.recover(tmp_path)
+            assert leftovers(tmp_path) == []
+            steps.append(step_of(storage.published(tmp_path)[-1]))
+            assert is_refused or steps[-1] == 2, "what was saved without a complaint is there"
+            refusals += is_refused
+            faults.target, faults.count = target, count
+        assert len(steps) > 30 and refusals > 20 and {1, 2} == set(steps)
+        return 0
+
+    assert exit_code(fork(fail_everywhere)) == 0
+
+
+@pytest.mark.parametrize(("save", "name"), SAVES)
+def test_death_at_every_file_operation_leaves_a_loadable_step(
+    tmp_path: Path, save: Callable[[Path], None], name: str
+) -> None:
+    def die(operation: int) -> int:
+        Faults("dies").arm(operation)
+        save(tmp_path)
+        return 0
+
+    steps, code = [], DIED
+    while code == DIED:
+        start_with_step_1(tmp_path, name)
+        code = exit_code(fork(lambda: die(len(steps) + 1)))
         storage.recover(tmp_path)
         assert leftovers(tmp_path) == []
         steps.append(step_of(storage.published(tmp_path)[-1]))
-    assert len(outcomes) > 30 and steps[0] == 1 and steps[-1] == 2
-    assert steps == sorted(steps), "once the new step stands, no later failure takes it away"
+    assert code == 0 and len(steps) > 30 and steps[0] == 1 and steps[-1] == 2
+    assert steps == sorted(steps), "once the new step stands, dying later does not take it away"
 
 
 def test_a_full_disk_is_one_sentence_and_the_old_step_stays(tmp_path: Path) -> None:
@@ -190,7 +224,7 @@ def test_a_full_disk_is_one_sentence_and_the_old_step_stays(tmp_path: Path) -> N
         assert step_of(disk / "step-000002") == 2
         assert all("No space left on device, it needs" in message and " are free" in message for message in messages)
         assert all(".tmp-" not in message for message in messages)
-        for name in ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"):
+        for name in ("model.safetensors", "state.json", "manifest.json"):
             assert any(name in message for message in messages), f"no room for {name} was not among the cases"
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -309,7 +343,7 @@ DAMAGES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "train/optimizer.safetensors", "train/state.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "train/state.json"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_detected_and_named(tmp_path: Path, damage: str, name: str) -> None:
     write_step(tmp_path / "step-000001", 1)

@@ -1,0 +1,453 @@
+"""The command line: words that scripts rely on, one line for a slip, and nothing heavy before it is needed."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from seqdec import commands, flags, sources
+from seqdec.cli import main
+from seqdec.errors import DataError, NumericsError, StorageError, UsageError
+from seqdec.evaluation import Report
+from seqdec.storage import read_json
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "transformers", "datasets", "gymnasium", "matplotlib", "accelerate", "numpy")
+TINY = "--backbone small --steps 6 --batch-size 4 --context-length 4 --log-every 2 --eval-every 3 --checkpoint-every 3"
+QUICK = f"{TINY} --episodes 2 --num-envs 2 --max-steps 20"
+
+FLAGS = {
+    "demo": "data output debug",
+    "data cartpole": "output episodes seed debug",
+    "data minari": "id output on-nonfinite clip-actions debug",
+    "data record": "env-id output policy target-return episodes num-envs seed max-steps debug",
+    "data show": "path output debug",
+    "train": (
+        "data output backbone init num-layers finetune layout head return-head context-length discount delayed-reward "
+        "steps batch-size accumulate learning-rate backbone-learning-rate weight-decay warmup-steps schedule clip-norm "
+        "dropout precision seed heldout-fraction log-every eval-every checkpoint-every keep-checkpoints target-return "
+        "episodes num-envs env trust-env temperature max-steps tracker resume config nproc debug"
+    ),
+    "eval": "run target-return episodes num-envs seed temperature env trust-env max-steps output debug",
+    "env": "debug",
+}
+
+
+def in_new_process(code: str, *, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def errors_of(argv: str, code: int, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run words that cannot work; return the one line that they leave."""
+    assert main(argv.split()) == code
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("seqdec: "), captured.err
+    return lines[0]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set on disk."""
+    folder = tmp_path_factory.mktemp("cli") / "cartpole"
+    sources.save(sources.scripted_cartpole(num_episodes=12, seed=1), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """A finished run of six steps."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    assert main(["train", "--data", str(data), "--output", str(folder), *QUICK.split()]) == 0
+    return folder
+
+
+def test_the_flags_are_those_that_scripts_rely_on():
+    found = {
+        verb: [field.name.replace("_", "-") for field in dataclasses.fields(kind)] for verb, kind in flags.VERBS.items()
+    }
+    assert found == {verb: names.split() for verb, names in FLAGS.items()}
+
+
+def test_every_flag_has_a_line_of_help(capsys: pytest.CaptureFixture[str]):
+    for verb in flags.VERBS:
+        with pytest.raises(SystemExit) as stopped:
+            main([*verb.split(), "--help"])
+        assert stopped.value.code == 0
+        shown = capsys.readouterr().out
+        for name in FLAGS[verb].split():
+            if name not in flags.required(flags.VERBS[verb]) and name not in ("id", "env-id", "path", "run"):
+                assert f"--{name}" in shown
+    source = (ROOT / "seqdec" / "flags.py").read_text()
+    fields = [line for line in source.splitlines() if line.startswith("    ") and ": " in line and " = " in line]
+    assert len(fields) > 60
+    lines = source.splitlines()
+    for verb, kind in flags.VERBS.items():
+        for field in dataclasses.fields(kind):
+            documented = any(
+                lines[index].startswith(f"    {field.name}: ") and lines[index + 1].startswith('    """')
+                for index in range(len(lines) - 1)
+            )
+            assert documented, f"{verb}: {field.name}"
+
+
+def test_limits_name_flags_only():
+    named = {field.name for kind in flags.VERBS.values() for field in dataclasses.fields(kind)}
+    assert named >= flags.LIMITS.keys()
+
+
+def test_hyphens_and_underscores_say_the_same():
+    typed = "--data a b --batch{0}size 8 --learning{0}rate 3e-4 --target{0}return -5 q90 --delayed{0}reward"
+    records = [flags.parse(flags.Train, typed.format(joint).split()) for joint in "-_"]
+    assert records[0] == records[1]
+    assert records[0].data == ("a", "b") and records[0].batch_size == 8 and records[0].learning_rate == 3e-4
+    assert records[0].target_return == ("-5", "q90") and records[0].delayed_reward
+    assert flags.parse(flags.Train, ["--seed=7"]).seed == 7
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "data --help", "train --help", "train --lerning-rate 3"])
+def test_help_version_and_slips_import_nothing_heavy(words: str):
+    code = (
+        f"import sys; from seqdec.cli import main\n"
+        f"try: main({words.split()!r})\n"
+        f"except SystemExit: pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], 'tyro' in sys.modules)"
+    )
+    done = in_new_process(code)
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("[] ")
+    assert last == f"[] {words.startswith('train')}", "tyro is for verbs only"
+
+
+def test_version_and_help_answer(capsys: pytest.CaptureFixture[str]):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("seqdec 0.")
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"seqdec {verb}" in shown for verb in flags.VERBS)
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("trian", "no verb 'trian'; did you mean 'train'?"),
+        ("data cartpol", "no 'cartpol'; did you mean 'cartpole'?"),
+        ("train --lerning_rate 3", "unknown flag '--lerning_rate'; did you mean '--learning-rate'?"),
+        ("train --learning-rate=3 --stpes=4", "unknown flag '--stpes'; did you mean '--steps'?"),
+        ("eval a -x", "unknown flag '-x'"),
+        ("eval", "RUN is missing: seqdec eval RUN"),
+        ("eval a b", "'b' stands where no value is expected"),
+        ("train --steps", "--steps has no value: give a whole number"),
+        ("train --steps many", "--steps is 'many': give a whole number"),
+        ("train --steps 0", "--steps is 0: give 1 or more"),
+        ("train --dropout 1.5", "--dropout is 1.5: give a number from 0 to 0.9"),
+        ("train --learning-rate nan", "--learning-rate is nan"),
+        ("train --init rnadom", "did you mean 'random'?"),
+        ("train --target-return", "--target-return has no value"),
+        ("train --data nowhere --output {tmp}/a", "no folder 'nowhere'"),
+        ("train --config nowhere.json", "nowhere.json"),
+        ("train --resume --output {tmp}/a", "holds no run to go on with"),
+        ("eval {tmp}/nowhere", "no folder"),
+        ("data show {tmp}/nowhere", "no folder"),
+        ("data record CartPole-v11 --output {tmp}/a", "did you mean"),
+    ],
+)
+def test_a_slip_gets_one_line_and_exit_code_2(argv: str, said: str, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = 65 if "nowhere.json" in argv else 2
+    assert said in errors_of(argv.format(tmp=tmp_path), code, capsys)
+
+
+def test_what_cannot_be_trained_is_said_in_one_line(data: Path, tmp_path: Path, capsys):
+    train = f"train --data {data} --output {tmp_path}/a {QUICK}"
+    assert "unknown layout" in (said := errors_of(f"{train} --layout multigame", 2, capsys)) or "no layout" in said
+    assert "did you mean 'multi_game'?" in said
+    assert "neither a finite number" in errors_of(f"{train} --target-return best", 2, capsys)
+    assert "nan" in errors_of(f"{train} --target-return nan", 2, capsys)
+    assert "no backbone" in errors_of(f"{train} --backbone smolm2", 2, capsys)
+    assert "registered" in errors_of(f"{train} --env CartPole-v11", 2, capsys)
+    said = errors_of(f"{train} --env Pendulum-v1", 2, capsys)
+    assert "Box(4)" in said and "Box(3)" in said, "both sides are shown"
+    assert not (tmp_path / "a" / "config.json").exists(), "nothing of a run was begun"
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(UsageError):
+        main(["eval", "nowhere", "--debug"])
+
+
+@pytest.mark.parametrize(("kind", "code"), [(UsageError, 2), (DataError, 65), (NumericsError, 70), (StorageError, 74)])
+def test_each_kind_of_error_has_its_exit_code_and_cannot_steer_the_terminal(kind, code: int, monkeypatch, capsys):
+    def fail(given: flags.Env) -> int:
+        raise kind("a\nb \x1b[31mred\x07 c")
+
+    monkeypatch.setattr(commands, "show_environment", fail)
+    assert errors_of("env", code, capsys) == "seqdec: a b [31mred c"
+
+
+def test_ctrl_c_exits_with_130(monkeypatch, capsys):
+    def stop(given: flags.Env) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "show_environment", stop)
+    assert "stopped by Ctrl-C" in errors_of("env", 130, capsys)
+
+
+def test_output_problems_are_found_before_anything_heavy_is_imported(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("")
+    checkpoint = tmp_path / "a" / "checkpoints" / "step-000400"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("{}")
+    expected = {
+        "file": (2, "file is a file: choose another --output"),
+        "file/a": (2, "file is a file"),
+        "other": (2, "other is not empty (it has 'notes.txt'). Choose another --output"),
+        "a": (2, "a already holds a run (step 400). Use --resume or another --output"),
+    }
+    code = (
+        "import sys; from seqdec.cli import main\n"
+        f"codes = [main(['train', '--output', name]) for name in {list(expected)!r}]\n"
+        f"print(codes, [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = in_new_process(code, cwd=tmp_path)
+    assert done.stdout.strip() == f"{[code for code, _ in expected.values()]} []", done.stderr
+    for line, (_, said) in zip(done.stderr.splitlines(), expected.values(), strict=True):
+        assert line.startswith("seqdec: ") and said in line
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_a_folder_without_permission_is_found_before_anything_heavy_is_imported(tmp_path: Path):
+    code = (
+        "import os, sys\n"
+        "from seqdec import commands, flags, folders\n"
+        "from seqdec.cli import main\n"
+        "flags.parse(flags.Train, [])  # imports what another user may not read\n"
+        "if os.geteuid() == 0: os.setuid(65534)\n"
+        f"print(main(['train', '--output', {str(tmp_path)!r}]), [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    tmp_path.chmod(0o555)
+    done = in_new_process(code)
+    assert done.stdout.strip() == "74 []", done.stderr
+    assert "cannot write in" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_run_leaves_what_it_says_and_a_policy_that_evaluates(run: Path, tmp_path: Path, capsys):
+    assert {"config.json", "metrics.jsonl", "checkpoints", "policy"} <= {entry.name for entry in run.iterdir()}
+    config = read_json(run / "config.json")
+    assert config["flags"]["steps"] == 6 and config["versions"]["torch"] and config["data"]["episodes"] == 12
+    assert set(config["flags"]) == {name.replace("-", "_") for name in FLAGS["train"].split()} - set(flags.STARTING)
+    names = {name for line in (run / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
+    assert names >= {
+        *("step", "train/loss", "train/loss_action", "heldout/loss_action", "eval/return_max"),
+        *("speed/steps_per_second", "speed/timesteps_per_second"),
+    }
+    words = f"eval {run} --target-return 20 q90 max --episodes 3 --num-envs 2 --max-steps 20"
+    assert main(words.split()) == 0
+    shown = capsys.readouterr().out
+    report = Report.from_json(read_json(run / "report.json"))
+    assert shown.startswith(report.table()) and str(run / "report.png") in shown
+    assert len(report.targets) == 3 and all(len(result.episode_returns) == 3 for result in report.targets)
+    assert (run / "report.png").read_bytes().startswith(b"\x89PNG")
+
+    shutil.copytree(run / "policy", tmp_path / "mine")
+    assert main([*words.replace(str(run), str(tmp_path / "mine")).split(), "--output", str(tmp_path / "out")]) == 0
+    again = Report.from_json(read_json(tmp_path / "out" / "report.json"))
+    assert [result.episode_returns for result in again.targets] == [r.episode_returns for r in report.targets]
+
+
+def test_a_damaged_policy_is_one_line_and_exit_code_65(run: Path, tmp_path: Path, capsys):
+    shutil.copytree(run / "policy", tmp_path / "policy")
+    (tmp_path / "policy" / "codecs.safetensors").unlink()
+    assert "codecs.safetensors" in errors_of(f"eval {tmp_path / 'policy'}", 65, capsys)
+    (tmp_path / "empty").mkdir()
+    assert "holds no policy" in errors_of(f"eval {tmp_path / 'empty'}", 65, capsys)
+
+
+def test_a_run_is_repeated_from_its_config_and_typed_flags_win(run: Path, tmp_path: Path):
+    config = run / "config.json"
+    words = ["train", "--config", str(config), "--output", str(tmp_path / "b")]
+    assert main(words) == 0
+    for name in ("codecs.safetensors", "backbone/model.safetensors"):
+        assert (tmp_path / "b" / "policy" / name).read_bytes() == (run / "policy" / name).read_bytes()
+    assert main([*words[:-1], str(tmp_path / "c"), "--steps", "3"]) == 0
+    assert read_json(tmp_path / "c" / "config.json")["flags"]["steps"] == 3
+
+
+def test_resuming_takes_the_flags_of_the_run_and_refuses_other_data(run: Path, data: Path, tmp_path: Path, capsys):
+    folder = tmp_path / "a"
+    shutil.copytree(run, folder)
+    assert "already holds a run (step 6)" in errors_of(f"train --data {data} --output {folder}", 2, capsys)
+    assert main(f"train --output {folder} --resume --steps 8".split()) == 0
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert max(steps) == 8 and read_json(folder / "config.json")["flags"]["batch_size"] == 4
+    other = tmp_path / "other"
+    sources.save(sources.scripted_cartpole(num_episodes=12, seed=2), other)
+    capsys.readouterr()
+    assert main(f"train --output {folder} --resume --data {other} --steps 9".split()) == 2
+    assert "was trained on other data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"lerning_rate": 1.0}, "unknown key 'lerning_rate'; did you mean 'learning_rate'?"),
+        ({"steps": "300"}, "'steps' is '300': give a whole number"),
+        ({"steps": True}, "'steps' is True: give a whole number"),
+        ({"steps": 3.0}, "'steps' is 3.0: give a whole number"),
+        ({"steps": 0}, "'steps' is 0: give 1 or more"),
+        ({"delayed_reward": "no"}, "'delayed_reward' is 'no': give true or false"),
+        ({"learning_rate": "1e-4"}, "'learning_rate' is '1e-4': give a number"),
+        ({"data": "data/cartpole"}, "'data' is 'data/cartpole': give a list of strings"),
+        ({"init": "none"}, "'init' is 'none': give one of pretrained, random"),
+        ({"backbone": None}, "'backbone' is None: give text"),
+    ],
+)
+def test_a_config_with_a_wrong_key_or_value_is_refused_by_name(change: dict, said: str, tmp_path: Path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"flags": change}))
+    assert said in errors_of(f"train --config {tmp_path / 'config.json'}", 2, capsys)
+    (tmp_path / "config.json").write_text(json.dumps(change))
+    assert said in errors_of(f"train --config {tmp_path / 'config.json'}", 2, capsys)
+
+
+def test_what_a_run_writes_down_reads_back_as_the_same_flags():
+    given = flags.parse(
+        flags.Train,
+        ["--data", "a", "b", "--steps", "7", "--delayed-reward", "--tracker", "wandb", "--target-return", "5"],
+    )
+    again = flags.from_config(flags.Train, json.loads(json.dumps({"flags": flags.to_config(given)})), "config.json")
+    assert again == given
+    assert flags.parse(flags.Train, ["--delayed-reward"], default=again) == given
+    assert not flags.parse(flags.Train, ["--no-delayed-reward"], default=again).delayed_reward
+
+
+def test_data_is_made_once_shown_and_recorded_by_a_policy(run: Path, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "cartpole", "--episodes", "5", "--output", "data/tiny"]) == 0
+    capsys.readouterr()
+    assert "exists already" in errors_of("data cartpole --output data/tiny", 2, capsys)
+    assert main(["data", "show", "data/tiny", "--output", "described"]) == 0
+    shown = capsys.readouterr().out
+    assert "CartPole-v1" in shown and (tmp_path / "described" / "description.txt").read_text() == shown
+    assert main(f"data record CartPole-v1 --policy {run} --episodes 3 --max-steps 9 --num-envs 2".split()) == 0
+    assert sources.lengths(sources.load("data/CartPole-v1")).max() <= 9
+    assert main(["data", "record", "CartPole-v1", "--episodes", "4", "--seed", "5", "--output", "data/random"]) == 0
+    assert main(["train", "--data", "data/tiny", "data/random", "--output", "runs/both"] + QUICK.split()) == 0
+    assert read_json(tmp_path / "runs" / "both" / "config.json")["data"]["episodes"] == 9
+
+
+def test_training_goes_on_without_the_environment_and_says_why(tmp_path: Path, capsys):
+    dataset = sources.scripted_cartpole(num_episodes=4)
+    spec = json.loads(dataset.info.description)
+    dataset.info.description = json.dumps({**spec, "id": "os:system"})
+    sources.save(dataset, tmp_path / "data")
+    assert main(f"train --data {tmp_path / 'data'} --output {tmp_path / 'a'} {QUICK}".split()) == 0
+    assert "training without evaluations: the data set names env 'os:system'" in capsys.readouterr().err
+    assert "not a registered environment" in errors_of(f"eval {tmp_path / 'a'}", 2, capsys)
+
+
+def test_behaviour_cloning_is_asked_for_nothing(data: Path, tmp_path: Path, capsys):
+    train = f"train --data {data} --output {tmp_path / 'a'} {QUICK} --layout behaviour_cloning"
+    assert main(train.split()) == 0
+    assert main(f"eval {tmp_path / 'a'} --episodes 2 --max-steps 20".split()) == 0
+    assert "not asked for a return" in capsys.readouterr().out
+
+
+def test_the_demo_is_the_commands_it_prints_and_keeps_what_is_there(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(commands, "DEMO_TRAIN", QUICK)
+    monkeypatch.setattr(commands, "DEMO_EVAL", "--target-return 25 500 --episodes 2 --max-steps 20")
+    assert main(["demo"]) == 0
+    shown = capsys.readouterr().out
+    printed = [line.removeprefix("$ seqdec ").split() for line in shown.splitlines() if line.startswith("$ ")]
+    assert [words[0] for words in printed] == ["data", "train", "eval"]
+    assert "runs/demo/report.png" in shown and "Try next: seqdec eval runs/demo" in shown.splitlines()[-1]
+    returns = read_json(tmp_path / "runs" / "demo" / "report.json")["targets"]
+    assert main(["demo"]) == 0, "a second time keeps data and run"
+    assert "is trained already" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "runs")
+    for words in printed[1:]:
+        assert main(words) == 0
+    assert read_json(tmp_path / "runs" / "demo" / "report.json")["targets"] == returns
+
+
+def test_the_demo_and_train_flags_that_are_fixed_in_one_place_parse():
+    flags.parse(flags.Train, commands.DEMO_TRAIN.split())
+    flags.parse(flags.Eval, ["runs/demo", *commands.DEMO_EVAL.split()])
+    flags.parse(flags.Eval, ["runs/demo", *commands.DEMO_NEXT.split()])
+
+
+def test_a_request_for_two_processes_that_got_one_is_refused(data: Path, tmp_path: Path, capsys, monkeypatch):
+    train = f"train --data {data} --output {tmp_path / 'a'} {QUICK}"
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "1")
+        assert "--nproc 2 asks for 2 processes, the launcher started 1" in errors_of(f"{train} --nproc 2", 2, capsys)
+    with monkeypatch.context() as patch:  # what `accelerate launch --num_processes 2` leaves when it starts one
+        patch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+        patch.setenv("MASTER_PORT", "29500")
+        assert "asked for several processes and started one" in errors_of(train, 2, capsys)
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        assert "2 processes were started, but accelerate sees 1" in errors_of(train, 2, capsys)
+
+
+def test_sigterm_saves_says_how_to_go_on_and_exits_with_143(data: Path, tmp_path: Path, capsys):
+    folder = tmp_path / "a"
+
+    def stop_after_the_first_line() -> None:
+        while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop_after_the_first_line)
+    thread.start()
+    assert main(["train", "--data", str(data), "--output", str(folder), *QUICK.split(), "--steps", "100000"]) == 143
+    thread.join()
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("seqdec: stopped by SIGTERM at step ")
+    assert said.endswith(f"saved. Continue: seqdec train --output {folder} --resume")
+    step = int(said.split("at step ")[1].split(",")[0])
+    assert main(["train", "--output", str(folder), "--resume", "--steps", str(step + 1)]) == 0
+    assert f"resuming from step {step}" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the loopback interface is named as on Linux")
+def test_two_processes_write_once_and_are_gone_when_their_launcher_is_terminated(data: Path, tmp_path: Path):
+    folder = tmp_path / "two"
+    words = f"--data {data} --output {folder} {QUICK} --steps 100000 --nproc 2"
+    launcher = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words.split()],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+    )
+    while not (folder / "checkpoints" / "step-000003" / "manifest.json").exists() and launcher.poll() is None:
+        time.sleep(0.05)
+    children = psutil.Process(launcher.pid).children(recursive=True)
+    launcher.send_signal(signal.SIGTERM)
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode != 0 and said.count("seqdec: stopped by SIGTERM at step ") == 1, said
+    assert len(children) >= 2 and not psutil.wait_procs(children, timeout=5)[1]
+    assert read_json(folder / "config.json")["machine"]["processes"] == 2
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps.count(2) == 1, "one process writes, though both train"
+
+
+def test_the_environment_is_described(capsys: pytest.CaptureFixture[str]):
+    assert main(["env"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("python", "torch", "devices", "backbones", "extras"))

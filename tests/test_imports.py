@@ -1,0 +1,91 @@
+"""The order of the house: a module imports only from its left, and third parties only where they belong."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "seqdec"
+ORDER = (
+    "__init__ errors storage spaces environment episode rollout rows minari_files sources "
+    "layout hindsight windows codec backbone model metrics training context policy evaluation "
+    "flags commands cli __main__"
+).split()
+HOMES = {
+    "torch": {"storage", "windows", "codec", "backbone", "model", "metrics", "training", "context", "policy", "commands"},
+    "transformers": {"backbone", "context"},
+    "peft": {"backbone"},
+    "accelerate": {"training", "commands"},
+    "safetensors": {"storage", "backbone"},
+    "datasets": {"rows", "sources", "windows", "commands"},
+    "pyarrow": {"rows", "minari_files"},
+    "h5py": {"minari_files"},
+    "minari": {"sources"},
+    "gymnasium": {"spaces", "environment", "episode", "rollout", "rows", "minari_files", "sources", "layout", "commands", "evaluation"},
+    "matplotlib": {"evaluation"},
+    "tyro": {"flags"},
+    "tqdm": {"training", "commands"},
+    "wandb": {"metrics"},
+    "trackio": {"metrics"},
+    "huggingface_hub": {"backbone", "commands"},
+}  # fmt: skip
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+def imports(module: str) -> set[str]:
+    """Dotted names that a module imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_the_order_names_every_module():
+    assert sorted(ORDER) == MODULES
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "__init__"])
+def test_a_module_imports_only_from_its_left(module: str):
+    ours = {name.split(".")[1] for name in imports(module) if name.startswith("seqdec.")}
+    wrong = {other for other in ours & set(ORDER) if ORDER.index(other) >= ORDER.index(module)}
+    assert not wrong, f"{module} imports {wrong}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_third_parties_are_imported_only_where_they_belong(module: str):
+    roots = {name.split(".")[0] for name in imports(module)}
+    foreign = {root for root in roots & HOMES.keys() if module not in HOMES[root]}
+    assert not foreign, f"{module} imports {foreign}"
+
+
+def test_nothing_evaluates_unpickles_or_imports_by_name():
+    """No eval, exec, pickle, torch.load or yaml.load; imports by name only for seqdec's own modules."""
+    forbidden = {"eval", "exec", "pickle", "dill", "marshal", "shelve", "__import__"}
+    for module in MODULES:
+        for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in forbidden, (module, node.lineno)
+                if node.func.id == "import_module":
+                    assert module == "__init__", (module, node.lineno)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                pair = (node.value.id, node.attr)
+                assert pair not in {("torch", "load"), ("yaml", "load"), ("np", "load"), ("os", "system")}, module
+        assert not forbidden & {name.split(".")[0] for name in imports(module)}, module
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    script = "import sys, seqdec; print(sorted({'torch', 'transformers', 'datasets', 'gymnasium'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_every_public_name_can_be_imported():
+    import seqdec
+
+    assert sorted(seqdec.__all__) == sorted(name for names in seqdec._HOMES.values() for name in names)
+    for name in seqdec.__all__:
+        assert getattr(seqdec, name) is not None
