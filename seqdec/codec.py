@@ -20,13 +20,17 @@ MIN_LOG_STD, MAX_LOG_STD = -4.0, 2.0  # of a predicted Gaussian, in units of the
 
 
 class Codec(Protocol):
-    """What every codec does; `temperature` 0 asks for the most likely value."""
+    """What every codec does.
+
+    `sample` pushes uniform random numbers, one for each entry of the value, through the inverse of the predicted
+    distribution function: the same numbers give the same value. `temperature` 0 asks for the most likely one.
+    """
 
     def fit(self, values: np.ndarray) -> None: ...
     def embed(self, values: Tensor, unknown: Tensor | None = None) -> Tensor: ...
     def loss(self, hidden: Tensor, values: Tensor) -> Tensor: ...
     def log_prob(self, hidden: Tensor, values: Tensor) -> Tensor: ...
-    def sample(self, hidden: Tensor, temperature: float = 1.0, top_k: int | None = None, generator=None) -> Tensor: ...
+    def sample(self, hidden: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor: ...
 
 
 def build_codec(variable: Variable, width: int, scale: float) -> Codec:
@@ -121,11 +125,10 @@ class Gaussian(nn.Module):
         change_of_units = torch.where(on_bound, 0.0, self.embed_values.std.log())
         return (self._log_density(hidden, values) - change_of_units).sum(-1)
 
-    def sample(self, hidden: Tensor, temperature: float = 1.0, top_k: int | None = None, generator=None) -> Tensor:
+    def sample(self, hidden: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
         mean, log_std = self._parameters_of(hidden)
         if temperature > 0:
-            noise = torch.empty_like(mean).normal_(generator=generator)
-            mean = mean + temperature * log_std.exp() * noise
+            mean = mean + temperature * log_std.exp() * torch.special.ndtri(uniform)
         raw = mean * self.embed_values.std + self.embed_values.mean
         return torch.minimum(torch.maximum(raw, self.low), self.high)
 
@@ -172,7 +175,7 @@ class Regression(nn.Module):
         constant = 0.5 * math.log(2 * math.pi) + self.embed_values.std.log()
         return (-0.5 * self._error(hidden, values).square() - constant).sum(-1)
 
-    def sample(self, hidden: Tensor, temperature: float = 1.0, top_k: int | None = None, generator=None) -> Tensor:
+    def sample(self, hidden: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
         return self._mean(hidden)
 
 
@@ -252,12 +255,9 @@ class Binned(nn.Module):
         lower = edges.gather(-1, index[..., None])[..., 0]
         return lower, edges.gather(-1, index[..., None] + 1)[..., 0]
 
-    def sample(self, hidden: Tensor, temperature: float = 1.0, top_k: int | None = None, generator=None) -> Tensor:
-        index = _sample_index(self._log_probs(hidden), temperature, top_k, generator)
+    def sample(self, hidden: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
+        index, share = _sample_index(self._log_probs(hidden), uniform, temperature, top_k)
         lower, upper = self._edges_of(index)
-        share = torch.full_like(lower, 0.5)
-        if temperature > 0:
-            share.uniform_(generator=generator)
         return torch.minimum(torch.maximum(lower + share * (upper - lower), self.low), self.high)
 
 
@@ -296,8 +296,9 @@ class Discrete(nn.Module):
     def log_prob(self, hidden: Tensor, values: Tensor) -> Tensor:
         return -self.loss(hidden, values)
 
-    def sample(self, hidden: Tensor, temperature: float = 1.0, top_k: int | None = None, generator=None) -> Tensor:
-        return _sample_index(self._log_probs(hidden), temperature, top_k, generator) + self.variable.start
+    def sample(self, hidden: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
+        index, _ = _sample_index(self._log_probs(hidden), uniform, temperature, top_k)
+        return index + self.variable.start
 
 
 def bounds(variable: Variable) -> tuple[Tensor, Tensor]:
@@ -317,15 +318,19 @@ def _head(variable: Variable, width: int, size: int) -> nn.Module:
     return head
 
 
-def _sample_index(log_probs: Tensor, temperature: float, top_k: int | None, generator) -> Tensor:
-    """Draw an index of the last axis by the Gumbel-max trick; its mode at temperature 0 or top_k 1."""
+def _sample_index(log_probs: Tensor, uniform: Tensor, temperature: float, top_k: int | None) -> tuple[Tensor, Tensor]:
+    """Draw an index of the last axis, and how far into its share of the probability the uniform number fell."""
     if temperature == 0 or top_k == 1:
-        return log_probs.argmax(-1)
+        return log_probs.argmax(-1), torch.full_like(uniform, 0.5)
     if top_k is not None and top_k < log_probs.shape[-1]:
         smallest = log_probs.topk(top_k, -1).values[..., -1:]
         log_probs = log_probs.masked_fill(log_probs < smallest, -math.inf)
-    uniform = torch.empty_like(log_probs).uniform_(generator=generator).clamp(min=1e-20)
-    return (log_probs / temperature - (-uniform.log()).log()).argmax(-1)
+    upper = (log_probs / temperature).softmax(-1).cumsum(-1)
+    upper = upper / upper[..., -1:]
+    index = (upper <= uniform[..., None]).sum(-1)  # the first whose share reaches beyond the number
+    end = upper.gather(-1, index[..., None])[..., 0]
+    begin = torch.where(index > 0, upper.gather(-1, (index - 1).clamp(min=0)[..., None])[..., 0], 0.0)
+    return index, ((uniform - begin) / (end - begin)).clamp(0, 1)
 
 
 def codecs_of(modules: nn.ModuleDict) -> dict[str, Codec]:

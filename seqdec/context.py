@@ -9,10 +9,12 @@ of a few tokens. A full context keeps the prompt and the newest half of its time
 exact: the model sees a window such as it was trained on.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from seqdec import noise
 from seqdec.errors import UsageError, suggest
 from seqdec.model import SequenceModel
 
@@ -23,7 +25,7 @@ class Context:
     Args:
         model: in evaluation mode.
         num_sequences: B.
-        generator: of the samples, on the model's device; torch's global one by default.
+        streams: of random numbers, one for each sequence (see `noise`); those of seed 0 by default.
         use_cache: False reads everything again for every sample, which is slow and serves as the reference.
 
     Example:
@@ -38,12 +40,13 @@ class Context:
         model: SequenceModel,
         num_sequences: int,
         *,
-        generator: torch.Generator | None = None,
+        streams: np.ndarray | None = None,
         use_cache: bool = True,
     ):
         self.model, self.layout = model, model.layout
-        self.generator, self.use_cache = generator, use_cache
-        self.num_sequences = num_sequences
+        self.num_sequences, self.use_cache = num_sequences, use_cache
+        self._streams = noise.streams(0, 0, num_sequences) if streams is None else streams
+        self._num_draws = 0
         self.timestep = 0  # inside the episode, of the newest timestep that is being written
         self._prompt: dict[str, Tensor | None] = {}
         self._steps: list[dict[str, Tensor | None]] = [{}]  # the timesteps of the window, the last one open
@@ -119,7 +122,10 @@ class Context:
             UsageError: if the layout does not predict it, or a slot before it has not been written.
         """
         hidden = self.predict(name)
-        value = self.model.codec(name).sample(hidden, temperature, top_k, self.generator)
+        shape = self.layout.variable(name).shape
+        uniform = noise.uniform(self._streams, self._num_draws, shape, hidden.device)
+        self._num_draws += 1
+        value = self.model.codec(name).sample(hidden, uniform, temperature, top_k)
         self._set(name, value)
         return value
 
@@ -183,14 +189,20 @@ class Context:
         return self.model.codec(name).embed(value)
 
     def fork(self, num_branches: int) -> None:
-        """Repeat every sequence, so that row i becomes rows i * num_branches to (i + 1) * num_branches - 1."""
+        """Repeat every sequence: row i becomes rows i * num_branches to (i + 1) * num_branches - 1.
+
+        Each branch samples by itself; the first one as the sequence would have without the others.
+        """
+        streams = noise.branches(self._streams, num_branches)
         self._select(torch.arange(self.num_sequences).repeat_interleave(num_branches))
+        self._streams = streams
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only, in this order; a row may be named more than once."""
         self._select(torch.as_tensor(rows, dtype=torch.long))
 
     def _select(self, rows: Tensor) -> None:
+        self._streams = self._streams[rows.cpu().numpy()]
         rows = rows.to(self.model.device)
         for values in (self._prompt, *self._steps):
             for name, value in values.items():

@@ -6,6 +6,7 @@ What is known is the observation, the reward of the step before, and the return 
 import numpy as np
 import torch
 
+from seqdec import noise
 from seqdec.context import Context
 from seqdec.errors import UsageError
 from seqdec.model import SequenceModel
@@ -49,13 +50,15 @@ class Policy:
         self.target_return, self.temperature, self.top_k = target_return, temperature, top_k
         # the order of writing inside a timestep; late variables come last
         self._names = [name for name in layout.step_names if name not in layout.late] + list(layout.late)
-        self._generator = torch.Generator(model.device).manual_seed(seed)
+        self._seed, self._num_begun = seed, 0
         self._context: Context | None = None
 
     def reset(self, num_envs: int) -> None:
         """Begin an episode in every environment."""
         layout = self.model.layout
-        self._context = Context(self.model, num_envs, generator=self._generator)
+        # episode i has random numbers of its own, whatever number of environments it is played beside
+        self._context = Context(self.model, num_envs, streams=noise.streams(self._seed, self._num_begun, num_envs))
+        self._num_begun += num_envs
         self._returns_to_go: np.ndarray | None = None
         if self.target_return is not None:
             targets = np.asarray(self.target_return, np.float64)

@@ -29,6 +29,11 @@ def say(codec, outputs: list[float]) -> torch.Tensor:
     return torch.zeros(1, WIDTH)
 
 
+def numbers(*shape: int) -> torch.Tensor:
+    """Uniform random numbers."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).clamp(1e-6, 1 - 1e-6)
+
+
 def log_std_output(log_std: float) -> float:
     share = (log_std - MIN_LOG_STD) / (MAX_LOG_STD - MIN_LOG_STD)
     return math.log(share / (1 - share))
@@ -68,7 +73,7 @@ def test_samples_never_leave_their_bounds(kind: str):
     rng = np.random.default_rng(0)
     codec = fitted(kind, rng.uniform(-2, 2, (500, 2)).astype(np.float32), low=(-2.0, -2.0), high=(2.0, 2.0))
     codec.head.weight.data.normal_(std=100)
-    sample = codec.sample(torch.randn(1000, WIDTH))
+    sample = codec.sample(torch.randn(1000, WIDTH), numbers(1000, 2))
     assert sample.abs().max() <= 2.0
 
 
@@ -91,22 +96,22 @@ def test_a_prediction_far_from_an_action_on_its_bound_keeps_a_finite_gradient():
 def test_gaussian_samples_have_the_predicted_moments():
     codec = fitted("gaussian", np.array([[0.0], [4.0]], np.float32))
     hidden = say(codec, [0.5, log_std_output(math.log(0.25))]).expand(40000, -1)
-    sample = codec.sample(hidden, generator=torch.Generator().manual_seed(0))
+    sample = codec.sample(hidden, numbers(40000, 1))
     assert sample.mean().item() == pytest.approx(3.0, abs=0.02)
     assert sample.std().item() == pytest.approx(0.5, abs=0.01)
-    assert torch.equal(codec.sample(hidden, temperature=0.0), torch.full((40000, 1), 3.0))
+    assert torch.equal(codec.sample(hidden, numbers(40000, 1), temperature=0.0), torch.full((40000, 1), 3.0))
 
 
 def test_regression_loss_is_the_squared_error_of_normalised_values():
     codec = fitted("mse", np.array([[0.0], [4.0]], np.float32))
     hidden = say(codec, [0.5])
     assert codec.loss(hidden, torch.tensor([[2.0]])).item() == pytest.approx(0.25)
-    assert codec.sample(hidden).item() == pytest.approx(3.0)
+    assert codec.sample(hidden, numbers(1, 1)).item() == pytest.approx(3.0)
 
 
 def test_bounded_regression_ends_in_a_tanh():
     codec = fitted("mse", np.array([[-2.0], [2.0]], np.float32), low=(-2.0,), high=(2.0,))
-    assert codec.sample(say(codec, [0.7])).item() == pytest.approx(2 * math.tanh(0.7), abs=1e-6)
+    assert codec.sample(say(codec, [0.7]), numbers(1, 1)).item() == pytest.approx(2 * math.tanh(0.7), abs=1e-6)
 
 
 def test_binned_probabilities_are_those_of_the_bins():
@@ -130,7 +135,7 @@ def test_a_value_that_is_common_gets_a_bin_of_its_own_and_is_sampled_exactly():
         optimizer.zero_grad()
         codec.loss(torch.zeros(4000, WIDTH), torch.from_numpy(values)).mean().backward()
         optimizer.step()
-    sample = codec.sample(torch.zeros(4000, WIDTH), generator=torch.Generator().manual_seed(0))
+    sample = codec.sample(torch.zeros(4000, WIDTH), numbers(4000, 1))
     assert (sample == 1.0).float().mean().item() == pytest.approx(at_bound, abs=0.03)
     assert codec.log_prob(torch.zeros(1, WIDTH), torch.ones(1, 1)).exp().item() == pytest.approx(at_bound, abs=0.02)
 
@@ -146,18 +151,17 @@ def test_discrete_values_count_from_their_start():
     codec = fitted("discrete", np.array([5, 6, 7]), size=3, start=5)
     hidden = say(codec, [0.0, math.log(3.0), 0.0])
     assert codec.log_prob(hidden, torch.tensor([6])).item() == pytest.approx(math.log(0.6), abs=1e-6)
-    assert codec.sample(hidden, temperature=0.0).item() == 6
-    draws = codec.sample(hidden.expand(20000, -1), generator=torch.Generator().manual_seed(0))
+    assert codec.sample(hidden, numbers(1), temperature=0.0).item() == 6
+    draws = codec.sample(hidden.expand(20000, -1), numbers(20000))
     assert (draws == 6).float().mean().item() == pytest.approx(0.6, abs=0.02)
 
 
 def test_temperature_and_top_k_sharpen():
     codec = fitted("discrete", np.array([0, 1, 2]), size=3)
     hidden = say(codec, [0.0, math.log(2.0), math.log(4.0)]).expand(20000, -1)
-    generator = torch.Generator().manual_seed(0)
-    cold = codec.sample(hidden, temperature=0.5, generator=generator)
+    cold = codec.sample(hidden, numbers(20000), temperature=0.5)
     assert (cold == 2).float().mean().item() == pytest.approx(16 / 21, abs=0.02)
-    two = codec.sample(hidden, top_k=2, generator=generator)
+    two = codec.sample(hidden, numbers(20000), top_k=2)
     assert (two == 0).sum() == 0 and (two == 1).float().mean().item() == pytest.approx(1 / 3, abs=0.02)
 
 

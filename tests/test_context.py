@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from conftest import FAMILIES, make_model
+from seqdec import noise
 from seqdec.backbone import load_backbone
 from seqdec.context import Context
 from seqdec.errors import UsageError
@@ -113,14 +114,37 @@ def test_keep_never_mixes_rows(backbone):
         context.write(action=values["action"][rows, timestep])
 
 
-def test_samples_are_repeatable_by_their_generator(backbone):
+def sampled(model, streams: np.ndarray, *, num_steps: int = 4) -> torch.Tensor:
+    """Returns and actions sampled by sequences with these streams, [B, steps, 3]."""
+    context, values = Context(model, len(streams), streams=streams), []
+    for _ in range(num_steps):
+        context.write(observation=np.zeros((len(streams), 3)))
+        values.append(torch.cat([context.sample("return_to_go"), context.sample("action")], -1))
+    return torch.stack(values, 1)
+
+
+def test_what_a_sequence_samples_depends_on_no_other(backbone):
     model, _ = make_model(backbone)
-    drawn = []
-    for _ in range(2):
-        context = Context(model, 3, generator=torch.Generator().manual_seed(5))
-        context.write(observation=np.zeros((3, 3)))
-        drawn.append((context.sample("return_to_go"), context.sample("action")))
-    assert torch.equal(drawn[0][0], drawn[1][0]) and torch.equal(drawn[0][1], drawn[1][1])
+    together = sampled(model, noise.streams(7, 0, 5))
+    for row in range(5):
+        torch.testing.assert_close(sampled(model, noise.streams(7, row, 1))[0], together[row], atol=1e-4, rtol=1e-4)
+    assert together[:, 0, 0].unique().numel() == 5
+    assert not torch.allclose(sampled(model, noise.streams(8, 0, 5)), together)
+
+
+def test_branches_sample_apart_and_the_first_as_if_alone(backbone):
+    model, _ = make_model(backbone)
+
+    def after(fork: int) -> torch.Tensor:
+        context = Context(model, 2)
+        context.write(observation=np.zeros((2, 3)))
+        if fork:
+            context.fork(fork)
+        return context.sample("return_to_go")
+
+    plain, forked = after(0), after(4)
+    torch.testing.assert_close(forked[[0, 4]], plain)
+    assert forked.unique().numel() == 8
 
 
 def test_unknown_evidence_can_be_written(backbone):

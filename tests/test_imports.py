@@ -9,12 +9,14 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "seqdec"
 ORDER = (
-    "__init__ errors storage spaces environment episode rollout rows minari_files sources "
-    "layout hindsight windows codec backbone model metrics training context policy evaluation "
-    "flags commands cli __main__"
-).split()
+    ["__init__", "errors", "storage", "spaces", "environment", "episode", "rollout", "rows", "minari_files", "sources"]
+    + ["layout", "hindsight", "windows", "codec", "backbone", "model", "metrics", "training"]
+    + ["noise", "context", "policy", "evaluation", "flags", "folders", "commands", "cli", "__main__"]
+)
+TORCH = {"storage", "windows", "codec", "backbone", "model", "metrics", "training", "noise", "context", "policy"}
+SPACES = {"spaces", "environment", "episode", "rollout", "rows", "minari_files", "sources", "layout", "evaluation"}
 HOMES = {
-    "torch": {"storage", "windows", "codec", "backbone", "model", "metrics", "training", "context", "policy", "commands"},
+    "torch": TORCH | {"commands"},
     "transformers": {"backbone", "context"},
     "peft": {"backbone"},
     "accelerate": {"training", "commands"},
@@ -23,14 +25,14 @@ HOMES = {
     "pyarrow": {"rows", "minari_files"},
     "h5py": {"minari_files"},
     "minari": {"sources"},
-    "gymnasium": {"spaces", "environment", "episode", "rollout", "rows", "minari_files", "sources", "layout", "commands", "evaluation"},
+    "gymnasium": SPACES | {"commands"},
     "matplotlib": {"evaluation"},
     "tyro": {"flags"},
     "tqdm": {"training", "commands"},
     "wandb": {"metrics"},
     "trackio": {"metrics"},
-    "huggingface_hub": {"backbone", "commands"},
-}  # fmt: skip
+    "huggingface_hub": {"sources", "backbone", "commands"},
+}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 

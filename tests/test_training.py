@@ -118,11 +118,10 @@ def test_evaluating_does_not_touch_training(tmp_path: Path):
     watched, windows = fresh()
 
     def evaluate(model: SequenceModel) -> dict[str, float]:
-        return {"eval/action": model.codec("action").sample(torch.randn(4, 128)).sum().item()}
+        return {"eval/action": model.codec("action").sample(torch.randn(4, 128), torch.rand(4, 2)).sum().item()}
 
-    train(
-        watched, windows, out=tmp_path / "watched", steps=20, batch_size=8, heldout=windows, eval_every=7, evaluate=evaluate
-    )  # fmt: skip
+    out = tmp_path / "watched"
+    train(watched, windows, out=out, steps=20, batch_size=8, heldout=windows, eval_every=7, evaluate=evaluate)
     assert_same_weights(plain, watched)
     assert {"eval/action", "heldout/loss_action"} <= set().union(*lines(tmp_path / "watched"))
 
@@ -289,7 +288,8 @@ def test_two_processes_follow_one(tmp_path: Path):
     """The same global batch on one process and on two (gloo): equal losses, one writer."""
     command = [str(ROOT / "tests" / "train_small.py"), str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]  # fmt: skip
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
     for name, launch in (("one", []), ("two", launcher)):
         subprocess.run([sys.executable, *launch, *command, name], check=True, env=environment, timeout=120)
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")

@@ -1,0 +1,40 @@
+"""One stream of random numbers for every sequence, so that what a sequence samples depends on no other.
+
+The numbers are a hash (SplitMix64, Steele et al. 2014) of the stream, of how many draws came before, and of the entry.
+So episode i is the same whether it is played alone or beside a thousand others, and whoever else has ended.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ENTRIES = np.uint64(1 << 32)  # more than any value has
+
+
+def streams(seed: int, first: int, count: int) -> np.ndarray:
+    """Return the streams of sequences `first` to `first + count - 1` of a seed, uint64 [count]."""
+    key = np.random.SeedSequence(seed).generate_state(1, np.uint64)
+    return _hash(key + _hash(np.arange(first, first + count, dtype=np.uint64)))
+
+
+def branches(stream: np.ndarray, num_branches: int) -> np.ndarray:
+    """Return `num_branches` streams for each one, in a row; the first of them is the stream itself."""
+    numbers = np.tile(np.arange(num_branches, dtype=np.uint64), len(stream))
+    repeated = np.repeat(stream, num_branches)
+    return np.where(numbers == 0, repeated, _hash(repeated ^ _hash(numbers + ENTRIES)))
+
+
+def uniform(stream: np.ndarray, draw: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return numbers strictly between 0 and 1 for one draw of every stream, float32 [B, *shape]."""
+    size = int(np.prod(shape))
+    entries = np.uint64(draw) * ENTRIES + np.arange(size, dtype=np.uint64)
+    bits = _hash(stream[:, None] ^ _hash(entries))
+    numbers = ((bits >> np.uint64(40)).astype(np.float32) + np.float32(0.5)) / np.float32(1 << 24)
+    return torch.from_numpy(numbers.clip(1e-7, 1 - 1e-7)).to(device).reshape(len(stream), *shape)
+
+
+def _hash(values: np.ndarray) -> np.ndarray:
+    z = values + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
