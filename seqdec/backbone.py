@@ -142,17 +142,19 @@ def load_backbone(
         else:
             model = _load_weights(folder, config, name)
         scale = _drop_vocabulary(model)
-        width = model.get_input_embeddings().weight.shape[1]
+        width = _table_of(model).embedding_dim
         _try_out(model, width, name)
         trainable = _choose_parameters(model, finetune, lora_rank)
-    return Backbone(trainable, source, int(width), scale)
+    return Backbone(trainable, source, width, scale)
 
 
 def save_backbone(backbone: Backbone, folder: Path) -> None:
     """Write the backbone in Hugging Face format, or its adapter and how to make the rest, into an open folder."""
-    options = {"save_embedding_layers": False} if backbone.source.finetune == "lora" else {}
     with _no_bars():
-        backbone.model.save_pretrained(folder, **options)
+        if isinstance(backbone.model, PreTrainedModel):
+            backbone.model.save_pretrained(folder)
+        else:
+            backbone.model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's template; the policy folder has a card of its own
     description: dict[str, object] = {**asdict(backbone.source), "embedding_scale": backbone.embedding_scale}
     if backbone.source.finetune == "lora":
@@ -185,7 +187,7 @@ def reload_backbone(folder: Path, *, merge_adapters: bool = False) -> Backbone:
     else:
         model = _load_weights(folder, _read_config(str(folder), str(folder)), str(folder))
         _choose_parameters(model, source.finetune, source.lora_rank)
-    return Backbone(model, source, int(model.get_input_embeddings().weight.shape[1]), scale)
+    return Backbone(model, source, _table_of(model).embedding_dim, scale)
 
 
 def smollm2_folder() -> Path | None:
@@ -228,7 +230,7 @@ def _convert_gguf(packed: Path, folder: Path) -> None:
     with _no_bars():
         loaded = AutoModelForCausalLM.from_pretrained(packed.parent, gguf_file=packed.name, dtype=torch.float32)
     config = copy.deepcopy(loaded.config)
-    del config.quantization_config  # a model that carries it refuses to be saved
+    delattr(config, "quantization_config")  # a model that carries it refuses to be saved
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(loaded.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name)
@@ -345,15 +347,20 @@ def _check_weight_files(folder: Path) -> None:
         raise DataError(f"no .safetensors weights in {folder}: other formats are not read, they can run code")
 
 
-def _drop_vocabulary(model: PreTrainedModel) -> float:
-    """Replace the table of token embeddings by one of a single token; return the scale of its entries."""
+def _table_of(model: "PreTrainedModel | PeftModel") -> nn.Embedding:
     table = model.get_input_embeddings()
+    assert isinstance(table, nn.Embedding)
+    return table
+
+
+def _drop_vocabulary(model: PreTrainedModel) -> float:
+    """Cut the table of token embeddings down to a single token; return the scale of its entries."""
+    table = _table_of(model)
     with torch.no_grad():
-        scale = table(torch.arange(min(len(table.weight), 4096))).std().item()  # pyright: ignore[reportArgumentType]
-    single = copy.copy(table)
-    single._parameters = {"weight": nn.Parameter(torch.zeros(1, table.weight.shape[1]), requires_grad=False)}  # pyright: ignore
-    single.num_embeddings, single.padding_idx = 1, None  # pyright: ignore[reportAttributeAccessIssue]
-    model.set_input_embeddings(single)
+        # asked of the module, not of its weight: some families multiply on the way
+        scale = table(torch.arange(min(table.num_embeddings, 4096))).std().item()
+    table.weight = nn.Parameter(torch.zeros(1, table.embedding_dim), requires_grad=False)
+    table.num_embeddings, table.padding_idx = 1, None
     model.config.vocab_size = 1
     for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(model.config, key, None)
@@ -396,7 +403,7 @@ def _choose_parameters(model: PreTrainedModel, finetune: Finetune, lora_rank: in
         if "norm" in type(module).__name__.lower() or name.rsplit(".", 1)[-1].startswith("ln_"):
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad = True
-    model.get_input_embeddings().weight.requires_grad = False
+    _table_of(model).weight.requires_grad_(False)
     return model
 
 

@@ -188,6 +188,8 @@ class Binned(nn.Module):
 
     edges: Tensor
     num_bins_of: Tensor
+    low: Tensor
+    high: Tensor
 
     def __init__(self, variable: Variable, width: int, scale: float):
         super().__init__()

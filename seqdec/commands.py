@@ -21,7 +21,6 @@ from seqdec.errors import UsageError, suggest
 
 if TYPE_CHECKING:
     import numpy as np
-    from accelerate import PartialState
     from datasets import Dataset
     from gymnasium import Space
     from gymnasium.vector import VectorEnv
@@ -168,6 +167,7 @@ def evaluate_run(given: flags.Eval) -> int:
     from seqdec.evaluation import evaluate, plot_report, resolve_targets
     from seqdec.model import SequenceModel
     from seqdec.policy import Policy
+    from seqdec.training import join_processes
 
     model = SequenceModel.load(policy_folder, merge_adapters=True)
     targets: list[float | None] = [*resolve_targets(given.target_return, model.data.returns)]
@@ -178,7 +178,7 @@ def evaluate_run(given: flags.Eval) -> int:
         targets = [None]
     spec, envs = _make_envs(given, model.data.spec, min(given.num_envs, given.episodes))
     check_spaces(model.data.spec, envs)
-    device = _join_processes().device
+    device = join_processes().device
     assert device is not None
     model.to(device)
     with closing(envs), _progress(given.episodes * len(targets), "episode") as advance:
@@ -229,14 +229,14 @@ def show_environment(given: flags.Env) -> int:
 
 
 def _train(given: flags.Train, folder: Path) -> int:
-    processes = _join_processes()
-    dataset = _load_data(given.data)
-
     from seqdec import sources
     from seqdec.backbone import load_backbone
     from seqdec.model import build_model, summarize_returns
-    from seqdec.training import train
+    from seqdec.training import join_processes, train
     from seqdec.windows import Windows, split_episodes
+
+    processes = join_processes()
+    dataset = _load_data(given.data)
 
     spec = sources.environment_of(dataset)
     layout = _make_layout(given, spec)
@@ -417,6 +417,7 @@ def _make_config(given: flags.Train, dataset: "Dataset") -> dict[str, object]:
     import torch
 
     from seqdec import sources
+    from seqdec.training import join_processes
 
     digest = hashlib.sha256(sources.lengths(dataset).tobytes())
     for name in ("reward", "action"):
@@ -431,7 +432,7 @@ def _make_config(given: flags.Train, dataset: "Dataset") -> dict[str, object]:
             "sha256": digest.hexdigest(),
         },
         "machine": {
-            "device": str(_join_processes().device),
+            "device": str(join_processes().device),
             "processes": int(os.environ.get("WORLD_SIZE", "1")),
             "threads": torch.get_num_threads(),
         },
@@ -525,24 +526,6 @@ def _keep(dataset: "Dataset", folder: Path) -> int:
 
 def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
-
-
-def _join_processes() -> "PartialState":
-    """Return accelerate's view of this process and its fellows.
-
-    Raises:
-        UsageError: The launcher started several processes, but they cannot work together.
-    """
-    import torch
-    from accelerate import PartialState
-
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    # Without this word accelerate leaves processes on CPUs apart: each would train alone, over the others' files.
-    state = PartialState(cpu=num_processes > 1 and (kind is None or kind.type == "mps"))
-    if state.num_processes != num_processes:
-        raise UsageError(f"{num_processes} processes were started, but accelerate sees {state.num_processes}")
-    return state
 
 
 @contextmanager

@@ -10,7 +10,7 @@ value: methods such as Decision Transformer or behaviour cloning differ in their
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import gymnasium
 import numpy as np
@@ -145,33 +145,27 @@ class Layout:
         return value
 
     @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> Self:
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Rebuild a layout; raises DataError naming the entry that is missing, unknown or malformed."""
         try:
             _refuse_unknown_keys(value, cls)
-            variables = []
-            for entry in value["variables"]:  # pyright: ignore[reportGeneralTypeIssues]
-                _refuse_unknown_keys(entry, Variable)
-                bounds = {
-                    bound: tuple(float(x) for x in entry[bound])
-                    for bound in ("low", "high")
-                    if entry.get(bound) is not None
-                }
-                variables.append(Variable(**{**entry, **bounds}))
-            rest = {
-                key: tuple(tuple(slot) if key != "late" else slot for slot in value[key])  # pyright: ignore[reportGeneralTypeIssues]
-                for key in ("step", "prompt", "late")
-                if key in value
-            }
             return cls(
-                variables=tuple(variables),
-                context_length=int(value.get("context_length", 20)),  # pyright: ignore[reportArgumentType]
-                **rest,
+                variables=tuple(_variable_from_json(entry) for entry in value["variables"]),
+                step=tuple(tuple(slot) for slot in value["step"]),
+                prompt=tuple(tuple(slot) for slot in value.get("prompt", ())),
+                late=tuple(value.get("late", ())),
+                context_length=int(value.get("context_length", 20)),
             )
+        except DataError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, DataError):
-                raise
             raise DataError(f"this is no layout: {type(error).__name__}: {error}") from error
+
+
+def _variable_from_json(entry: Mapping[str, Any]) -> Variable:
+    _refuse_unknown_keys(entry, Variable)
+    bounds = {bound: tuple(float(x) for x in entry[bound]) for bound in ("low", "high") if entry.get(bound) is not None}
+    return Variable(**{**entry, **bounds})
 
 
 def _refuse_unknown_keys(value: Mapping[str, object], record: type) -> None:
@@ -245,8 +239,6 @@ def _variable_from_space(
     if isinstance(space, gymnasium.spaces.Discrete):
         return Variable(name, "discrete", int(space.n), loss_weight, start=int(space.start))
     if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
-        bounds = {}
-        if bounded:
-            bounds = {"low": tuple(map(float, space.low)), "high": tuple(map(float, space.high))}
-        return Variable(name, head, space.shape[0], loss_weight, **bounds)
+        low, high = (tuple(map(float, bound)) if bounded else None for bound in (space.low, space.high))
+        return Variable(name, head, space.shape[0], loss_weight, low, high)
     raise UsageError(f"{space} {name}s are not supported yet: Box vectors and Discrete are")

@@ -30,7 +30,7 @@ class Metrics:
     def __init__(self, folder: Path, *, step: int, tracker: str, config: Mapping[str, object]):
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
-            storage.truncate_lines(self.path, lambda line: line["step"] <= step)
+            storage.truncate_lines(self.path, lambda line: line.get("step", 0) <= step)
         self._close: Callable[[], None] | None = None
         self._track = self._guard(lambda: _open_tracker(tracker, folder, dict(config)), tracker)
 

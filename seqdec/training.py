@@ -7,6 +7,8 @@ global, each process taking its slice, with losses divided by the global number 
 
 import contextlib
 import logging
+import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor
 from tqdm import tqdm
@@ -107,6 +109,7 @@ def train(
         StorageError: when a checkpoint cannot be written; the one before is kept.
     """
     out = Path(out)
+    join_processes()
     accelerator = Accelerator(mixed_precision=precision)
     _check_settings(accelerator, model, batch_size, accumulate, steps)
     backbone_rate = learning_rate if backbone_learning_rate is None else backbone_learning_rate
@@ -148,8 +151,8 @@ def train(
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * _schedule(step, steps, warmup_steps, schedule)
             # summed over processes by now: every one of them sees the same norm and decides alike
-            norm = accelerator.clip_grad_norm_(wrapped.parameters(), clip_norm or float("inf"))
-            if torch.isfinite(torch.as_tensor(norm)):
+            norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), clip_norm or math.inf))  # pyright: ignore
+            if math.isfinite(norm):
                 optimizer.step()
                 num_skipped_in_a_row = 0
             else:
@@ -166,7 +169,7 @@ def train(
             is_over = done == steps or signal_name is not None
             if done % log_every == 0 or is_over:
                 values = _train_losses(accelerator, sums, weights, num_valid)
-                values |= {"train/gradient_norm": float(norm), "train/skipped_steps": float(num_skipped)}
+                values |= {"train/gradient_norm": norm, "train/skipped_steps": float(num_skipped)}
                 values |= {"train/learning_rate": rates[0] * _schedule(step, steps, warmup_steps, schedule)}
                 values |= clock.speeds(done, num_valid)
                 sums, num_valid = {}, 0
@@ -193,6 +196,21 @@ def train(
         accelerator.unwrap_model(wrapped).save(out / "policy")
     accelerator.wait_for_everyone()
     return Outcome(steps)
+
+
+def join_processes() -> PartialState:
+    """Return accelerate's view of this process and its fellows.
+
+    Raises:
+        UsageError: if several processes were started that cannot work together.
+    """
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    # without this word accelerate leaves processes on CPUs apart: each would train alone, over the others' files
+    state = PartialState(cpu=num_processes > 1 and (kind is None or kind.type == "mps"))
+    if state.num_processes != num_processes:
+        raise UsageError(f"{num_processes} processes were started, but accelerate sees {state.num_processes}")
+    return state
 
 
 def heldout_losses(model: SequenceModel, heldout: Windows, batch_size: int = 64) -> dict[str, float]:

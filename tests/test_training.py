@@ -109,7 +109,7 @@ def test_the_reported_loss_is_the_mean_over_valid_slots(tmp_path: Path):
     logged = lines(tmp_path)[0]
     action, to_go = losses["action"].item() / valid, losses["return_to_go"].item() / valid
     assert logged["train/loss_action"] == pytest.approx(action, rel=1e-5)
-    assert logged["train/loss"] == pytest.approx(action + 0.1 * to_go, rel=1e-5)
+    assert logged["train/loss"] == pytest.approx(action + 0.01 * to_go, rel=1e-5)
 
 
 def test_evaluating_does_not_touch_training(tmp_path: Path):
@@ -287,7 +287,7 @@ def test_a_tracker_that_fails_never_stops_training(tmp_path: Path, caplog):
 def test_two_processes_follow_one(tmp_path: Path):
     """The same global batch on one process and on two (gloo): equal losses, one writer."""
     command = [str(ROOT / "tests" / "train_small.py"), str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
     launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
     for name, launch in (("one", []), ("two", launcher)):
