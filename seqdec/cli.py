@@ -137,7 +137,8 @@ def _log_to_stderr() -> Iterator[None]:
     logger = logging.getLogger("seqdec")
     level = logger.level
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    # Of several processes one speaks; what stops another is an error, which `main` prints.
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seqdec import flags, folders
-from seqdec.errors import UsageError, suggest
+from seqdec.errors import DataError, UsageError, suggest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,13 @@ DEMO_EVAL = "--target-return 25 100 200 350 500 --episodes 32 --num-envs 32"
 DEMO_NEXT = "--target-return 60 300 --episodes 16"
 
 SMOLLM2_LAYERS = 6  # of its 30: they go far, and train in minutes on a laptop
+
+# What a run cannot go on without, and what changes the steps that are still to come.
+FIXED_FLAGS = (
+    *("backbone", "init", "num_layers", "finetune", "layout", "head", "return_head", "context_length"),
+    *("discount", "delayed_reward", "heldout_fraction"),
+)
+STEERING_FLAGS = ("batch_size", "accumulate", "seed", "dropout", "precision")
 
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
 PACKAGES = (
@@ -99,6 +106,7 @@ def data_record(given: flags.DataRecord) -> int:
     import gymnasium
 
     from seqdec import sources
+    from seqdec.environment import EnvironmentSpec, check_spaces, make_envs
 
     if given.env_id not in gymnasium.registry and ":" not in given.env_id:
         raise UsageError(
@@ -107,14 +115,17 @@ def data_record(given: flags.DataRecord) -> int:
         )
     if policy_folder is None:
         # made once, only to know its actions; every episode draws from its own generator
-        with closing(gymnasium.make(given.env_id)) as env:
-            actor = _random_policy(env.action_space)
+        unknown = EnvironmentSpec(gymnasium.spaces.Discrete(1), gymnasium.spaces.Discrete(1))
+        with closing(make_envs(unknown, 1, env_id=given.env_id)) as envs:
+            actor = _random_policy(envs.single_action_space)
     else:
         from seqdec.evaluation import resolve_targets
         from seqdec.model import SequenceModel
         from seqdec.policy import Policy
 
         model = SequenceModel.load(policy_folder, merge_adapters=True)
+        with closing(make_envs(model.data.spec, 1, env_id=given.env_id)) as envs:
+            check_spaces(model.data.spec, envs)
         actor = Policy(model, resolve_targets([given.target_return], model.data.returns)[0], seed=given.seed)
     with _progress(given.episodes, "episode") as advance:
         dataset = sources.record(
@@ -153,6 +164,9 @@ def train_run(given: flags.Train) -> int:
     from seqdec import storage
 
     with storage.claim(folder) if _is_main_process() else nullcontext():
+        if _is_main_process():
+            for sentence in [*storage.recover(folder), *storage.recover(folder / "checkpoints")]:
+                print(f"seqdec: {sentence}", file=sys.stderr, flush=True)
         return _train(given, folder)
 
 
@@ -190,6 +204,8 @@ def evaluate_run(given: flags.Eval) -> int:
             seed=given.seed,
             spec=spec,
             data_returns=model.data.returns,
+            discount=model.data.discount,
+            delayed_reward=model.data.delayed_reward,
             progress=advance,
         )
     folders.make_folder(output)
@@ -247,7 +263,7 @@ def _train(given: flags.Train, folder: Path) -> int:
     measure = _make_evaluation(given, spec, layout, summarize_returns(windows.returns))
     config = _make_config(given, dataset)
     if given.resume:
-        _check_same_data(folder, config)
+        _check_same_run(folder, config)
     backbone = load_backbone(
         given.backbone,
         init=given.init,
@@ -268,7 +284,7 @@ def _train(given: flags.Train, folder: Path) -> int:
         steps=given.steps,
         batch_size=given.batch_size,
         learning_rate=given.learning_rate,
-        backbone_learning_rate=given.backbone_learning_rate,
+        backbone_learning_rate=_backbone_rate(given, backbone.source.init),
         weight_decay=given.weight_decay,
         warmup_steps=given.warmup_steps,
         schedule=given.schedule,
@@ -296,8 +312,18 @@ def _train(given: flags.Train, folder: Path) -> int:
         cause = "Ctrl-C" if outcome.stopped_by == "SIGINT" else outcome.stopped_by
         print(f"seqdec: stopped by {cause} at step {outcome.step}, saved. Continue: {again}", file=sys.stderr)
         return EXIT_CODES[outcome.stopped_by]
-    print(f"policy: {folder / 'policy'}\nnext: seqdec eval {shlex.quote(str(folder))}", flush=True)
+    print(
+        f"{_last_numbers(folder)}\npolicy: {folder / 'policy'}\nnext: seqdec eval {shlex.quote(str(folder))}",
+        flush=True,
+    )
     return 0
+
+
+def _backbone_rate(given: flags.Train, init: str) -> float:
+    """Return the rate of the backbone's own parameters: what is pretrained moves slowly unless told otherwise."""
+    if given.backbone_learning_rate is not None:
+        return given.backbone_learning_rate
+    return given.learning_rate / 10 if init == "pretrained" else given.learning_rate
 
 
 def _load_data(names: Sequence[str]) -> "Dataset":
@@ -345,7 +371,10 @@ def _make_layout(given: flags.Train, spec: "EnvironmentSpec") -> "Layout":
             f"no layout {given.layout!r}{suggest(given.layout, PRESETS)} "
             f"(give one of {', '.join(PRESETS)}, or a layout.json)"
         )
-    return Layout.from_json(read_json(Path(given.layout)))
+    try:
+        return Layout.from_json(read_json(Path(given.layout)))
+    except (DataError, UsageError) as error:
+        raise type(error)(f"{given.layout}: {error}") from error
 
 
 def _make_evaluation(
@@ -384,6 +413,8 @@ def _make_evaluation(
             seed=given.seed,
             spec=env_spec,
             data_returns=data_returns,
+            discount=given.discount,
+            delayed_reward=given.delayed_reward,
         )
         return {f"eval/return_{word}": result.mean for word, result in zip(words, report.targets, strict=True)}
 
@@ -399,7 +430,8 @@ def _introduce(given: flags.Train, folder: Path, dataset: "Dataset", layout: "La
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     dtypes = ", ".join(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in learning}))
     source = model.backbone_source.source
-    layers = f"first {source.num_layers} layers" if source.num_layers else "all layers"
+    layers = "all layers" if not source.num_layers else f"first {source.num_layers} layers"
+    layers = "first layer" if source.num_layers == 1 else layers
     slots = " | ".join("+".join(slot) for slot in layout.step)
     rows = [
         ("data", f"{', '.join(given.data)}: {len(dataset):,} episodes, {int(sources.lengths(dataset).sum()):,} "
@@ -410,6 +442,24 @@ def _introduce(given: flags.Train, folder: Path, dataset: "Dataset", layout: "La
         ("run", f"{folder}: {given.steps} steps of {given.batch_size} windows"),
     ]  # fmt: skip
     print("\n".join(f"{name:<11} {text}" for name, text in rows), flush=True)
+
+
+def _last_numbers(folder: Path) -> str:
+    """Return the newest losses and returns of a finished run, as its metrics.jsonl has them."""
+    from seqdec import storage
+
+    newest: dict[str, float | None] = {}
+    for line in storage.read_lines(folder / "metrics.jsonl"):
+        newest |= line
+    rows = [("done", [f"step {newest['step']}, loss {_short(newest['train/loss'])}"])]
+    for prefix, head, words in (("heldout/loss_", "held out", "loss of "), ("eval/return_", "achieved", "asked for ")):
+        found = {name.removeprefix(prefix): value for name, value in newest.items() if name.startswith(prefix)}
+        rows.append((head, [f"{words}{name}: {_short(found[name])}" for name in sorted(found)]))
+    return "\n".join(f"{head:<11} {', '.join(texts)}" for head, texts in rows if texts)
+
+
+def _short(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"
 
 
 def _make_config(given: flags.Train, dataset: "Dataset") -> dict[str, object]:
@@ -445,16 +495,24 @@ def _write_config(folder: Path, config: Mapping[str, object]) -> None:
     storage.write_json(folder / "config.json", config)
 
 
-def _check_same_data(folder: Path, config: Mapping[str, object]) -> None:
-    """Refuse to go on with a run on other data than it began with."""
+def _check_same_run(folder: Path, config: Mapping[str, object]) -> None:
+    """Refuse to go on with a run on other data or as another model than it began with."""
     from seqdec import storage
 
-    before, now = storage.read_json(folder / "config.json").get("data"), config["data"]
-    if before != now:
+    before = storage.read_json(folder / "config.json")
+    if before.get("data") != config["data"]:
         raise UsageError(
-            f"{folder} was trained on other data (before: {before}, now: {now}): "
+            f"{folder} was trained on other data (before: {before.get('data')}, now: {config['data']}): "
             "give that data, or begin a new run with another --output"
         )
+    was, now = before.get("flags"), config["flags"]
+    assert isinstance(was, Mapping) and isinstance(now, Mapping)
+    for name in (name for name in now if was.get(name, now[name]) != now[name]):
+        change = f"{flags.flag(name)} was {was[name]}, is {now[name]}"
+        if name in FIXED_FLAGS:
+            raise UsageError(f"{change}: go on without it, or begin a new run with another --output")
+        if name in STEERING_FLAGS and _is_main_process():
+            print(f"seqdec: {change}: the run will not equal an unbroken one", file=sys.stderr, flush=True)
 
 
 def _versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ counted and named; the mean is over the others. Nothing here knows about models:
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +31,9 @@ NUM_RESAMPLES = 2000
 class TargetResult:
     """What came of asking for one return.
 
-    A `target_return` of None says that nothing was asked. `ci95` is a bootstrap interval of the mean; `score` is 0
-    at the first reference return and 100 at the second.
+    A `target_return` of None says that nothing was asked. All returns are in the unit that was asked for: discounted
+    where the policy's are. `ci95` is a bootstrap interval of the mean; `score` is 0 at the first reference return and
+    100 at the second, and counts every reward in full.
     """
 
     target_return: float | None
@@ -60,6 +61,7 @@ class Report:
     rank_correlation: float | None
     data_returns: dict[str, float]
     env_steps_per_second: float
+    discount: float = 1.0
 
     def to_json(self) -> dict[str, object]:
         """Return what `report.json` holds."""
@@ -104,6 +106,8 @@ class Report:
             f"data: returns {_number(self.data_returns['min'])} to {_number(self.data_returns['max'])}, "
             f"median {_number(self.data_returns['q50'])}",
         ]
+        if self.discount != 1:
+            lines.append(f"returns are discounted by {self.discount:g} a step" + ", scores are not" * scored)
         if self.rank_correlation is not None:
             lines.append(f"rank correlation of asked and achieved: {self.rank_correlation:.2f}")
         for result in self.targets:
@@ -123,6 +127,8 @@ def evaluate(
     seed: int,
     spec: EnvironmentSpec,
     data_returns: Mapping[str, float],
+    discount: float = 1.0,
+    delayed_reward: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Report:
     """Ask for each target in turn, on the same environment seeds, and report what came.
@@ -135,6 +141,8 @@ def evaluate(
         seed: First seed.
         spec: Names the environment and its reference returns.
         data_returns: Return quantiles of the training data: "min", "q10", ..., "q90", "max".
+        discount: Of the returns that are asked for; those achieved are reported alike.
+        delayed_reward: Whether the return that is asked for has all reward at the episode's end.
         progress: Called as `rollout` calls it.
 
     Raises:
@@ -161,7 +169,10 @@ def evaluate(
                 f"all {num_episodes} episodes for target {_asked(target)} failed, the first with: "
                 f"{failures[0].message}; mend the environment"
             )
-        returns = [float(episode.total_return) for episode in episodes]
+        undiscounted = [float(episode.total_return) for episode in episodes]
+        returns = undiscounted
+        if discount != 1:
+            returns = [float(episode.returns_to_go(discount, delayed_reward)[0]) for episode in episodes]
         lengths = [len(episode) for episode in episodes]
         num_steps += sum(lengths)
         mean = float(np.mean(returns))
@@ -171,7 +182,7 @@ def evaluate(
                 mean=mean,
                 std=float(np.std(returns)),
                 ci95=bootstrap_interval(returns, seed),
-                score=score(mean, spec.reference_returns),
+                score=score(float(np.mean(undiscounted)), spec.reference_returns),
                 episode_returns=returns,
                 episode_lengths=lengths,
                 failures=[{"episode": failure.episode, "message": failure.message} for failure in failures],
@@ -187,6 +198,7 @@ def evaluate(
         rank_correlation=None if math.isnan(correlation) else correlation,
         data_returns=dict(data_returns),
         env_steps_per_second=num_steps / max(time.perf_counter() - started, 1e-9),
+        discount=discount,
     )
 
 
@@ -256,7 +268,7 @@ def plot_report(reports: Mapping[str, Report], path: Path) -> None:
 
     if not reports:
         raise UsageError("no reports to draw: give at least one")
-    figure = Figure(figsize=(6.4, 5.2), dpi=160, layout="constrained")
+    figure = Figure(figsize=(6.4, 5.6), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     first = next(iter(reports.values()))
@@ -269,13 +281,15 @@ def plot_report(reports: Mapping[str, Report], path: Path) -> None:
     room = 0.06 * (high - low) or 1.0
     ends = [low - room, high + room]
     axes.plot(ends, ends, color="#555555", lw=1, ls=(0, (5, 4)), zorder=2, label="asked = achieved")
-    axes.set_xlim(low - room, high + room)
-    axes.set(xlabel="target return (asked)", ylabel="return (achieved)")
+    axes.set_xlim(*ends)
+    unit = "" if first.discount == 1 else f", discounted by {first.discount:g}"
+    axes.set(xlabel=f"target return (asked{unit})", ylabel=f"return (achieved{unit})")
     axes.set_title(_title(reports), loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#dddddd", lw=0.6)
     axes.set_axisbelow(True)
-    axes.legend(loc="upper left", frameon=False, fontsize=8)
+    # Outside: where the points will be is not known before they are.
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
     try:
         figure.savefig(path, format="png")
     except OSError as error:
@@ -283,10 +297,14 @@ def plot_report(reports: Mapping[str, Report], path: Path) -> None:
 
 
 def _draw_data(axes: "Axes", data_returns: Mapping[str, float]) -> None:
-    axes.axvspan(data_returns["min"], data_returns["max"], color="#f9f7f1", lw=0, zorder=0, label="data: min to max")
-    axes.axvspan(data_returns["q10"], data_returns["q90"], color="#f1ede1", lw=0, zorder=0, label="data: q10 to q90")
-    for value in data_returns.values():
-        axes.axvline(value, ymax=0.02, color="#8a8268", lw=1.2, zorder=1)
+    axes.axvspan(data_returns["min"], data_returns["max"], color="#f6f3ea", lw=0, zorder=0, label="data: min to max")
+    axes.axvspan(data_returns["q10"], data_returns["q90"], color="#ebe5d4", lw=0, zorder=0, label="data: q10 to q90")
+    for index, value in enumerate(data_returns.values()):
+        label = "data: min, each decile, max" if index == 0 else None
+        axes.plot(
+            value, 0.012, transform=axes.get_xaxis_transform(), ls="", marker="|", ms=8, mew=1.4, color="#8a8268",
+            zorder=1, label=label,
+        )  # fmt: skip
 
 
 def _draw_results(axes: "Axes", report: Report, name: str, colour: str) -> None:
@@ -316,7 +334,7 @@ def _draw_results(axes: "Axes", report: Report, name: str, colour: str) -> None:
     above = [result.ci95[1] - result.mean for result in results]
     axes.errorbar(
         asked, means, yerr=[below, above], color=colour, lw=1.6, elinewidth=1.6, capsize=4, marker="o", ms=6, zorder=4,
-        label=f"{name}: mean, 95 % interval",
+        label=f"{name}: mean, 95 % interval, episodes",
     )  # fmt: skip
 
 
@@ -353,7 +371,8 @@ def _number(value: float) -> str:
 
 def _check_keys(value: Mapping[str, object], kind: type, what: str) -> None:
     names = {entry.name for entry in fields(kind)}
-    wrong = [f"no {name!r}" for name in sorted(names - set(value))]
+    needed = {entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING}
+    wrong = [f"no {name!r}" for name in sorted(needed - set(value))]
     wrong += [f"an unknown {name!r}" for name in sorted(set(value) - names)]
     if wrong:
         raise DataError(f"{what} has {', '.join(wrong)}; write it again with `seqdec eval`")

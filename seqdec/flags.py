@@ -127,8 +127,8 @@ class Train:
     """Split each batch into this many parts (less memory, same result)."""
     learning_rate: float = 1e-3
     """Rate of new parameters."""
-    backbone_learning_rate: float = 1e-4
-    """Rate of pretrained parameters."""
+    backbone_learning_rate: float | None = None
+    """Rate of the backbone (default: a tenth of --learning-rate for pretrained weights, the same for random ones)."""
     weight_decay: float = 1e-4
     """AdamW's weight decay."""
     warmup_steps: int = 20
@@ -137,8 +137,8 @@ class Train:
     """Rate after the warmup."""
     clip_norm: float = 0.25
     """Largest gradient norm (0: no clipping)."""
-    dropout: float = 0.1
-    """Dropout of the backbone."""
+    dropout: float | None = None
+    """Dropout of the backbone (default: 0.1 for small, its own for others)."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision."""
     seed: int = 0
@@ -299,7 +299,8 @@ def parse(kind: type[Flags], words: Sequence[str], *, default: Flags | None = No
         options = (tyro.conf.PositionalRequiredArgs,)
     parsed: Flags = tyro.cli(kind, prog=program, args=list(words), default=default, config=options)  # pyright: ignore
     for name in LIMITS.keys() & get_type_hints(kind).keys():
-        _check_limits(flag(name), name, getattr(parsed, name))
+        if getattr(parsed, name) is not None:
+            _check_limits(flag(name), name, getattr(parsed, name))
     return parsed
 
 
@@ -396,6 +397,7 @@ def _is_number(word: str) -> bool:
 
 
 def _check_word(hint: object, word: str, name: str) -> None:
+    hint = _without_none(hint)
     if get_origin(hint) is Literal:
         if word not in get_args(hint):
             raise UsageError(f"{name} is {word!r}{suggest(word, get_args(hint))} (give {_expected(hint)})")
@@ -414,6 +416,9 @@ def _check_limits(shown: str, name: str, value: float) -> None:
 
 
 def _from_json(hint: object, value: object, name: str, where: str) -> object:
+    if value is None and _without_none(hint) is not hint:
+        return None
+    hint = _without_none(hint)
     if get_origin(hint) is tuple:
         if isinstance(value, list) and value and all(isinstance(entry, str) for entry in value):
             return tuple(value)
@@ -430,7 +435,13 @@ def _from_json(hint: object, value: object, name: str, where: str) -> object:
     raise UsageError(f"{where}: {name!r} is {value!r}: give {_expected(hint)}")
 
 
+def _without_none(hint: object) -> object:
+    """Return X for `X | None`, which is a flag whose default depends on others, and X for X."""
+    return next(kind for kind in get_args(hint) if kind is not type(None)) if type(None) in get_args(hint) else hint
+
+
 def _expected(hint: object) -> str:
+    hint = _without_none(hint)
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
     if get_origin(hint) is tuple:

@@ -29,7 +29,7 @@ def check_run_folder(folder: Path, *, resume: bool) -> None:
     """
     check_writable(folder)
     names = sorted(name for name in os.listdir(folder) if not name.startswith(".")) if folder.is_dir() else []
-    if resume or not names:
+    if resume or names in ([], ["config.json"]):  # a run that was refused before its first step left its config
         return
     if not set(names) & set(RUN_FILES):
         raise UsageError(f"{folder} is not empty (it has {names[0]!r}). Choose another --output")
@@ -69,6 +69,8 @@ def make_folder(folder: Path) -> None:
 
 def find_policy(folder: Path) -> tuple[Path, Path]:
     """Return the policy folder that a run folder or policy folder stands for, and where its report goes."""
+    if folder.is_file():
+        raise UsageError(f"'{folder}' is a file: give a run or policy folder")
     if not folder.is_dir():
         siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise UsageError(f"no folder '{folder}'{suggest(folder.name, siblings)} (give a run or policy folder)")

@@ -252,24 +252,36 @@ def append_line(path: Path, value: Mapping[str, object]) -> None:
         file.write(json.dumps(value, allow_nan=False) + "\n")
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a log of JSON objects; lines that a crash cut off are left out."""
+    return [value for _, value in _lines(_text_of(path))]
+
+
 def truncate_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     """Rewrite a log of JSON objects with the lines to `keep`; lines that a crash cut off are dropped."""
-    with _explained(path):
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    kept = []
-    for line in text.splitlines():
-        with suppress(ValueError, RecursionError):
-            value = json.loads(line)
-            if isinstance(value, dict) and keep(value):
-                kept.append(line + "\n")
-    if "".join(kept) != text:
-        write_text(path, "".join(kept))
+    text = _text_of(path)
+    kept = "".join(line + "\n" for line, value in _lines(text) if keep(value))
+    if kept != text:
+        write_text(path, kept)
 
 
 def plain_text(text: str) -> str:
     """Return a stranger's text as one line that does nothing in a terminal or a model card, cut at 200."""
     printable = "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in text[:200])
     return re.sub(r"[\[\]<>`]", r"\\\g<0>", printable)
+
+
+def _text_of(path: Path) -> str:
+    with _explained(path):
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _lines(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for line in text.splitlines():
+        with suppress(ValueError, RecursionError):
+            value = json.loads(line)
+            if isinstance(value, dict):
+                yield line, value
 
 
 def _leftover(kind: str, path: Path) -> Path:

@@ -111,7 +111,7 @@ def train(
     out = Path(out)
     join_processes()
     accelerator = Accelerator(mixed_precision=precision)
-    _check_settings(accelerator, model, batch_size, accumulate, steps)
+    _check_settings(accelerator, model, batch_size, accumulate, steps, precision)
     backbone_rate = learning_rate if backbone_learning_rate is None else backbone_learning_rate
     optimizer = _make_optimizer(model, learning_rate, backbone_rate, weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -178,7 +178,7 @@ def train(
                 bar.set_postfix(loss=f"{values['train/loss']:.4g}", refresh=False)
             if signal_name is None and (done == steps or (eval_every and done % eval_every == 0)):
                 with clock.paused():
-                    values = _evaluate(accelerator, model, heldout, evaluate)
+                    values = _evaluate(accelerator, model, heldout, evaluate, max(1, share // accumulate))
                     if metrics is not None and values:
                         metrics.log(done, values)
             if is_over or (checkpoint_every and done % checkpoint_every == 0):
@@ -238,7 +238,7 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 
 def _check_settings(
-    accelerator: Accelerator, model: SequenceModel, batch_size: int, accumulate: int, steps: int
+    accelerator: Accelerator, model: SequenceModel, batch_size: int, accumulate: int, steps: int, precision: Precision
 ) -> None:
     parts = accelerator.num_processes * accumulate
     if batch_size % parts:
@@ -246,6 +246,8 @@ def _check_settings(
             f"batch size {batch_size} cannot be split over {accelerator.num_processes} processes "
             f"x {accumulate} parts: use a multiple of {parts}"
         )
+    if precision == "fp16" and accelerator.device.type == "cpu":
+        raise UsageError("fp16 needs a GPU: use --precision bf16 or no")
     if steps < 1:
         raise UsageError(f"steps is {steps}: at least 1 is needed")
     if accelerator.distributed_type not in (
@@ -316,13 +318,14 @@ def _evaluate(
     model: SequenceModel,
     heldout: Windows | None,
     evaluate: Callable[[SequenceModel], Mapping[str, float]] | None,
+    batch_size: int,
 ) -> dict[str, float]:
     """Measure on the main process; the others wait, and share its failure."""
     values: dict[str, float] = {}
     with _main_process_first_and_alone(accelerator) as is_mine:
         if is_mine:
             if heldout is not None:
-                values |= heldout_losses(model, heldout)
+                values |= heldout_losses(model, heldout, batch_size)
             if evaluate is not None:
                 values |= evaluate(model)
     return values

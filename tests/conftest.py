@@ -6,7 +6,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Callable
+import ipaddress
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gymnasium
@@ -26,6 +28,53 @@ from seqdec.windows import Windows
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
+
+
+
+def is_local(host: object) -> bool:
+    """Whether an internet address is this machine's own."""
+    if host in (None, "", b"", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(str(host).split("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Refuse every connection that leaves this machine, and fail the test that tried one."""
+    tried: list[object] = []
+    connect, connect_ex, look_up = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def refuse(place: object) -> None:
+        tried.append(place)
+        raise OSError(f"the tests reach for no network: {place!r}")
+
+    def leaves(this: socket.socket, address: tuple[object, ...]) -> bool:
+        return this.family in (socket.AF_INET, socket.AF_INET6) and not is_local(address[0])
+
+    def guarded_connect(self: socket.socket, address: tuple[object, ...]) -> None:
+        if leaves(self, address):
+            refuse(address)
+        connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: tuple[object, ...]) -> int:
+        if leaves(self, address):
+            refuse(address)
+        return connect_ex(self, address)
+
+    def guarded_look_up(host: object, *arguments: object, **options: object) -> object:
+        if not is_local(host):
+            refuse(host)
+        return look_up(host, *arguments, **options)  # pyright: ignore
+
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_look_up)
+    yield
+    assert not tried, f"reached for the network: {tried}"
+
 
 SIZES = {"vocab_size": 16, "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2}
 FAMILIES: dict[str, dict[str, object]] = {

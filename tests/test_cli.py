@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from seqdec import commands, flags, sources
+from seqdec.backbone import load_backbone
 from seqdec.cli import main
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError
 from seqdec.evaluation import Report
@@ -160,12 +161,15 @@ def test_version_and_help_answer(capsys: pytest.CaptureFixture[str]):
         ("train --config nowhere.json", "nowhere.json"),
         ("train --resume --output {tmp}/a", "holds no run to go on with"),
         ("eval {tmp}/nowhere", "no folder"),
+        ("eval {tmp}/file", "is a file: give a run or policy folder"),
+        ("data record Nope:Foo-v1 --output {tmp}/a", "lacks a package (ModuleNotFoundError"),
         ("data show {tmp}/nowhere", "no folder"),
         ("data record CartPole-v11 --output {tmp}/a", "did you mean"),
     ],
 )
 def test_a_slip_gets_one_line_and_exit_code_2(argv: str, said: str, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     code = 65 if "nowhere.json" in argv else 2
     assert said in errors_of(argv.format(tmp=tmp_path), code, capsys)
 
@@ -180,6 +184,9 @@ def test_what_cannot_be_trained_is_said_in_one_line(data: Path, tmp_path: Path, 
     assert "registered" in errors_of(f"{train} --env CartPole-v11", 2, capsys)
     said = errors_of(f"{train} --env Pendulum-v1", 2, capsys)
     assert "Box(4)" in said and "Box(3)" in said, "both sides are shown"
+    (tmp_path / "layout.json").write_text('{"stpe": []}')
+    said = errors_of(f"{train} --layout {tmp_path / 'layout.json'}", 65, capsys)
+    assert "layout.json: unknown key 'stpe'" in said and "did you mean 'step'?" in said
     assert not (tmp_path / "a" / "config.json").exists(), "nothing of a run was begun"
 
 
@@ -275,6 +282,9 @@ def test_a_damaged_policy_is_one_line_and_exit_code_65(run: Path, tmp_path: Path
     assert "codecs.safetensors" in errors_of(f"eval {tmp_path / 'policy'}", 65, capsys)
     (tmp_path / "empty").mkdir()
     assert "holds no policy" in errors_of(f"eval {tmp_path / 'empty'}", 65, capsys)
+    for words in (f"eval {run} --env Pendulum-v1", f"data record Pendulum-v1 --policy {run} --output {tmp_path}/p"):
+        said = errors_of(words, 2, capsys)
+        assert "Box(4)" in said and "Box(3)" in said, "both sides are shown"
 
 
 def test_a_run_is_repeated_from_its_config_and_typed_flags_win(run: Path, tmp_path: Path):
@@ -332,6 +342,52 @@ def test_what_a_run_writes_down_reads_back_as_the_same_flags():
     assert again == given
     assert flags.parse(flags.Train, ["--delayed-reward"], default=again) == given
     assert not flags.parse(flags.Train, ["--no-delayed-reward"], default=again).delayed_reward
+
+
+def test_what_is_not_given_is_decided_by_the_backbone_and_stays_undecided_in_config_json():
+    given = flags.parse(flags.Train, [])
+    assert given.dropout is None and given.backbone_learning_rate is None
+    assert flags.from_config(flags.Train, json.loads(json.dumps(flags.to_config(given))), "config.json") == given
+    assert commands._backbone_rate(given, "pretrained") == pytest.approx(given.learning_rate / 10)
+    assert commands._backbone_rate(given, "random") == given.learning_rate
+    typed = flags.parse(flags.Train, "--backbone-learning-rate 3e-5 --dropout 0.2".split())
+    assert commands._backbone_rate(typed, "random") == 3e-5 and typed.dropout == 0.2
+    assert flags.parse(flags.Train, ["--learning-rate", "2e-3"], default=typed).dropout == 0.2
+    assert load_backbone("small", num_layers=1).config.resid_pdrop == 0.1  # pyright: ignore
+
+
+def test_a_run_goes_on_as_the_model_it_is_and_a_refusal_loses_nothing(run: Path, tmp_path: Path, capsys):
+    folder = tmp_path / "a"
+    shutil.copytree(run, folder)
+    before = (folder / "config.json").read_bytes()
+    for change in ("--layout fused", "--num-layers 2", "--context-length 5", "--discount 0.9", "--backbone smollm2"):
+        said = errors_of(f"train --output {folder} --resume {change}", 2, capsys)
+        assert f"{change.split()[0]} was " in said and "begin a new run with another --output" in said
+    assert (folder / "config.json").read_bytes() == before
+    assert main(f"train --output {folder} --resume --steps 7 --batch-size 5".split()) == 0
+    said = capsys.readouterr().err
+    assert "--batch-size was 4, is 5: the run will not equal an unbroken one" in said
+    assert said.count("resuming from step 6") == 1
+
+
+def test_a_run_that_was_refused_before_its_first_step_is_not_in_the_way(data: Path, tmp_path: Path, capsys):
+    train = f"train --data {data} --output {tmp_path / 'a'} {QUICK}"
+    assert "cannot be split" in errors_of(f"{train} --batch-size 5 --accumulate 2", 2, capsys)
+    assert main(train.split()) == 0
+    last = capsys.readouterr().out.splitlines()[-5:]
+    assert [line.split()[0] for line in last] == ["done", "held", "achieved", "policy:", "next:"]
+
+
+def test_leftovers_of_killed_writers_are_cleared_away_with_a_sentence(run: Path, tmp_path: Path, capsys):
+    folder = tmp_path / "a"
+    shutil.copytree(run, folder)
+    for leftover in (folder / f".tmp-policy-{'0' * 32}", folder / "checkpoints" / f".tmp-step-000450-{'0' * 32}"):
+        leftover.mkdir()
+    assert main(f"train --output {folder} --resume --steps 7".split()) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "policy had an incomplete or old copy, now removed" in line]
+    assert [line for line in said if "step-000450 had an incomplete or old copy, now removed" in line]
+    assert not list(folder.glob("**/.tmp-*"))
 
 
 def test_data_is_made_once_shown_and_recorded_by_a_policy(run: Path, tmp_path: Path, capsys, monkeypatch):

@@ -103,6 +103,20 @@ def test_asking_for_more_is_reported_as_earning_more_with_the_numbers_of_its_epi
         assert result.score == pytest.approx(result.mean / 5)
 
 
+def test_achieved_returns_are_in_the_unit_that_was_asked_for_and_scores_are_not():
+    spec = cartpole_spec()
+    given = {"targets": [20.0], "num_episodes": 3, "seed": 3, "spec": spec, "data_returns": DATA_RETURNS}
+    plain = evaluate(Pushes, make_envs(spec, 3), **given)
+    discounted = evaluate(Pushes, make_envs(spec, 3), discount=0.9, **given)
+    delayed = evaluate(Pushes, make_envs(spec, 3), discount=0.9, delayed_reward=True, **given)
+    lengths = np.array(plain.targets[0].episode_lengths)  # CartPole pays 1 a timestep
+    assert discounted.targets[0].episode_returns == pytest.approx((1 - 0.9**lengths) / (1 - 0.9))
+    assert delayed.targets[0].episode_returns == pytest.approx(0.9 ** (lengths - 1) * lengths)
+    assert plain.targets[0].score == discounted.targets[0].score == delayed.targets[0].score
+    assert "discounted by 0.9 a step, scores are not" in discounted.table()
+    assert "discounted" not in plain.table()
+
+
 def test_a_failed_episode_is_counted_and_named_and_the_mean_is_over_the_others():
     gymnasium.register("Breaks-v0", lambda: Breaks(gymnasium.make("CartPole-v1").unwrapped))
     try:
@@ -154,7 +168,10 @@ def test_a_report_survives_json():
         "rank_correlation",
         "data_returns",
         "env_steps_per_second",
+        "discount",
     }
+    plain = {name: value for name, value in report.to_json().items() if name != "discount"}
+    assert Report.from_json(plain) == report, "reports written before returns could be discounted"
 
 
 @pytest.mark.parametrize(
