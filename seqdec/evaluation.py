@@ -19,7 +19,7 @@ from gymnasium.vector import VectorEnv
 
 from seqdec.environment import EnvironmentSpec
 from seqdec.errors import DataError, StorageError, UsageError
-from seqdec.rollout import Actor, Failure, rollout
+from seqdec.rollouts import Actor, Failure, rollout
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -55,6 +55,10 @@ class Variable:
         """Shape of one value: () for a discrete variable, (size,) for a vector."""
         return () if self.kind == "discrete" else (self.size,)
 
+    def describe(self) -> str:
+        """Return size and kind in words."""
+        return f"Discrete({self.size}, start={self.start})" if self.kind == "discrete" else f"a vector of {self.size}"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -134,6 +138,27 @@ class Layout:
         if name in self.prompt_names:
             return np.array([self.position(name)])
         return self.position(name) + len(self.step) * np.arange(self.context_length)
+
+    def check_spaces(self, observation_space: gymnasium.Space, action_space: gymnasium.Space) -> None:
+        """Raise UsageError where the layout does not fit the spaces of the data, or names what no data set has."""
+        returns = Variable("return", "gaussian", 1)
+        written = {
+            "observation": _variable_from_space("observation", observation_space, 0.0, "gaussian", bounded=False),
+            "action": _variable_from_space("action", action_space, 0.0, "gaussian", bounded=True),
+            **dict.fromkeys(("reward", "return_to_go", "target_return"), returns),
+        }
+        for variable in self.variables:
+            if variable.name not in written:
+                known = ", ".join(written)
+                raise UsageError(
+                    f"no data set has the variable {variable.name!r}{suggest(variable.name, written)}: {known}"
+                )
+            data = written[variable.name]
+            if (variable.shape, variable.start) != (data.shape, data.start) or variable.size != data.size:
+                raise UsageError(
+                    f"the layout's {variable.name} is {variable.describe()}, the data's is {data.describe()}: "
+                    "make the layout for this data"
+                )
 
     def to_json(self) -> dict[str, object]:
         """Return the layout as plain JSON values; infinite bounds become strings."""

@@ -50,8 +50,9 @@ class SequenceModel(nn.Module):
     """A joint distribution over the variables of a layout, one codec each around a shared backbone.
 
     Example:
-        >>> from seqdec import build_model, load_backbone, record, layout_from_spaces, environment_of, Windows
-        >>> dataset = record("CartPole-v1", num_episodes=4, seed=0)
+        >>> from seqdec import Windows, build_model, environment_of
+        >>> from seqdec import layout_from_spaces, load_backbone, scripted_cartpole
+        >>> dataset = scripted_cartpole(num_episodes=4)
         >>> spec = environment_of(dataset)
         >>> layout = layout_from_spaces("multi_game", spec.observation_space, spec.action_space)
         >>> model = build_model(Windows(dataset, layout), spec, load_backbone("small"))
@@ -199,12 +200,13 @@ class SequenceModel(nn.Module):
 
     def _card(self) -> str:
         spec, returns, source = self.data.spec, self.data.returns, self.backbone_source.source
+        slots = (*self.layout.prompt, *self.layout.step)
         env = storage.plain_text(spec.id or "an unnamed environment")
         return (
             "---\nlibrary_name: seqdec\ntags:\n- reinforcement-learning\n- decision-transformer\n---\n\n"
             f"# A seqdec policy for {env}\n\n"
             f"- backbone: {storage.plain_text(source.name)} ({source.init}, finetuned: {source.finetune})\n"
-            f"- layout: {' '.join('+'.join(slot) for slot in self.layout.step)}, "
+            f"- layout: {' '.join('+'.join(slot) for slot in slots)}, "
             f"{self.layout.context_length} timesteps\n"
             f"- returns in the data: {returns['min']:.6g} to {returns['max']:.6g}\n\n"
             "Act with it:\n\n```\nseqdec eval PATH_OF_THIS_FOLDER --target-return max\n```\n"

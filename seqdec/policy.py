@@ -41,8 +41,8 @@ class Policy:
         seed: int = 0,
     ):
         layout = model.layout
-        reads_return = {"return_to_go", "target_return"} & {*layout.step_names, *layout.prompt_names}
-        if target_return is None and reads_return and "return_to_go" not in layout.predicted:
+        is_asked = "return_to_go" in layout.step_names and "return_to_go" not in layout.predicted
+        if target_return is None and (is_asked or layout.prompt):
             raise UsageError("this policy was trained to be asked for a return: give a target_return")
         if target_return is not None and not np.isfinite(target_return).all():
             raise UsageError(f"target_return is {target_return}: a finite number is needed")

@@ -22,7 +22,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from seqdec import minari_files, storage
 from seqdec.environment import EnvironmentSpec, Guarded, make_envs, spec_of_env
 from seqdec.errors import DataError, UsageError, suggest
-from seqdec.rollout import Actor, rollout
+from seqdec.rollouts import Actor, rollout
 from seqdec.rows import Row, drop_nonfinite, from_rows, num_bytes, open_folder
 from seqdec.rows import check as check
 from seqdec.rows import column as column

@@ -25,7 +25,7 @@ class Windows:
 
     Args:
         dataset: rows of `sources`, one an episode.
-        layout: names the variables to gather and the length of a window.
+        layout: names the variables to gather and the length of a window; must fit the data's spaces.
         episodes: the rows to use, all of them by default.
         discount: of the returns to go.
         delayed_reward: pay all of an episode's reward at its last step.
@@ -50,6 +50,8 @@ class Windows:
         delayed_reward: bool = False,
     ):
         self.layout, self.discount, self.delayed_reward = layout, discount, delayed_reward
+        spec = sources.environment_of(dataset)
+        layout.check_spaces(spec.observation_space, spec.action_space)
         all_lengths = sources.lengths(dataset)
         chosen = np.arange(len(all_lengths)) if episodes is None else np.sort(np.asarray(episodes))
         if len(chosen) == 0:

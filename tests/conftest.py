@@ -30,7 +30,6 @@ torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 
 
-
 def is_local(host: object) -> bool:
     """Whether an internet address is this machine's own."""
     if host in (None, "", b"", "localhost"):

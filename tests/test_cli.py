@@ -350,7 +350,7 @@ def test_what_is_not_given_is_decided_by_the_backbone_and_stays_undecided_in_con
     assert flags.from_config(flags.Train, json.loads(json.dumps(flags.to_config(given))), "config.json") == given
     assert commands._backbone_rate(given, "pretrained") == pytest.approx(given.learning_rate / 10)
     assert commands._backbone_rate(given, "random") == given.learning_rate
-    typed = flags.parse(flags.Train, "--backbone-learning-rate 3e-5 --dropout 0.2".split())
+    typed = flags.parse(flags.Train, ["--backbone-learning-rate", "3e-5", "--dropout", "0.2"])
     assert commands._backbone_rate(typed, "random") == 3e-5 and typed.dropout == 0.2
     assert flags.parse(flags.Train, ["--learning-rate", "2e-3"], default=typed).dropout == 0.2
     assert load_backbone("small", num_layers=1).config.resid_pdrop == 0.1  # pyright: ignore

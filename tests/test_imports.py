@@ -4,17 +4,18 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "seqdec"
 ORDER = (
-    ["__init__", "errors", "storage", "spaces", "environment", "episode", "rollout", "rows", "minari_files", "sources"]
+    ["__init__", "errors", "storage", "spaces", "environment", "episode", "rollouts", "rows", "minari_files", "sources"]
     + ["layout", "hindsight", "windows", "codec", "backbone", "model", "metrics", "training"]
     + ["noise", "context", "policy", "evaluation", "flags", "folders", "commands", "cli", "__main__"]
 )
 TORCH = {"storage", "windows", "codec", "backbone", "model", "metrics", "training", "noise", "context", "policy"}
-SPACES = {"spaces", "environment", "episode", "rollout", "rows", "minari_files", "sources", "layout", "evaluation"}
+SPACES = {"spaces", "environment", "episode", "rollouts", "rows", "minari_files", "sources", "layout", "evaluation"}
 HOMES = {
     "torch": TORCH | {"commands"},
     "transformers": {"backbone", "context"},
@@ -90,4 +91,4 @@ def test_every_public_name_can_be_imported():
 
     assert sorted(seqdec.__all__) == sorted(name for names in seqdec._HOMES.values() for name in names)
     for name in seqdec.__all__:
-        assert getattr(seqdec, name) is not None
+        assert not isinstance(getattr(seqdec, name), ModuleType), f"{name} is hidden by the module of that name"

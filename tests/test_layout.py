@@ -85,6 +85,26 @@ def test_a_layout_that_predicts_nothing_is_refused():
         Layout((observation,), (("observation",),))
 
 
+@pytest.mark.parametrize(
+    ("observation_space", "complaint"),
+    [
+        (gymnasium.spaces.Box(-1, 1, (4,), np.float32), "observation is a vector of 3, the data's is a vector of 4"),
+        (gymnasium.spaces.Discrete(5), r"a vector of 3, the data's is Discrete\(5, start=0\)"),
+    ],
+)
+def test_a_layout_made_for_other_spaces_is_refused_with_both(observation_space: gymnasium.Space, complaint: str):
+    with pytest.raises(UsageError, match=complaint):
+        preset("multi_game").check_spaces(observation_space, BOX)
+    preset("multi_game").check_spaces(UNBOUNDED, BOX)
+
+
+def test_a_variable_that_no_data_set_has_is_refused():
+    base = preset("behaviour_cloning")
+    layout = Layout((*base.variables, Variable("goal", "gaussian", 2)), (("goal",), *base.step))
+    with pytest.raises(UsageError, match="no data set has the variable 'goal'"):
+        layout.check_spaces(UNBOUNDED, BOX)
+
+
 def test_unsupported_spaces_are_named():
     with pytest.raises(UsageError, match=r"MultiDiscrete.*not supported yet"):
         layout_from_spaces("multi_game", gymnasium.spaces.MultiDiscrete([2, 3]), BOX)

@@ -24,7 +24,7 @@ from seqdec.evaluation import spearman
 from seqdec.layout import layout_from_spaces
 from seqdec.model import SequenceModel, build_model
 from seqdec.policy import Policy
-from seqdec.rollout import rollout
+from seqdec.rollouts import rollout
 from seqdec.training import heldout_losses, train
 from seqdec.windows import Windows
 

@@ -6,7 +6,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from seqdec.environment import Guarded, make_envs, spec_of_env
 from seqdec.errors import NumericsError, UsageError
-from seqdec.rollout import Actor, rollout
+from seqdec.rollouts import Actor, rollout
 
 
 class Random(gymnasium.Env):
