@@ -24,7 +24,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from seqdec import storage
-from seqdec.errors import DataError, NumericsError, StorageError, UsageError
+from seqdec.checkpoints import restore_checkpoint, save_checkpoint
+from seqdec.errors import NumericsError, StorageError, UsageError
 from seqdec.metrics import Metrics
 from seqdec.model import SequenceModel
 from seqdec.windows import Windows
@@ -115,7 +116,7 @@ def train(
     backbone_rate = learning_rate if backbone_learning_rate is None else backbone_learning_rate
     optimizer = _make_optimizer(model, learning_rate, backbone_rate, weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
-    first_step = _restore(out, model, optimizer) if resume else 0
+    first_step = restore_checkpoint(out, model, optimizer) if resume else 0
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     weights = {name: model.layout.variable(name).loss_weight for name in model.layout.predicted}
     share = batch_size // accelerator.num_processes
@@ -126,7 +127,6 @@ def train(
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         metrics = Metrics(out, step=first_step, tracker=tracker, config=config or {})
-    saved = first_step
     with (
         _caught_signals() as caught,
         _bar(progress and accelerator.is_main_process, first_step, steps) as bar,
@@ -159,9 +159,12 @@ def train(
                 num_skipped += 1
                 num_skipped_in_a_row += 1
                 if num_skipped_in_a_row == MAX_SKIPPED and precision != "fp16":
+                    path = out / f"not-finite-step-{step:06d}.safetensors"
+                    if accelerator.is_main_process:
+                        storage.write_tensors(path, windows.gather(indices))
                     raise NumericsError(
                         f"the gradient of steps {step - MAX_SKIPPED + 1} to {step} is not finite; the windows of the "
-                        f"last are {indices[:8].tolist()}...: look at the data, or lower --learning-rate"
+                        f"last, {indices[:4].tolist()} and so on, are in {path}: look at them, or lower --learning-rate"
                     )
             optimizer.zero_grad(set_to_none=True)
             done = step + 1
@@ -181,10 +184,13 @@ def train(
                     values = _evaluate(accelerator, model, heldout, evaluate, max(1, share // accumulate))
                     if metrics is not None and values:
                         metrics.log(done, values)
+                        if not progress:
+                            shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+                            logger.info("step %d of %d: %s", done, steps, shown)
             if is_over or (checkpoint_every and done % checkpoint_every == 0):
-                with clock.paused():
-                    _save(accelerator, out, model, optimizer.optimizer, done, keep_checkpoints, saved)
-                    saved = done
+                with clock.paused(), _on_main_process(accelerator) as is_mine:
+                    if is_mine:
+                        save_checkpoint(out, model, optimizer.optimizer, done, keep_checkpoints)
             bar.update()
             if signal_name is not None:
                 if metrics is not None:
@@ -225,16 +231,6 @@ def heldout_losses(model: SequenceModel, heldout: Windows, batch_size: int = 64)
                 sums[name] += float(value)
     count = heldout.num_valid(indices)
     return {f"heldout/loss_{name}": value / count for name, value in sums.items()}
-
-
-def checkpoints(out: Path) -> list[Path]:
-    """Return the published checkpoints of a run, oldest first."""
-    return storage.published(out / "checkpoints", "step-")
-
-
-def checkpoint_step(checkpoint: Path) -> int:
-    """Number of optimizer steps behind a checkpoint."""
-    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _check_settings(
@@ -322,7 +318,7 @@ def _evaluate(
 ) -> dict[str, float]:
     """Measure on the main process; the others wait, and share its failure."""
     values: dict[str, float] = {}
-    with _main_process_first_and_alone(accelerator) as is_mine:
+    with _on_main_process(accelerator) as is_mine:
         if is_mine:
             if heldout is not None:
                 values |= heldout_losses(model, heldout, batch_size)
@@ -332,7 +328,7 @@ def _evaluate(
 
 
 @contextlib.contextmanager
-def _main_process_first_and_alone(accelerator: Accelerator) -> Iterator[bool]:
+def _on_main_process(accelerator: Accelerator) -> Iterator[bool]:
     """Run a block on the main process; when it fails there, every process raises, so that none waits for ever."""
     failure: list[object] = [None]
     error: Exception | None = None
@@ -346,79 +342,6 @@ def _main_process_first_and_alone(accelerator: Accelerator) -> Iterator[bool]:
         raise error
     if failure[0] is not None:
         raise StorageError(f"the main process failed: {failure[0]}")
-
-
-def _save(
-    accelerator: Accelerator,
-    out: Path,
-    model: SequenceModel,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    keep: int,
-    saved: int,
-) -> None:
-    """Publish checkpoints/step-NNNNNN, then retire the oldest."""
-    with _main_process_first_and_alone(accelerator) as is_mine:
-        if not is_mine:
-            return
-        parent = out / "checkpoints"
-        parent.mkdir(exist_ok=True)
-        folder = parent / f"step-{step:06d}"
-        try:
-            with storage.publish(folder, replace=True) as open_folder:
-                (open_folder / "policy").mkdir()
-                model.write(open_folder / "policy")
-                storage.write_manifest(open_folder / "policy")
-                (open_folder / "train").mkdir()
-                tensors, scalars = _optimizer_state(model, optimizer)
-                storage.write_tensors(open_folder / "train" / "optimizer.safetensors", tensors)
-                storage.write_json(open_folder / "train" / "state.json", {"step": step, "optimizer": scalars})
-        except StorageError as error:
-            kept = f"step {saved} kept" if saved else "there is no earlier checkpoint"
-            raise StorageError(f"could not save step {step}: {error}; {kept}") from error
-        for old in checkpoints(out)[:-keep]:
-            storage.retire(old)
-
-
-def _optimizer_state(
-    model: SequenceModel, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The optimizer's tensors by parameter name, and its step counts."""
-    tensors, scalars = {}, {}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if key == "step":
-                scalars[name] = float(value)
-            else:
-                tensors[f"{key}:{name}"] = value
-    return tensors, scalars
-
-
-def _restore(out: Path, model: SequenceModel, optimizer: torch.optim.Optimizer) -> int:
-    """Load the newest good checkpoint into a model that was made by the same settings; return its step."""
-    found = checkpoints(out)
-    for folder in reversed(found):
-        try:
-            storage.verify(folder)
-        except DataError as error:
-            if folder == found[0]:
-                raise
-            logger.warning("%s: going on from the checkpoint before", error)
-            continue
-        loaded = SequenceModel.load(folder / "policy")
-        model.load_state_dict(loaded.state_dict())
-        state = storage.read_json(folder / "train" / "state.json")
-        tensors = storage.read_tensors(folder / "train" / "optimizer.safetensors")
-        parameters = dict(model.named_parameters())
-        for name, count in state["optimizer"].items():
-            # fused AdamW wants its count as a tensor beside the parameter
-            optimizer.state[parameters[name]]["step"] = torch.tensor(count, dtype=torch.float32)
-        for key, tensor in tensors.items():
-            kind, name = key.split(":", 1)
-            optimizer.state[parameters[name]][kind] = tensor
-        logger.info("resuming from step %d", state["step"])
-        return int(state["step"])
-    return 0
 
 
 def _agree(accelerator: Accelerator, name: str | None) -> str | None:

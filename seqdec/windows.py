@@ -144,7 +144,7 @@ def split_episodes(num_episodes: int, heldout_fraction: float, seed: int) -> tup
         num_heldout = max(num_heldout, 1)
     if num_heldout >= num_episodes:
         raise DataError(
-            f"the data set has {num_episodes} episodes: too few to hold out {num_heldout}; "
+            f"the data set needs more episodes, it has only {num_episodes}: too few to hold out {num_heldout}; "
             "record more, or give --heldout-fraction 0"
         )
     order = np.random.default_rng(seed).permutation(num_episodes)

@@ -6,8 +6,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import contextlib
 import ipaddress
 import socket
+import struct
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,6 +41,21 @@ def is_local(host: object) -> bool:
         return ipaddress.ip_address(str(host).split("%")[0]).is_loopback
     except ValueError:
         return False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loopback() -> None:
+    """Switch the loopback interface on where it is off, as under `unshare -n`: processes of one machine talk by it."""
+    if not sys.platform.startswith("linux"):
+        return
+    import fcntl
+
+    get_flags, set_flags, is_up = 0x8913, 0x8914, 1  # of <linux/sockios.h> and <linux/if.h>
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control, contextlib.suppress(OSError):
+        request = fcntl.ioctl(control, get_flags, struct.pack("16sH14x", b"lo", 0))
+        flags = struct.unpack("16sH14x", request)[1]
+        if not flags & is_up:
+            fcntl.ioctl(control, set_flags, struct.pack("16sH14x", b"lo", flags | is_up))
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -458,26 +457,6 @@ def test_a_request_for_two_processes_that_got_one_is_refused(data: Path, tmp_pat
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
         assert "2 processes were started, but accelerate sees 1" in errors_of(train, 2, capsys)
-
-
-def test_sigterm_saves_says_how_to_go_on_and_exits_with_143(data: Path, tmp_path: Path, capsys):
-    folder = tmp_path / "a"
-
-    def stop_after_the_first_line() -> None:
-        while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    thread = threading.Thread(target=stop_after_the_first_line)
-    thread.start()
-    assert main(["train", "--data", str(data), "--output", str(folder), *QUICK.split(), "--steps", "100000"]) == 143
-    thread.join()
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("seqdec: stopped by SIGTERM at step ")
-    assert said.endswith(f"saved. Continue: seqdec train --output {folder} --resume")
-    step = int(said.split("at step ")[1].split(",")[0])
-    assert main(["train", "--output", str(folder), "--resume", "--steps", str(step + 1)]) == 0
-    assert f"resuming from step {step}" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the loopback interface is named as on Linux")

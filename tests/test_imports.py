@@ -11,10 +11,22 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "seqdec"
 ORDER = (
     ["__init__", "errors", "storage", "spaces", "environment", "episode", "rollouts", "rows", "minari_files", "sources"]
-    + ["layout", "hindsight", "windows", "codec", "backbone", "model", "metrics", "training"]
+    + ["layout", "hindsight", "windows", "codec", "backbone", "model", "checkpoints", "metrics", "training"]
     + ["noise", "context", "policy", "evaluation", "flags", "folders", "commands", "cli", "__main__"]
 )
-TORCH = {"storage", "windows", "codec", "backbone", "model", "metrics", "training", "noise", "context", "policy"}
+TORCH = {
+    "storage",
+    "windows",
+    "codec",
+    "backbone",
+    "model",
+    "checkpoints",
+    "metrics",
+    "training",
+    "noise",
+    "context",
+    "policy",
+}
 SPACES = {"spaces", "environment", "episode", "rollouts", "rows", "minari_files", "sources", "layout", "evaluation"}
 HOMES = {
     "torch": TORCH | {"commands"},

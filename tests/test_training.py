@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from conftest import make_windows
-from seqdec import sources, training
+from seqdec import sources, storage, training
 from seqdec.backbone import load_backbone
+from seqdec.checkpoints import checkpoints
 from seqdec.environment import make_envs
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError
 from seqdec.evaluation import spearman
@@ -81,7 +82,7 @@ def test_resumed_metrics_have_neither_gaps_nor_repeats(tmp_path: Path):
     train(model, windows, out=tmp_path, steps=12, checkpoint_every=5, **SETTINGS)
     model, windows = fresh()
     # a crash after step 12: its checkpoint is lost, the one of step 10 is there
-    for folder in training.checkpoints(tmp_path):
+    for folder in checkpoints(tmp_path):
         if folder.name == "step-000012":
             (folder / "manifest.json").unlink()
     train(model, windows, out=tmp_path, steps=20, resume=True, keep_checkpoints=2, **SETTINGS)
@@ -183,8 +184,12 @@ def test_a_loss_that_is_no_number_never_reaches_the_weights(tmp_path: Path):
 def test_three_such_losses_in_a_row_stop_the_run(tmp_path: Path):
     model, windows = fresh()
     poison(model, {2, 3, 4})
-    with pytest.raises(NumericsError, match="steps 2 to 4 is not finite; the windows"):
+    with pytest.raises(
+        NumericsError, match=r"steps 2 to 4 is not finite; the windows .*not-finite-step-000004\.safetensors"
+    ):
         train(model, windows, out=tmp_path, steps=9, batch_size=8)
+    batch = storage.read_tensors(tmp_path / "not-finite-step-000004.safetensors")
+    assert torch.equal(batch["observation"], windows.gather(windows.draw(4, 0, 8))["observation"])
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
@@ -231,6 +236,15 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path:
     assert "optimizer.safetensors" in caplog.text and "checkpoint before" in caplog.text
 
 
+def test_resuming_with_another_model_is_refused_by_the_first_difference(tmp_path: Path):
+    model, windows = fresh()
+    train(model, windows, out=tmp_path, steps=2, batch_size=8)
+    windows, spec = make_windows()
+    other = build_model(windows, spec, load_backbone("small", num_layers=1))
+    with pytest.raises(UsageError, match=r"another model: backbone\.h\.1.* nothing here; resume with the flags"):
+        train(other, windows, out=tmp_path, steps=4, batch_size=8, resume=True)
+
+
 def test_without_any_good_checkpoint_resuming_is_an_error(tmp_path: Path):
     model, windows = fresh()
     train(model, windows, out=tmp_path, steps=2, batch_size=8)
@@ -247,12 +261,12 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
         (tmp_path / "checkpoints" / "step-000010").write_text("in the way")
         return {}
 
-    with pytest.raises(StorageError, match="could not save step 10: .*step 5 kept"):
+    with pytest.raises(StorageError, match="could not save step 10: .*step-000005 is kept"):
         train(
             model, windows, out=tmp_path, steps=10, batch_size=8, checkpoint_every=5, eval_every=10,
             evaluate=fill_the_disk,
         )  # fmt: skip
-    assert [folder.name for folder in training.checkpoints(tmp_path)] == ["step-000005"]
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["step-000005"]
 
 
 def test_adapters_and_frozen_backbones_train_only_what_they_should(tmp_path: Path, family_folder):
@@ -299,6 +313,10 @@ def test_two_processes_follow_one(tmp_path: Path):
             if key.startswith(("train/loss", "heldout/")):
                 assert a[key] == pytest.approx(b[key], rel=1e-5), (key, a["step"])
     assert SequenceModel.load(tmp_path / "two" / "policy").layout.context_length == 12
+    # not a number on one process alone: both skip that step
+    assert lines(tmp_path / "two-spoilt")[-1]["train/skipped_steps"] == 1
+    # a signal to one process alone: both stop after that step, with a checkpoint
+    assert [folder.name for folder in checkpoints(tmp_path / "two-stopped")] == ["step-000005"]
 
 
 def test_asking_for_more_earns_more(tmp_path: Path):

@@ -136,7 +136,7 @@ def test_held_out_episodes_are_never_trained_on():
 
 
 def test_too_few_episodes_to_hold_one_out_is_an_error():
-    with pytest.raises(DataError, match="1 episodes: too few"):
+    with pytest.raises(DataError, match="has only 1: too few"):
         split_episodes(1, 0.1, seed=0)
 
 

@@ -1,0 +1,66 @@
+"""The demo's budget with pretrained and with random weights, over three seeds each.
+
+    python benchmarks/cartpole_twins.py runs/twins > benchmarks/results/cartpole_twins.md
+
+Trains and evaluates what is not in the folder yet, by the demo's own commands, and prints a table of all of it. Each
+twin has the backbone rate that suited it best of 1e-4 and 3e-4 in earlier runs: 1e-4 pretrained, 3e-4 random.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from seqdec import commands
+
+RATES = {"pretrained": "1e-4", "random": "3e-4"}
+SEEDS = (0, 1, 2)
+
+
+def seqdec(words: str) -> None:
+    subprocess.run([sys.executable, "-m", "seqdec", *shlex.split(words)], check=True, stdout=sys.stderr)
+
+
+def report_of(folder: Path, data: Path, init: str, seed: int) -> dict:
+    """Return the report of one run, which is made if it is not there."""
+    if not (folder / "report.json").exists():
+        seqdec(
+            f"train --data {data} --output {folder} {commands.DEMO_TRAIN} --init {init} --seed {seed} "
+            f"--backbone-learning-rate {RATES[init]}"
+        )
+        seqdec(f"eval {folder} {commands.DEMO_EVAL}")
+    return json.loads((folder / "report.json").read_text())
+
+
+def main(folder: Path) -> None:
+    data = folder / "data"
+    if not data.exists():
+        seqdec(f"data cartpole --output {data}")
+    print("# CartPole: the same budget, pretrained and random\n")
+    print(f"`seqdec train {commands.DEMO_TRAIN} --init INIT --seed SEED --backbone-learning-rate RATE`, then")
+    print(f"`seqdec eval {commands.DEMO_EVAL}`: mean achieved return of each target.\n")
+    rows = []
+    for init, rate in RATES.items():
+        achieved = []
+        for seed in SEEDS:
+            report = report_of(folder / f"{init}-{seed}", data, init, seed)
+            means = [target["mean"] for target in report["targets"]]
+            achieved.append(means)
+            rows.append(
+                [init, rate, str(seed), *(f"{mean:.0f}" for mean in means), f"{report['rank_correlation']:.2f}"]
+            )
+        spread = [
+            f"{mean:.0f} ± {std:.0f}" for mean, std in zip(np.mean(achieved, 0), np.std(achieved, 0), strict=True)
+        ]
+        rows.append([f"**{init}**", rate, "mean ± std", *spread, ""])
+    targets = [f"asked {target['target_return']:.0f}" for target in report["targets"]]
+    header = ["weights", "rate", "seed", *targets, "rank correlation"]
+    for row in (header, ["---"] * len(header), *rows):
+        print("| " + " | ".join(row) + " |")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
