@@ -42,19 +42,17 @@ def main(folder: Path) -> None:
     print("# CartPole: the same budget, pretrained and random\n")
     print(f"`seqdec train {commands.DEMO_TRAIN} --init INIT --seed SEED --backbone-learning-rate RATE`, then")
     print(f"`seqdec eval {commands.DEMO_EVAL}`: mean achieved return of each target.\n")
-    rows = []
+    rows, report = [], {}
     for init, rate in RATES.items():
         achieved = []
         for seed in SEEDS:
             report = report_of(folder / f"{init}-{seed}", data, init, seed)
             means = [target["mean"] for target in report["targets"]]
             achieved.append(means)
-            rows.append(
-                [init, rate, str(seed), *(f"{mean:.0f}" for mean in means), f"{report['rank_correlation']:.2f}"]
-            )
-        spread = [
-            f"{mean:.0f} ± {std:.0f}" for mean, std in zip(np.mean(achieved, 0), np.std(achieved, 0), strict=True)
-        ]
+            rank = f"{report['rank_correlation']:.2f}"
+            rows.append([init, rate, str(seed), *(f"{mean:.0f}" for mean in means), rank])
+        center, deviation = np.mean(achieved, 0), np.std(achieved, 0)
+        spread = [f"{mean:.0f} ± {std:.0f}" for mean, std in zip(center, deviation, strict=True)]
         rows.append([f"**{init}**", rate, "mean ± std", *spread, ""])
     targets = [f"asked {target['target_return']:.0f}" for target in report["targets"]]
     header = ["weights", "rate", "seed", *targets, "rank correlation"]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from seqdec.model import SequenceModel
 
 # What `seqdec demo` and the README run, beside --data and --output.
-DEMO_TRAIN = "--backbone smollm2 --steps 200 --batch-size 32 --context-length 10"
+DEMO_TRAIN = "--backbone smollm2 --layout fused --steps 400 --batch-size 32 --context-length 10"
 DEMO_EVAL = "--target-return 25 100 200 350 500 --episodes 32 --num-envs 32"
 DEMO_NEXT = "--target-return 60 300 --episodes 16"
 

@@ -29,7 +29,7 @@ TORCH = {
 }
 SPACES = {"spaces", "environment", "episode", "rollouts", "rows", "minari_files", "sources", "layout", "evaluation"}
 HOMES = {
-    "torch": TORCH | {"commands"},
+    "torch": TORCH | {"context", "policy", "commands"},
     "transformers": {"backbone", "context"},
     "peft": {"backbone"},
     "accelerate": {"training", "commands"},

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from conftest import make_windows
-
 from seqdec.backbone import load_backbone
 from seqdec.model import SequenceModel, build_model
 from seqdec.training import train
