@@ -11,6 +11,7 @@ import importlib.metadata
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,7 +57,9 @@ def _quietly() -> Iterator[None]:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft's calls into transformers
+            yield
     finally:
         transformers.logging.set_verbosity(verbosity)
         if was_shown:
@@ -183,7 +186,8 @@ def reload_backbone(folder: Path, *, merge_adapters: bool = False) -> Backbone:
             raise DataError(f"the weights of {source.name!r} here are not those that {folder} is an adapter for")
         _, peft = _import_peft()
         storage.read_tensors(folder / "adapter_model.safetensors")  # refuses damaged and non-finite adapters
-        model = peft.PeftModel.from_pretrained(base.model, folder, is_trainable=not merge_adapters)
+        with _quietly():
+            model = peft.PeftModel.from_pretrained(base.model, folder, is_trainable=not merge_adapters)
         if merge_adapters:
             model = model.merge_and_unload()
     else:
@@ -422,7 +426,11 @@ def _import_peft():
 def _add_adapters(model: PreTrainedModel, lora_rank: int) -> "PeftModel":
     make_config, peft = _import_peft()
     config = make_config(r=lora_rank, lora_alpha=2 * lora_rank, target_modules="all-linear")
-    return peft.get_peft_model(model, config)  # pyright: ignore[reportReturnType]
+    with _quietly():
+        adapted = peft.get_peft_model(model, config)
+    # peft would write this machine's folder into the adapter; source.json says how to make the base
+    adapted.peft_config["default"].base_model_name_or_path = None
+    return adapted  # pyright: ignore[reportReturnType]
 
 
 def _fingerprint(model: nn.Module) -> str:

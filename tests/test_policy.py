@@ -6,10 +6,15 @@ import pytest
 import torch
 
 from conftest import make_model, make_windows
+from seqdec.backbone import load_backbone
+from seqdec.environment import make_envs
 from seqdec.errors import UsageError
-from seqdec.layout import PRESETS
+from seqdec.layout import PRESETS, layout_from_spaces
 from seqdec.model import build_model
 from seqdec.policy import Policy
+from seqdec.rollouts import rollout
+from seqdec.sources import environment_of, scripted_cartpole
+from seqdec.windows import Windows
 
 
 def returns_asked(model, target, rewards: list[float]) -> list[list[float]]:
@@ -98,6 +103,21 @@ def test_discrete_actions_start_where_their_space_does(backbone):
     actions = policy.act(np.zeros(64, np.int64), None)
     assert set(np.unique(actions)) <= {1, 2, 3} and actions.dtype == np.int64
     assert windows.layout.variable("action").start == 1
+
+
+@pytest.mark.parametrize("preset", ["multi_game", "fused"])
+def test_returns_do_not_depend_on_the_number_of_environments(preset: str, family_folder):
+    """Sampled actions, several waves, rows that end early: episode i is the same with 1, 2 and 5 environments."""
+    dataset = scripted_cartpole(num_episodes=12)
+    spec = environment_of(dataset)
+    layout = layout_from_spaces(preset, spec.observation_space, spec.action_space, context_length=6)
+    model = build_model(Windows(dataset, layout), spec, load_backbone(str(family_folder("llama"))))
+    torch.nn.init.normal_(model.codecs["action"].head.weight, std=0.3)  # pyright: ignore
+    returns = [
+        [episode.total_return for episode in rollout(Policy(model, 100.0), make_envs(spec, n), num_episodes=7, seed=3)]
+        for n in (1, 2, 5)
+    ]
+    assert returns[0] == returns[1] == returns[2] and len(set(returns[0])) > 1
 
 
 def test_without_a_target_a_predicted_return_is_sampled(backbone):

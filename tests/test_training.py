@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from conftest import make_windows
 from seqdec import sources, storage, training
@@ -125,6 +126,17 @@ def test_evaluating_does_not_touch_training(tmp_path: Path):
     train(watched, windows, out=out, steps=20, batch_size=8, heldout=windows, eval_every=7, evaluate=evaluate)
     assert_same_weights(plain, watched)
     assert {"eval/action", "heldout/loss_action"} <= set().union(*lines(tmp_path / "watched"))
+
+
+def test_mixed_precision_keeps_float32_parameters_and_follows_the_full_one(tmp_path: Path):
+    finals = []
+    for precision in ("no", "bf16"):
+        model, windows = fresh(dropout=0.0)
+        train(model, windows, out=tmp_path / precision, steps=10, batch_size=16, log_every=10, precision=precision)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        finals.append(lines(tmp_path / precision)[-1]["train/loss"])
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert finals[0] == pytest.approx(finals[1], rel=0.02) and finals[0] != finals[1]
 
 
 def test_held_out_losses_count_every_valid_slot_once():
