@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 import torch
@@ -135,37 +135,22 @@ def train(
             wrapped.train()
             torch.manual_seed(_mix(seed, step, accelerator.process_index))
             indices = windows.draw(step, seed, batch_size)
-            count = windows.num_valid(indices)
-            mine = indices[accelerator.process_index * share :][:share]
-            for part, rows in enumerate(np.array_split(mine, accumulate)):
-                batch = _to_device(windows.gather(rows), accelerator.device)
-                is_last = part == accumulate - 1
-                with contextlib.nullcontext() if is_last else accelerator.no_sync(wrapped):
-                    losses = wrapped(batch)
-                    # processes average their gradients: undo it, the count is global already
-                    loss = sum(weights[name] * value for name, value in losses.items()) / count
-                    accelerator.backward(loss * accelerator.num_processes)
-                for name, value in losses.items():
-                    sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
-            num_valid += count
+            losses = _backward(accelerator, wrapped, windows, indices, weights, accumulate)
+            sums = {name: sums[name] + loss if name in sums else loss for name, loss in losses.items()}
+            num_valid += windows.num_valid(indices)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * _schedule(step, steps, warmup_steps, schedule)
             # summed over processes by now: every one of them sees the same norm and decides alike
             norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), clip_norm or math.inf))  # pyright: ignore
-            if math.isfinite(norm):
+            if math.isfinite(norm) or precision == "fp16":  # fp16's scaler skips by itself, and learns from it
                 optimizer.step()
+            if math.isfinite(norm):
                 num_skipped_in_a_row = 0
             else:
                 num_skipped += 1
                 num_skipped_in_a_row += 1
                 if num_skipped_in_a_row == MAX_SKIPPED and precision != "fp16":
-                    path = out / f"not-finite-step-{step:06d}.safetensors"
-                    if accelerator.is_main_process:
-                        storage.write_tensors(path, windows.gather(indices))
-                    raise NumericsError(
-                        f"the gradient of steps {step - MAX_SKIPPED + 1} to {step} is not finite; the windows of the "
-                        f"last, {indices[:4].tolist()} and so on, are in {path}: look at them, or lower --learning-rate"
-                    )
+                    _give_up(accelerator, out, windows, indices, step)
             optimizer.zero_grad(set_to_none=True)
             done = step + 1
             signal_name = _agree(accelerator, caught.name)
@@ -296,6 +281,42 @@ def _mix(*numbers: int) -> int:
 
 def _to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def _backward(
+    accelerator: Accelerator,
+    wrapped: torch.nn.Module,
+    windows: Windows,
+    indices: np.ndarray,
+    weights: Mapping[str, float],
+    accumulate: int,
+) -> dict[str, Tensor]:
+    """Add this process's share of a batch to the gradients; return its losses, summed over valid slots."""
+    count = windows.num_valid(indices)
+    share = len(indices) // accelerator.num_processes
+    mine = indices[accelerator.process_index * share :][:share]
+    sums: dict[str, Tensor] = {}
+    for part, rows in enumerate(np.array_split(mine, accumulate)):
+        batch = _to_device(windows.gather(rows), accelerator.device)
+        is_last = part == accumulate - 1
+        with contextlib.nullcontext() if is_last else accelerator.no_sync(wrapped):
+            losses = wrapped(batch)
+            loss = sum(weights[name] * value for name, value in losses.items()) / count
+            # processes average their gradients: undo it, the count is global already
+            accelerator.backward(loss * accelerator.num_processes)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
+    return sums
+
+
+def _give_up(accelerator: Accelerator, out: Path, windows: Windows, indices: np.ndarray, step: int) -> NoReturn:
+    path = out / f"not-finite-step-{step:06d}.safetensors"
+    if accelerator.is_main_process:
+        storage.write_tensors(path, windows.gather(indices))
+    raise NumericsError(
+        f"the gradient of steps {step - MAX_SKIPPED + 1} to {step} is not finite; the windows of the last, "
+        f"{indices[:4].tolist()} and so on, are in {path}: look at them, or lower --learning-rate"
+    )
 
 
 def _train_losses(
