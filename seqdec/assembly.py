@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from gymnasium.vector import VectorEnv
 
+    from seqdec.backbone import Backbone
     from seqdec.environment import EnvironmentSpec
     from seqdec.layout import Layout
     from seqdec.model import SequenceModel
@@ -30,6 +31,8 @@ FIXED_FLAGS = (
     *("discount", "delayed_reward", "heldout_fraction"),
 )
 STEERING_FLAGS = ("batch_size", "accumulate", "seed", "dropout", "precision")
+
+SMOLLM2_LAYERS = 6  # of its 30: they go far, and train in minutes on a laptop
 
 PACKAGES = (
     *("seqdec", "torch", "transformers", "datasets", "accelerate", "gymnasium", "minari", "h5py", "safetensors"),
@@ -90,7 +93,7 @@ def make_layout(given: flags.Train, spec: "EnvironmentSpec") -> "Layout":
         raise type(error)(f"{given.layout}: {error}") from error
 
 
-def make_envs(
+def open_envs(
     given: flags.Train | flags.Eval, spec: "EnvironmentSpec", num_envs: int
 ) -> "tuple[EnvironmentSpec, VectorEnv]":
     """Return the environments to act in and what to call them; another id than the data's has no known scores."""
@@ -124,12 +127,12 @@ def make_evaluation(
     if not is_main_process():
         return None
     try:
-        env_spec, envs = make_envs(given, spec, min(given.num_envs, given.episodes))
+        env_spec, envs = open_envs(given, spec, min(given.num_envs, given.episodes))
     except UsageError as error:
         if given.env or given.trust_env:
             raise
         # Training needs no environment; the first evaluation will.
-        print(f"seqdec: training without evaluations: {error}", file=sys.stderr, flush=True)
+        logger.warning("training without evaluations: %s", error)
         return None
     check_spaces(spec, envs)
 
@@ -153,18 +156,35 @@ def make_evaluation(
 
 
 def reads_return(layout: "Layout") -> bool:
+    """Return whether a sequence has a place for the return that is asked for."""
     return bool({"return_to_go", "target_return"} & {*layout.step_names, *layout.prompt_names})
 
 
 def note_far_targets(targets: Sequence[float | None], data_returns: Mapping[str, float]) -> None:
+    """Say which of the returns asked for lie outside the data's."""
     for target in targets:
         if target is not None and not data_returns["min"] <= target <= data_returns["max"]:
-            print(
-                f"seqdec: asked {target:g}; the data's returns go from {data_returns['min']:g} to "
-                f"{data_returns['max']:g}. Continuing; expect extrapolation",
-                file=sys.stderr,
-                flush=True,
+            logger.warning(
+                "asked %g; the data's returns go from %g to %g. Continuing; expect extrapolation",
+                target,
+                data_returns["min"],
+                data_returns["max"],
             )
+
+
+def make_backbone(given: flags.Train, layout: "Layout") -> "Backbone":
+    """Return the transformer that --backbone, --init, --num-layers and --finetune name."""
+    from seqdec.backbone import load_backbone
+
+    return load_backbone(
+        given.backbone,
+        init=given.init,
+        num_layers=given.num_layers or (SMOLLM2_LAYERS if given.backbone == "smollm2" else None),
+        finetune=given.finetune,
+        dropout=given.dropout,
+        seed=given.seed,
+        num_tokens=layout.num_tokens,
+    )
 
 
 def backbone_rate(given: flags.Train, init: str) -> float:
@@ -172,6 +192,29 @@ def backbone_rate(given: flags.Train, init: str) -> float:
     if given.backbone_learning_rate is not None:
         return given.backbone_learning_rate
     return given.learning_rate / 10 if init == "pretrained" else given.learning_rate
+
+
+def describe_run(given: flags.Train, folder: Path, dataset: "Dataset", layout: "Layout", model: "SequenceModel") -> str:
+    """Return, in lines, what is about to be trained, on what, as what."""
+    from seqdec import sources
+
+    returns = model.data.returns
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    dtypes = ", ".join(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in learning}))
+    source = model.backbone_source.source
+    layers = "all layers" if not source.num_layers else f"first {source.num_layers} layers"
+    layers = "first layer" if source.num_layers == 1 else layers
+    slots = " | ".join("+".join(slot) for slot in layout.step)
+    rows = [
+        ("data", f"{', '.join(given.data)}: {len(dataset):,} episodes, {int(sources.lengths(dataset).sum()):,} "
+                 f"timesteps, returns {returns['min']:.4g} to {returns['max']:.4g}"),
+        ("sequence", f"{slots}; {layout.context_length} timesteps, {layout.num_tokens} tokens"),
+        ("backbone", f"{source.name}, {source.init}, {layers}, finetuned: {source.finetune}"),
+        ("parameters", f"{sum(sizes) / 1e6:.1f} M, {sum(p.numel() for p in learning) / 1e6:.1f} M learn ({dtypes})"),
+        ("run", f"{folder}: {given.steps} steps of {given.batch_size} windows"),
+    ]  # fmt: skip
+    return "\n".join(f"{name:<11} {text}" for name, text in rows)
 
 
 def make_config(given: flags.Train, dataset: "Dataset") -> dict[str, object]:
@@ -187,7 +230,7 @@ def make_config(given: flags.Train, dataset: "Dataset") -> dict[str, object]:
             digest.update(values.tobytes())
     return {
         "flags": flags.to_config(given),
-        "versions": {"python": platform.python_version(), **versions()},
+        "versions": {"python": platform.python_version(), **installed_versions()},
         "data": {
             "episodes": len(dataset),
             "timesteps": int(sources.lengths(dataset).sum()),
@@ -218,15 +261,17 @@ def check_same_run(folder: Path, config: Mapping[str, object]) -> None:
         if name in FIXED_FLAGS:
             raise UsageError(f"{change}: go on without it, or begin a new run with another --output")
         if name in STEERING_FLAGS and is_main_process():
-            print(f"seqdec: {change}: the run will not equal an unbroken one", file=sys.stderr, flush=True)
+            logger.warning("%s: the run will not equal an unbroken one", change)
 
 
-def versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Return the version of each package that a run depends on and that is there."""
     found = {package: version_of(package) for package in PACKAGES}
     return {package: version for package, version in found.items() if version is not None}
 
 
 def version_of(package: str) -> str | None:
+    """Return a package's version, None if it is not installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -236,4 +281,5 @@ def version_of(package: str) -> str | None:
 
 
 def is_main_process() -> bool:
+    """Return whether this is the process that speaks and writes, of all that train together."""
     return os.environ.get("RANK", "0") == "0"

@@ -6,13 +6,19 @@ here, so that `--help` and `--version` answer at once.
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+
+
+class _Terminated(BaseException):
+    """SIGTERM came; like KeyboardInterrupt, nothing that recovers from an error takes it for one."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"seqdec {version('seqdec')}")
         return 0
     try:
-        with _log_to_stderr():
+        with _log_to_stderr(), _raised_on_sigterm():
             return _run(words)
     except (UsageError, DataError, NumericsError, StorageError) as error:
         if "--debug" in words:
@@ -40,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print("seqdec: stopped by Ctrl-C", file=sys.stderr)
         return INTERRUPTED
+    except _Terminated:
+        print("seqdec: stopped by SIGTERM", file=sys.stderr)
+        return TERMINATED
 
 
 def _run(words: list[str]) -> int:
@@ -144,6 +153,28 @@ def _log_to_stderr() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+@contextmanager
+def _raised_on_sigterm() -> Iterator[None]:
+    """Let the first SIGTERM raise, so that what is open is closed; a second one ends at once.
+
+    While training, `train` has its own way to stop. Processes that are one of several keep the default: they may be
+    waiting for one another where no exception reaches them, and their launcher tells of the end.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread() or os.environ.get("WORLD_SIZE", "1") != "1":
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _one_line(message: str) -> str:

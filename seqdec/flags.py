@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from seqdec.errors import UsageError, suggest
 
@@ -291,9 +291,11 @@ def parse(kind: type[Flags], words: Sequence[str], *, default: Flags | None = No
     """
     import tyro
 
-    if not {"-h", "--help"} & set(words):
-        _check_words(kind, words)
     program = f"seqdec {next(verb for verb, record in VERBS.items() if record is kind)}"
+    if {"-h", "--help"} & set(words):
+        kind = _with_readable_help(kind)
+    else:
+        _check_words(kind, words)
     options = (tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff)
     if default is not None:  # a flag that is on already must still be taken, and can be turned off
         options = (tyro.conf.PositionalRequiredArgs,)
@@ -338,6 +340,24 @@ def required(kind: type) -> list[str]:
 def flag(name: str) -> str:
     """Return a field's name as it is typed."""
     return "--" + name.replace("_", "-")
+
+
+def _with_readable_help(kind: type[Flags]) -> type[Flags]:
+    """Return a record whose help names what must be given, and shows a default only where it is a value."""
+    from tyro.conf import arg
+
+    shown: list[tuple[str, object]] = []
+    for entry in fields(kind):  # pyright: ignore[reportArgumentType]
+        hint, default = get_type_hints(kind)[entry.name], entry.default
+        value = {float: "FLOAT", tuple[str, ...]: "STR [STR ...]"}.get(_without_none(hint))
+        if default is dataclasses.MISSING:
+            value = entry.name.upper()
+        # a switch is off until it is given, and of what is empty the line itself says what that means
+        told = "" if default is None or default is False or default == "" else None
+        shown.append((entry.name, Annotated[hint, arg(metavar=value, help_behavior_hint=told)]))
+    return dataclasses.make_dataclass(
+        kind.__name__, shown, bases=(kind,), frozen=True, namespace={"__doc__": kind.__doc__}
+    )
 
 
 def _check_words(kind: type, words: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from seqdec import commands, flags, sources
+from seqdec import assembly, commands, flags, folders, sources
 from seqdec.backbone import load_backbone
 from seqdec.cli import main
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError
@@ -88,6 +89,13 @@ def test_every_flag_has_a_line_of_help(capsys: pytest.CaptureFixture[str]):
         for name in FLAGS[verb].split():
             if name not in flags.required(flags.VERBS[verb]) and name not in ("id", "env-id", "path", "run"):
                 assert f"--{name}" in shown
+            else:
+                assert f" {name.replace('-', '_').upper()} " in shown, "what must be given is called by its name"
+        words = " ".join(shown.replace("│", " ").split())
+        assert not re.search(r"default: (''|None|False)|\(default[^()]*\)\.? \(default", words), (
+            "a default is told once"
+        )
+        assert "None" not in words
     source = (ROOT / "seqdec" / "flags.py").read_text()
     fields = [line for line in source.splitlines() if line.startswith("    ") and ": " in line and " = " in line]
     assert len(fields) > 60
@@ -209,6 +217,45 @@ def test_ctrl_c_exits_with_130(monkeypatch, capsys):
 
     monkeypatch.setattr(commands, "show_environment", stop)
     assert "stopped by Ctrl-C" in errors_of("env", 130, capsys)
+
+
+def test_sigterm_exits_with_143_and_leaves_the_handler_that_was_there(monkeypatch, capsys):
+    def stop(given: flags.Env) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("the signal was not heard")
+
+    def mine(number: int, frame: object) -> None:
+        raise AssertionError("this handler belongs to who calls main")
+
+    monkeypatch.setattr(commands, "show_environment", stop)
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        assert errors_of("env", 143, capsys) == "seqdec: stopped by SIGTERM"
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_before_the_first_step_leaves_one_line_and_nothing_in_the_way(data: Path, tmp_path: Path):
+    folder = tmp_path / "a"
+    command = [sys.executable, str(ROOT / "train.py"), *f"--data {data} --output {folder} {QUICK}".split()]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (folder / ".lock").exists() and process.poll() is None:  # then come imports, data and model: seconds
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    assert (process.communicate(timeout=60)[1], process.returncode) == ("seqdec: stopped by SIGTERM\n", 143)
+    folders.check_run_folder(folder, resume=False)
+
+
+@pytest.mark.parametrize(
+    ("script", "verb"),
+    [("train.py", "train"), ("eval.py", "eval")]
+    + [(f"data/prepare.py {name}", f"data {name}") for name in ("cartpole", "minari", "record", "show")],
+)
+def test_the_scripts_of_the_repository_are_the_verbs(script: str, verb: str):
+    done = subprocess.run([sys.executable, *script.split(), "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and not done.stderr
+    assert done.stdout.startswith(f"usage: seqdec {verb} ")
 
 
 def test_output_problems_are_found_before_anything_heavy_is_imported(tmp_path: Path):
@@ -347,10 +394,10 @@ def test_what_is_not_given_is_decided_by_the_backbone_and_stays_undecided_in_con
     given = flags.parse(flags.Train, [])
     assert given.dropout is None and given.backbone_learning_rate is None
     assert flags.from_config(flags.Train, json.loads(json.dumps(flags.to_config(given))), "config.json") == given
-    assert commands._backbone_rate(given, "pretrained") == pytest.approx(given.learning_rate / 10)
-    assert commands._backbone_rate(given, "random") == given.learning_rate
+    assert assembly.backbone_rate(given, "pretrained") == pytest.approx(given.learning_rate / 10)
+    assert assembly.backbone_rate(given, "random") == given.learning_rate
     typed = flags.parse(flags.Train, ["--backbone-learning-rate", "3e-5", "--dropout", "0.2"])
-    assert commands._backbone_rate(typed, "random") == 3e-5 and typed.dropout == 0.2
+    assert assembly.backbone_rate(typed, "random") == 3e-5 and typed.dropout == 0.2
     assert flags.parse(flags.Train, ["--learning-rate", "2e-3"], default=typed).dropout == 0.2
     assert load_backbone("small", num_layers=1).config.resid_pdrop == 0.1  # pyright: ignore
 

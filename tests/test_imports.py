@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "seqdec"
 ORDER = (
     ["__init__", "errors", "storage", "spaces", "environment", "episode", "rollouts", "rows", "minari_files", "sources"]
     + ["layout", "hindsight", "windows", "codec", "backbone", "model", "checkpoints", "metrics", "training"]
-    + ["noise", "context", "policy", "evaluation", "flags", "folders", "commands", "cli", "__main__"]
+    + ["noise", "context", "policy", "evaluation", "flags", "folders", "assembly", "commands", "cli", "__main__"]
 )
 TORCH = {
     "storage",
@@ -29,16 +29,16 @@ TORCH = {
 }
 SPACES = {"spaces", "environment", "episode", "rollouts", "rows", "minari_files", "sources", "layout", "evaluation"}
 HOMES = {
-    "torch": TORCH | {"context", "policy", "commands"},
+    "torch": TORCH | {"assembly", "commands"},
     "transformers": {"backbone", "context"},
     "peft": {"backbone"},
-    "accelerate": {"training", "commands"},
+    "accelerate": {"training"},
     "safetensors": {"storage", "backbone"},
-    "datasets": {"rows", "sources", "windows", "commands"},
+    "datasets": {"rows", "sources", "windows", "assembly", "commands"},
     "pyarrow": {"rows", "minari_files"},
     "h5py": {"minari_files"},
     "minari": {"sources"},
-    "gymnasium": SPACES | {"commands"},
+    "gymnasium": SPACES | {"assembly", "commands"},
     "matplotlib": {"evaluation"},
     "tyro": {"flags"},
     "tqdm": {"training", "commands"},
