@@ -114,7 +114,9 @@ def test_a_run_that_is_stopped_damaged_and_continued_twice_equals_an_unbroken_on
 
     capsys.readouterr()
     assert main(shlex.split(said[-1].split("Continue: ")[1])[1:]) == 0
-    assert capsys.readouterr().err.splitlines() == [f"seqdec: resuming from step {second_stop}"]
+    resumed, *rest = capsys.readouterr().err.splitlines()
+    assert resumed == f"seqdec: resuming from step {second_stop}"
+    assert all(line.startswith("seqdec: step 80 of 80: ") for line in rest), rest
     for ours, expected in zip(lines(folder), lines(unbroken), strict=True):
         assert {key: value for key, value in ours.items() if not key.startswith("speed/")} == {
             key: value for key, value in expected.items() if not key.startswith("speed/")
