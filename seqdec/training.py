@@ -198,7 +198,14 @@ def join_processes() -> PartialState:
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     # without this word accelerate leaves processes on CPUs apart: each would train alone, over the others' files
-    state = PartialState(cpu=num_processes > 1 and (kind is None or kind.type == "mps"))
+    try:
+        state = PartialState(cpu=num_processes > 1 and (kind is None or kind.type == "mps"))
+    except ValueError as error:
+        PartialState._reset_state()  # what failed half-way would be taken for joined by whoever asks next
+        raise UsageError(
+            f"WORLD_SIZE asks for {num_processes} processes, but they cannot find each other ({error}): start them "
+            "with torchrun, accelerate launch or --nproc"
+        ) from error
     if state.num_processes != num_processes:
         raise UsageError(f"{num_processes} processes were started, but accelerate sees {state.num_processes}")
     return state

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 
 from conftest import make_windows
 from seqdec import sources, storage, training
@@ -360,3 +360,14 @@ def test_a_second_signal_ends_at_once(tmp_path: Path):
     )
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=50, capture_output=True)
     assert ended.returncode == -signal.SIGTERM, re.sub(r"\s+", " ", ended.stderr.decode())[-300:]
+
+
+def test_processes_that_cannot_find_each_other_are_told_how_to_start(monkeypatch: pytest.MonkeyPatch):
+    PartialState._reset_state()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "")  # so that what accelerate sets on its way is taken back afterwards
+        monkeypatch.delenv(name)
+    with pytest.raises(UsageError, match="WORLD_SIZE asks for 2 processes.*start them with torchrun"):
+        training.join_processes()
+    assert not PartialState._shared_state, "nobody takes what failed half-way for joined"
