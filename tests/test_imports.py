@@ -10,7 +10,19 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "seqdec"
 ORDER = (
-    ["__init__", "errors", "storage", "spaces", "environment", "episode", "rollouts", "rows", "minari_files", "sources"]
+    [
+        "__init__",
+        "errors",
+        "hub",
+        "storage",
+        "spaces",
+        "environment",
+        "episode",
+        "rollouts",
+        "rows",
+        "minari_files",
+        "sources",
+    ]
     + ["layout", "hindsight", "windows", "codec", "backbone", "model", "checkpoints", "metrics", "training"]
     + ["noise", "context", "policy", "evaluation", "flags", "folders", "assembly", "commands", "cli", "__main__"]
 )
@@ -44,7 +56,7 @@ HOMES = {
     "tqdm": {"training", "commands"},
     "wandb": {"metrics"},
     "trackio": {"metrics"},
-    "huggingface_hub": {"sources", "backbone", "commands"},
+    "huggingface_hub": {"backbone", "commands"},
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 

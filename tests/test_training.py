@@ -371,3 +371,16 @@ def test_processes_that_cannot_find_each_other_are_told_how_to_start(monkeypatch
     with pytest.raises(UsageError, match="WORLD_SIZE asks for 2 processes.*start them with torchrun"):
         training.join_processes()
     assert not PartialState._shared_state, "nobody takes what failed half-way for joined"
+
+
+def test_wandb_logs_offline_without_a_question_and_what_the_log_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "nobody-is-logged-in"))
+
+    model, windows = fresh()
+    train(model, windows, out=tmp_path / "run", steps=4, batch_size=8, log_every=2, tracker="wandb")
+    (folder,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    (record,) = folder.glob("*.wandb")
+    assert b"train/loss_action" in record.read_bytes()
+    assert lines(tmp_path / "run")[-1]["step"] == 4
