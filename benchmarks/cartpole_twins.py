@@ -3,7 +3,8 @@
     python benchmarks/cartpole_twins.py runs/twins > benchmarks/results/cartpole_twins.md
 
 Trains and evaluates what is not in the folder yet, by the demo's own commands, and prints a table of all of it. Each
-twin has the backbone rate that suited it best of 1e-4 and 3e-4 in earlier runs: 1e-4 pretrained, 3e-4 random.
+twin has a backbone rate of its own, 1e-4 pretrained and 3e-4 random, taken from runs on other data and another loop;
+neither was tuned here. So weights and rate change together, and a difference cannot be put down to the weights alone.
 """
 
 import json
@@ -41,7 +42,11 @@ def main(folder: Path) -> None:
         seqdec(f"data cartpole --output {data}")
     print("# CartPole: the same budget, pretrained and random\n")
     print(f"`seqdec train {commands.DEMO_TRAIN} --init INIT --seed SEED --backbone-learning-rate RATE`, then")
-    print(f"`seqdec eval {commands.DEMO_EVAL}`: mean achieved return of each target.\n")
+    print(f"`seqdec eval {commands.DEMO_EVAL}`: mean achieved return of each target;")
+    print(
+        "± is the standard deviation over seeds. Weights and backbone rate change together, and neither rate was tuned"
+    )
+    print("on this data: the table does not tell what the weights alone are worth.\n")
     rows, report = [], {}
     for init, rate in RATES.items():
         achieved = []
