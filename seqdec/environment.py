@@ -10,18 +10,20 @@ import math
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeGuard
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Discrete, MultiBinary, MultiDiscrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from seqdec.errors import DataError, UsageError, suggest
+from seqdec.leaves import MISSING, leaf_kind, leaves
 from seqdec.spaces import (
     MAX_ENTRIES,
-    check_supported,
+    children,
     describe_space,
     is_int,
     kind_of,
@@ -29,6 +31,8 @@ from seqdec.spaces import (
     space_from_json,
     space_to_json,
     spaces_agree,
+    supported,
+    whole_limits,
     zero_of,
 )
 
@@ -46,6 +50,7 @@ class EnvironmentSpec:
         wrappers: entry points of additional wrappers that the file names; never made.
         reference_returns: the returns of score 0 and score 100.
         requirements: what pip must install for the environment.
+        missing: leaves of the observation whose values may be missing ("observation", "observation.camera").
 
     Example:
         >>> spec = spec_of_env(gymnasium.make("CartPole-v1"))
@@ -62,6 +67,30 @@ class EnvironmentSpec:
     wrappers: tuple[str, ...] = ()
     reference_returns: tuple[float, float] | None = None
     requirements: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Bring the spaces to the supported kinds and refuse names that are no leaf of the observation."""
+        object.__setattr__(self, "observation_space", supported(self.observation_space, "observation"))
+        object.__setattr__(self, "action_space", supported(self.action_space, "action"))
+        for name, leaf in self.action_leaves.items():
+            if leaf_kind(leaf) in ("image", "text"):
+                raise UsageError(f"{name} is {describe_space(leaf)}: images and texts can be observed, not acted")
+        observed = self.observation_leaves
+        for name in self.missing:
+            if name not in observed:
+                nearest = suggest(name, observed)
+                raise UsageError(f"no leaf of the observation is called {quote(name)}{nearest}")
+
+    @cached_property
+    def observation_leaves(self) -> dict[str, gymnasium.Space]:
+        """Return the observation's leaf spaces by variable name."""
+        return leaves(self.observation_space, "observation")
+
+    @cached_property
+    def action_leaves(self) -> dict[str, gymnasium.Space]:
+        """Return the action's leaf spaces by variable name."""
+        return leaves(self.action_space, "action")
 
     def to_json(self) -> dict[str, object]:
         """Return plain JSON values; infinite bounds are words."""
@@ -75,6 +104,7 @@ class EnvironmentSpec:
             "wrappers": list(self.wrappers),
             "reference_returns": None if self.reference_returns is None else list(self.reference_returns),
             "requirements": list(self.requirements),
+            "missing": list(self.missing),
         }
 
     @staticmethod
@@ -93,34 +123,41 @@ class EnvironmentSpec:
         for key in ("observation_space", "action_space"):
             if key not in value:
                 raise DataError(f"an environment's description has no {key}")
-        return EnvironmentSpec(
-            observation_space=space_from_json(value["observation_space"], "observation"),
-            action_space=space_from_json(value["action_space"], "action"),
-            id=_word_or_none(value, "id"),
-            kwargs=_kwargs(value.get("kwargs", {})),
-            max_episode_steps=_step_limit(value.get("max_episode_steps")),
-            entry_point=_word_or_none(value, "entry_point"),
-            wrappers=_words(value, "wrappers"),
-            reference_returns=_reference_returns(value.get("reference_returns")),
-            requirements=_words(value, "requirements"),
-        )
+        try:
+            return EnvironmentSpec(
+                observation_space=space_from_json(value["observation_space"], "observation"),
+                action_space=space_from_json(value["action_space"], "action"),
+                id=_word_or_none(value, "id"),
+                kwargs=_kwargs(value.get("kwargs", {})),
+                max_episode_steps=_step_limit(value.get("max_episode_steps")),
+                entry_point=_word_or_none(value, "entry_point"),
+                wrappers=_words(value, "wrappers"),
+                reference_returns=_reference_returns(value.get("reference_returns")),
+                requirements=_words(value, "requirements"),
+                missing=_words(value, "missing"),
+            )
+        except UsageError as error:  # here it is a file that is wrong
+            raise DataError(str(error)) from error
 
 
 class Guarded(gymnasium.Wrapper):
     """One environment of a batch that cannot end the batch.
 
-    An exception or a number that is not finite ends the episode as truncated, with what happened in
-    `info["failure"]`. After an episode's end the environment is not touched until the next reset. A reset
-    with the option "park" only says that the end was seen: the row stays still.
+    An exception, or an observation that is not finite or not of its space's shape and type, ends the episode as
+    truncated, with what happened in `info["failure"]`. In a leaf whose values may be missing, NaN and None are no
+    failure: `info["missing.NAME"]` is True where all of it is, and a batch has a zero there if it cannot hold NaN.
+    After an episode's end the environment is not touched until the next reset. A reset with the option "park" only
+    says that the end was seen: the row stays still.
 
     Example:
         >>> env = Guarded(gymnasium.make("CartPole-v1"), max_steps=200)
     """
 
-    def __init__(self, env: gymnasium.Env, max_steps: int = DEFAULT_MAX_STEPS) -> None:
-        """Wrap an environment whose episodes are cut after `max_steps` timesteps."""
+    def __init__(self, env: gymnasium.Env, max_steps: int = DEFAULT_MAX_STEPS, missing: tuple[str, ...] = ()) -> None:
+        """Wrap an environment whose episodes are cut after `max_steps` timesteps; `missing` names leaves."""
         super().__init__(env)
         self._max_steps = max_steps
+        self.missing = missing
         self._observation = zero_of(env.observation_space)
         self._num_steps = 0
         self._is_resting = True
@@ -128,7 +165,7 @@ class Guarded(gymnasium.Wrapper):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, object] | None = None
-    ) -> tuple[np.ndarray, dict[str, object]]:
+    ) -> tuple[object, dict[str, object]]:
         """Start an episode, or with the option "park" leave the environment as it is."""
         if options and options.get("park"):
             self._is_resting = True
@@ -139,15 +176,14 @@ class Guarded(gymnasium.Wrapper):
         except Exception as error:  # the environment is foreign code: whatever it raises is its episode's failure
             self._failure = f"reset: {_describe(error)}"
         else:
-            broken = _nonfinite(observation)
+            self._observation, missing, broken = self._read(observation)
             if not broken:
-                self._observation = observation
-                return observation, info
-            self._failure = f"reset: observation{broken}"
+                return self._observation, {**info, **missing}
+            self._failure = f"reset: {broken}"
         self._observation = zero_of(self.observation_space)
         return self._observation, {"failure": self._failure}
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, object]]:
+    def step(self, action: object) -> tuple[object, float, bool, bool, dict[str, object]]:
         """Go one timestep on; nothing happens after the episode's end."""
         if self._is_resting:
             return self._observation, 0.0, False, False, {}
@@ -158,26 +194,70 @@ class Guarded(gymnasium.Wrapper):
             reward = float(reward)
         except Exception as error:  # as in reset
             return self._fail(f"step {self._num_steps}: {_describe(error)}")
-        broken = _nonfinite(observation)
+        seen, missing, broken = self._read(observation)
         if broken or not math.isfinite(reward):
-            what = f"observation{broken}" if broken else f"reward is {reward}"
-            return self._fail(f"step {self._num_steps}: {what}")
-        self._observation = observation
+            return self._fail(f"step {self._num_steps}: {broken or f'reward is {reward}'}")
+        self._observation = seen
         self._num_steps += 1
         truncated = truncated or (not terminated and self._num_steps >= self._max_steps)
         self._is_resting = bool(terminated or truncated)
-        return observation, reward, bool(terminated), bool(truncated), info
+        return seen, reward, bool(terminated), bool(truncated), {**info, **missing}
 
-    def _fail(self, failure: str) -> tuple[np.ndarray, float, bool, bool, dict[str, object]]:
+    def _fail(self, failure: str) -> tuple[object, float, bool, bool, dict[str, object]]:
         self._is_resting = True
         return self._observation, 0.0, False, True, {"failure": failure}
 
+    def _read(self, observation: object) -> tuple[object, dict[str, bool], str]:
+        """Return an observation that a batch can hold, which of its leaves are missing, and what is wrong with it."""
+        missing: dict[str, bool] = {}
+        try:
+            return self._read_leaf(self.observation_space, observation, "observation", missing), missing, ""
+        except DataError as error:
+            return self._observation, {}, str(error)
 
-def spec_of_env(env: gymnasium.Env, reference_returns: tuple[float, float] | None = None) -> EnvironmentSpec:
-    """Return the spec of an environment at hand; without an id if it cannot be made again from plain data."""
-    for name, space in (("observation", env.observation_space), ("action", env.action_space)):
-        check_supported(space, name)
-    plain = EnvironmentSpec(env.observation_space, env.action_space, reference_returns=reference_returns)
+    def _read_leaf(self, space: gymnasium.Space, value: object, name: str, missing: dict[str, bool]) -> object:
+        if isinstance(space, gymnasium.spaces.Dict | gymnasium.spaces.Tuple):
+            parts = value if isinstance(value, Mapping) else dict(enumerate(value)) if isinstance(value, tuple) else {}
+            parts = {str(key): part for key, part in parts.items()}
+            read: dict[str, object] = {}
+            for key, child in children(space):
+                if key not in parts:
+                    raise DataError(f"{name} has no {key!r}")
+                read[key] = self._read_leaf(child, parts[key], f"{name}.{key}", missing)
+            return read if isinstance(space, gymnasium.spaces.Dict) else tuple(read.values())
+        may_miss = name in self.missing
+        if value is None and may_miss:
+            missing[MISSING + name] = True
+            return zero_of(space)
+        if space.dtype is not None and space.dtype.kind == "U":
+            if not isinstance(value, str):
+                raise DataError(f"{name} is {quote(value)}: expected a text")
+            return value
+        if space.dtype is None or space.shape is None:
+            return value  # of a kind that is refused elsewhere
+        values = _numbers(space, value, name)
+        if values.dtype.kind != "f" or np.isfinite(values).all():
+            return _in_type_of(space, values, name)
+        if not may_miss or np.isinf(values).any():
+            raise DataError(f"{name}{_nonfinite(values)}")
+        if space.dtype.kind == "f":
+            return values
+        missing[MISSING + name] = True
+        return zero_of(space)
+
+
+def spec_of_env(
+    env: gymnasium.Env,
+    reference_returns: tuple[float, float] | None = None,
+    missing: tuple[str, ...] = (),
+) -> EnvironmentSpec:
+    """Return the spec of an environment at hand; without an id if it cannot be made again from plain data.
+
+    `missing` names the leaves of the observation whose values may be missing.
+    """
+    plain = EnvironmentSpec(
+        env.observation_space, env.action_space, reference_returns=reference_returns, missing=missing
+    )
     made_from = env.spec
     if made_from is None:
         return plain
@@ -203,6 +283,7 @@ def make_envs(
     env_id: str | None = None,
     trust_env: bool = False,
     max_steps: int | None = None,
+    missing: tuple[str, ...] | None = None,
 ) -> VectorEnv:
     """Make a batch of the environment, each one `Guarded`, without automatic resets.
 
@@ -212,6 +293,7 @@ def make_envs(
         env_id: what the user typed; it wins over the data's.
         trust_env: make what the data names even where nothing on this machine vouches for it.
         max_steps: the longest episode; by default 100000 where the environment has no limit of its own.
+        missing: leaves of the observation whose values may be missing; the spec's by default.
 
     Raises:
         UsageError: the environment is not registered here, is not the one the data names, or cannot be made.
@@ -230,7 +312,8 @@ def make_envs(
     def make_guarded() -> Guarded:
         env = _made(make, spec, env_id)
         limit = env.spec.max_episode_steps if env.spec else None
-        return Guarded(env, max_steps or (DEFAULT_MAX_STEPS if limit is None else limit))
+        may_miss = spec.missing if missing is None else missing
+        return Guarded(env, max_steps or (DEFAULT_MAX_STEPS if limit is None else limit), may_miss)
 
     return SyncVectorEnv([make_guarded] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
 
@@ -246,6 +329,7 @@ def check_spaces(spec: EnvironmentSpec, envs: VectorEnv) -> None:
         ("action", spec.action_space, envs.single_action_space),
     )
     for name, expected, found in sides:
+        found = supported(found, name)
         if not spaces_agree(expected, found, with_bounds=name == "action"):
             named = "" if spec.id is None else f", or make the one the data came from ({quote(spec.id)})"
             raise UsageError(
@@ -259,7 +343,7 @@ def _typed(spec: EnvironmentSpec, env_id: str) -> Callable[[], gymnasium.Env]:
         nearest = suggest(env_id, gymnasium.registry)
         raise UsageError(f"no environment {quote(env_id)} is registered here{nearest or _install(spec)}")
     # The data's arguments belong to the data's environment only.
-    kwargs = _make_kwargs(spec, trusted=False) if env_id == spec.id else {}
+    kwargs = _make_kwargs(spec, trusted=False) if env_id.split(":")[-1] == spec.id else {}
     return partial(gymnasium.make, env_id, disable_env_checker=True, **kwargs)
 
 
@@ -268,10 +352,12 @@ def _registered(spec: EnvironmentSpec) -> Callable[[], gymnasium.Env]:
         raise UsageError("the data set names no environment: pass --env ID")
     named = f"the data set names env {quote(spec.id)}"
     if spec.id not in gymnasium.registry:
-        raise UsageError(f"{named}, not a registered environment; pass --env ID{_install(spec)}")
+        package = (spec.entry_point or "").split(".")[0].split(":")[0]
+        known = f"; if its package is here: --env {package}:{spec.id}" if package.isidentifier() else ""
+        raise UsageError(f"{named}, not a registered environment; pass --env ID{quote(known)[1:-1]}{_install(spec)}")
     known = gymnasium.registry[spec.id]
     here = _entry_point_name(known.entry_point)
-    if spec.entry_point != here:
+    if spec.entry_point not in (None, here):
         raise UsageError(
             f"{named} at {quote(spec.entry_point)}, here it is {quote(here)}; pass --env ID to take it anyway"
         )
@@ -334,10 +420,36 @@ def _entry_point_name(entry_point: object) -> str | None:
     return f"{entry_point.__module__}:{name}"
 
 
-def _nonfinite(observation: object) -> str:
-    values = np.asarray(observation)
-    if not np.issubdtype(values.dtype, np.floating) or np.isfinite(values).all():
-        return ""
+def _numbers(space: gymnasium.Space, value: object, name: str) -> np.ndarray:
+    """Return numbers in the shape of their space, with NaN for each None among them."""
+    try:
+        values = np.asarray(value)
+        values = values.astype(np.float64) if values.dtype == object and value is not None else values
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} is ragged or holds something that is no number") from error
+    if values.dtype.kind not in "biuf" or values.shape != space.shape:
+        came = quote(value) if values.ndim == 0 else f"of shape {list(values.shape)} and type {values.dtype}"
+        raise DataError(f"{name} is {came}: expected {describe_space(space)}")
+    return values
+
+
+def _in_type_of(space: gymnasium.Space, values: np.ndarray, name: str) -> np.ndarray:
+    """Return values that a batch can hold: it takes numbers of its own kind alone."""
+    assert space.dtype is not None
+    if isinstance(space, Discrete | MultiDiscrete | MultiBinary):
+        low, high = whole_limits(space)
+        if ((values < low) | (values > high)).any():
+            raise DataError(f"{name} is {values.tolist()}, outside {describe_space(space)}")
+    if np.can_cast(values.dtype, space.dtype, "same_kind"):
+        return values
+    with np.errstate(invalid="ignore"):  # what does not fit becomes another number, which shows
+        cast = values.astype(space.dtype)
+    if (cast != values).any():
+        raise DataError(f"{name} holds {values[cast != values][0]:g}: expected {describe_space(space)}")
+    return cast
+
+
+def _nonfinite(values: np.ndarray) -> str:
     entry = tuple(int(index) for index in np.argwhere(~np.isfinite(values))[0])
     return f"{list(entry) if entry else ''} is {values[entry]}"
 

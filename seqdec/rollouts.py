@@ -11,13 +11,14 @@ from typing import Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, MultiBinary
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from seqdec.environment import Guarded
 from seqdec.episode import Episode
-from seqdec.errors import NumericsError, UsageError
-from seqdec.spaces import check_supported, describe_space, zero_of
+from seqdec.errors import DataError, NumericsError, UsageError
+from seqdec.leaves import MISSING, Batch, join, leaves, shape_of_missing, split
+from seqdec.spaces import describe_space, supported, whole_limits, zero_of
 
 
 @runtime_checkable
@@ -28,11 +29,12 @@ class Actor(Protocol):
         """Start `num_envs` new episodes."""
         ...
 
-    def act(self, observations: np.ndarray, rewards: np.ndarray | None) -> np.ndarray:
-        """Return one action for each running row.
+    def act(self, observations: Batch, rewards: np.ndarray | None) -> Batch:
+        """Return one action for each running row: [rows, ...], nested as the action space is.
 
         Args:
-            observations: [rows, ...], float32 or int64.
+            observations: [rows, ...], nested as the observation space is; float32, uint8 (images), int64 or texts.
+                What is missing is NaN, or None among texts.
             rewards: [rows], what the step before paid; None at the first step.
         """
         ...
@@ -60,10 +62,10 @@ class Failure:
 
 @dataclass
 class _Trace:
-    """One running episode."""
+    """One running episode: what was seen and done at each step, by leaf."""
 
-    observations: list[np.ndarray]
-    actions: list[np.ndarray]
+    observations: list[dict[str, np.ndarray]]
+    actions: list[dict[str, np.ndarray]]
     rewards: list[float]
 
 
@@ -114,12 +116,14 @@ def _play_wave(
 ) -> list[Episode | str]:
     """Play one episode in each of the first rows; a row that failed has its message instead."""
     mode = _autoreset_mode(envs)
-    observations, infos = envs.reset(seed=seed)
-    observations = _stored(observations, envs.single_observation_space)
+    observation_space = supported(envs.single_observation_space, "observation")
+    action_space = supported(envs.single_action_space, "action")
+    raw, infos = envs.reset(seed=seed)
+    observations, broken = _seen(raw, envs, observation_space, infos)
     actor.reset(num_rows)
     results: list[Episode | str] = [""] * num_rows
     traces = [_Trace([], [], []) for _ in range(num_rows)]
-    actions = _idle_actions(envs)
+    actions = _idle_actions(action_space, envs.num_envs)
     running = np.arange(num_rows)
     rewards: np.ndarray | None = None
     terminated = truncated = np.zeros(envs.num_envs, dtype=bool)
@@ -129,11 +133,11 @@ def _play_wave(
         goes_on = np.ones(len(running), dtype=bool)
         for index, row in enumerate(running.tolist()):
             is_end = bool(terminated[row] or truncated[row])
-            message = _failure(infos, row) or _nonfinite(observations, rewards, row)
+            message = _failure(infos, row) or _nonfinite(rewards, row) or broken[row]
             if message:
                 results[row] = message
             elif is_end:
-                final = _final_observation(observations, infos, row, mode)
+                final = _final_observation(observations, infos, row, mode, observation_space)
                 results[row] = _episode(traces[row], final, terminated[row], truncated[row])
             goes_on[index] = not (message or is_end)
         if progress is not None and not goes_on.all():
@@ -146,13 +150,15 @@ def _play_wave(
         ended = terminated | truncated
         if mode is AutoresetMode.DISABLED and ended.any():
             _settle(envs, ended)
-        chosen = actor.act(observations[running], None if rewards is None else rewards[running])
-        actions[running] = _checked_actions(chosen, len(running), envs.single_action_space)
+        seen = join(observation_space, {name: values[running] for name, values in observations.items()}, "observation")
+        chosen = actor.act(seen, None if rewards is None else rewards[running])
+        for name, values in _checked_actions(chosen, len(running), action_space).items():
+            actions[name][running] = values
         for row in running:
-            traces[row].observations.append(observations[row])
-            traces[row].actions.append(actions[row].copy())
-        observations, rewards, terminated, truncated, infos = envs.step(actions)
-        observations = _stored(observations, envs.single_observation_space)
+            traces[row].observations.append({name: values[row] for name, values in observations.items()})
+            traces[row].actions.append({name: values[row].copy() for name, values in actions.items()})
+        raw, rewards, terminated, truncated, infos = envs.step(join(action_space, actions, "action"))
+        observations, broken = _seen(raw, envs, observation_space, infos)
         rewards = np.asarray(rewards, dtype=np.float32)
         for row in running:
             traces[row].rewards.append(float(rewards[row]))
@@ -175,37 +181,66 @@ def _autoreset_mode(envs: VectorEnv) -> AutoresetMode:
     return AutoresetMode(envs.metadata["autoreset_mode"])
 
 
-def _stored(observations: np.ndarray, space: gymnasium.Space) -> np.ndarray:
-    if not isinstance(space, Box | Discrete):
-        raise UsageError(f"{type(space).__name__} observations are not supported yet: Box vectors and Discrete are")
+def _seen(raw: Batch, envs: VectorEnv, space: gymnasium.Space, infos: dict) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return copies of a batch of observations by leaf, and what is wrong with each row.
+
+    A number that is not finite is wrong, unless the environment says that the leaf may be missing.
+    """
+    first = envs.envs[0] if isinstance(envs, SyncVectorEnv) else None
+    may_miss = first.missing if isinstance(first, Guarded) else ()
     # A copy: vector environments may write the next observation into the same memory.
-    with np.errstate(over="ignore"):
-        return np.array(observations, dtype=np.float32 if isinstance(space, Box) else np.int64)
+    found = {name: values.copy() for name, values in split(space, raw, "observation").items()}
+    is_broken = np.zeros(envs.num_envs, dtype=bool)
+    for name, leaf in leaves(space, "observation").items():
+        values, missing = found[name], found.get(MISSING + name)
+        if values.dtype.kind == "f":
+            is_broken |= ~np.isfinite(values.reshape(envs.num_envs, -1)).all(axis=1)
+        if missing is not None and name not in may_miss:
+            is_broken |= missing.reshape(envs.num_envs, -1).any(axis=1)
+        told = infos.get(MISSING + name)
+        if told is not None:
+            shape = (envs.num_envs, *shape_of_missing(leaf))
+            whole = np.asarray(told, bool).reshape(envs.num_envs, *[1] * (len(shape) - 1))
+            found[MISSING + name] = np.broadcast_to(whole, shape) | (False if missing is None else missing)
+    return found, ["an observation is not finite" if broken else "" for broken in is_broken]
 
 
-def _idle_actions(envs: VectorEnv) -> np.ndarray:
-    """Return a batch of valid actions, for the rows that nobody plays."""
-    check_supported(envs.single_action_space, "action")
-    return np.repeat(zero_of(envs.single_action_space)[None], envs.num_envs, axis=0)
+def _idle_actions(space: gymnasium.Space, num_envs: int) -> dict[str, np.ndarray]:
+    """Return a batch of valid actions by leaf, for the rows that nobody plays."""
+    idle = {name: np.asarray(zero_of(leaf), leaf.dtype) for name, leaf in leaves(space, "action").items()}
+    return {name: np.repeat(value[None], num_envs, axis=0) for name, value in idle.items()}
 
 
-def _checked_actions(actions: np.ndarray, num_rows: int, space: gymnasium.Space) -> np.ndarray:
-    actions = np.asarray(actions)
+def _checked_actions(chosen: Batch, num_rows: int, space: gymnasium.Space) -> dict[str, np.ndarray]:
+    """Return an actor's actions by leaf, in the environment's types."""
+    if not isinstance(space, gymnasium.spaces.Dict | gymnasium.spaces.Tuple):
+        return {"action": _checked_leaf(np.asarray(chosen), num_rows, space, "action")}
+    try:
+        by_leaf = split(space, chosen, "action")
+    except DataError as error:
+        raise UsageError(f"the actor gave actions that are not {describe_space(space)}: {error}") from error
+    if any(name.startswith(MISSING) for name in by_leaf):
+        raise NumericsError("the actor gave an action that is nan: the policy's weights or inputs are damaged")
+    return {name: _checked_leaf(by_leaf[name], num_rows, leaf, name) for name, leaf in leaves(space, "action").items()}
+
+
+def _checked_leaf(actions: np.ndarray, num_rows: int, space: gymnasium.Space, name: str) -> np.ndarray:
+    given = "actions" if name == "action" else f"{name}s"
     assert space.shape is not None
     if actions.shape != (num_rows, *space.shape):
         expected = [num_rows, *space.shape]
-        raise UsageError(f"the actor gave actions of shape {list(actions.shape)}, expected {expected}")
-    if not np.issubdtype(actions.dtype, np.number):
-        raise UsageError(f"the actor gave actions of type {actions.dtype}, expected numbers")
+        raise UsageError(f"the actor gave {given} of shape {list(actions.shape)}, expected {expected}")
+    if actions.dtype.kind not in "biuf":
+        raise UsageError(f"the actor gave {given} of type {actions.dtype}, expected numbers")
     if np.isnan(actions).any():
-        raise NumericsError("the actor gave an action that is nan: the policy's weights or inputs are damaged")
+        raise NumericsError(f"the actor gave an {name} that is nan: the policy's weights or inputs are damaged")
     if isinstance(space, Box):
         return np.clip(actions, space.low, space.high).astype(space.dtype)
-    assert isinstance(space, Discrete)
-    outside = (actions != np.floor(actions)) | (actions < space.start) | (actions >= space.start + space.n)
+    low, high = whole_limits(space)
+    outside = (actions != np.floor(actions)) | (actions < low) | (actions > high)
     if outside.any():
-        raise UsageError(f"the actor gave action {actions[outside][0]}, outside {describe_space(space)}")
-    return actions.astype(np.int64)
+        raise UsageError(f"the actor gave {name} {actions[outside][0]}, outside {describe_space(space)}")
+    return actions.astype(space.dtype if isinstance(space, MultiBinary) else np.int64)
 
 
 def _failure(infos: dict, row: int) -> str:
@@ -216,26 +251,53 @@ def _failure(infos: dict, row: int) -> str:
     return ""
 
 
-def _nonfinite(observations: np.ndarray, rewards: np.ndarray | None, row: int) -> str:
-    if rewards is not None and not np.isfinite(rewards[row]):
-        return f"reward is {rewards[row]}"
-    return "" if np.isfinite(observations[row]).all() else "an observation is not finite"
+def _nonfinite(rewards: np.ndarray | None, row: int) -> str:
+    return f"reward is {rewards[row]}" if rewards is not None and not np.isfinite(rewards[row]) else ""
 
 
-def _final_observation(observations: np.ndarray, infos: dict, row: int, mode: AutoresetMode) -> np.ndarray:
+def _final_observation(
+    observations: dict[str, np.ndarray], infos: dict, row: int, mode: AutoresetMode, space: gymnasium.Space
+) -> dict[str, np.ndarray]:
     if mode is AutoresetMode.SAME_STEP:
-        return np.asarray(infos["final_obs"][row])
-    return observations[row]
+        final = split(space, _one_row(space, infos["final_obs"][row]), "observation")
+        return {name: values[0] for name, values in final.items()}
+    return {name: values[row] for name, values in observations.items()}
 
 
-def _episode(trace: _Trace, final: np.ndarray, terminated: bool, truncated: bool) -> Episode:
+def _one_row(space: gymnasium.Space, observation: object) -> Batch:
+    """Return one observation as a batch of one."""
+    if isinstance(space, gymnasium.spaces.Dict):
+        assert isinstance(observation, dict)
+        return {key: _one_row(child, observation[key]) for key, child in space.spaces.items()}
+    if isinstance(space, gymnasium.spaces.Tuple):
+        assert isinstance(observation, tuple)
+        return tuple(_one_row(child, observation[index]) for index, child in enumerate(space.spaces))
+    return np.asarray([observation])
+
+
+def _episode(trace: _Trace, final: dict[str, np.ndarray], terminated: bool, truncated: bool) -> Episode:
+    steps = {**_stacked([*trace.observations, final]), **_stacked(trace.actions)}
+    num_steps = len(trace.rewards)
+    finals = {name: values[-1] for name, values in steps.items() if len(values) > num_steps}
     return Episode(
         steps={
-            "observation": np.stack(trace.observations),
-            "action": np.stack(trace.actions),
+            **{name: values[:num_steps] for name, values in steps.items()},
             "reward": np.array(trace.rewards, dtype=np.float32),
         },
-        final=final,
+        final=finals["observation"] if finals.keys() == {"observation"} else finals,
         terminated=terminated,
         truncated=truncated,
     )
+
+
+def _stacked(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Stack the values of each leaf; a "missing" that is there in some rows only is False in the others."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {
+        name: np.stack([row[name] if name in row else np.zeros(_shape_in(rows, name), bool) for row in rows])
+        for name in names
+    }
+
+
+def _shape_in(rows: list[dict[str, np.ndarray]], name: str) -> tuple[int, ...]:
+    return next(np.shape(row[name]) for row in rows if name in row)

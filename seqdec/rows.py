@@ -1,16 +1,20 @@
-"""Episodes at rest: a `datasets.Dataset` with one row an episode.
+"""Episodes at rest: a `datasets.Dataset` with one row an episode, and a column for each leaf of its spaces.
 
-    observation  [T, dim] float32 | [T] int64     final       the observation after the last step
-    action       [T, dim] float32 | [T] int64     terminated, truncated, text
-    reward       [T] float32                      info.description: the EnvironmentSpec as JSON
+    observation, observation.camera, ...   [T, entries] float32, uint8 (images) or int64; [T] int64 (Discrete) or text
+    action, action.gripper, ...            the same
+    reward                                 [T] float32
+    missing.observation...                 [T, entries] or [T], 1 where a value is missing; of leaves that can be
+    final, final.camera, missing.final...  the observation after the last step
+    terminated, truncated, text            metadata.seed, ...: what else the source knew of the episode
+    info.description                       the EnvironmentSpec as JSON
 
 The Arrow buffers are the arrays: `column` hands out all timesteps of all episodes without copying them.
 """
 
 import json
 import logging
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -20,15 +24,16 @@ import pyarrow as pa
 from datasets import Array2D, Dataset, DatasetInfo, Features, List, Value
 from datasets.features.features import Array2DExtensionType
 from datasets.table import InMemoryTable, MemoryMappedTable, Table, concat_tables
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from seqdec import storage
 from seqdec.environment import EnvironmentSpec
-from seqdec.episode import Episode, RowValue
+from seqdec.episode import METADATA, Episode, RowValue, final_name
 from seqdec.errors import DataError, UsageError, suggest
-from seqdec.spaces import describe_space, quote
+from seqdec.leaves import MISSING, leaf_dtype, leaf_kind, num_entries, shape_of_missing, split, stack
+from seqdec.spaces import describe_space, kind_of, quote
 
-MAX_CHUNK_TIMESTEPS = 1_000_000
+CHUNK_BYTES = 128 * 2**20
 # Squares and sums of larger numbers leave float32.
 MAX_MAGNITUDE = 1e18
 
@@ -36,32 +41,96 @@ logger = logging.getLogger(__name__)
 Row = Mapping[str, RowValue]
 
 
-def from_episodes(episodes: Iterable[Episode], spec: EnvironmentSpec) -> Dataset:
-    """Return a data set of these episodes, checked against the spec; an iterator is read as it comes."""
-    dataset = from_rows((_row_of(episode) for episode in episodes), spec)
+@dataclass(frozen=True)
+class Source:
+    """Episodes that are yet to be read: nothing but what they are is known of them so far.
+
+    Attributes:
+        spec: the environment they come from.
+        read: begins at the first episode every time it is called; yields one row an episode, as `Episode.to_row`
+            gives them, and raises `DataError` for what is wrong with the file.
+        identity: what the rows depend on, as JSON: the kind of source, its name, its options, and size and time of
+            change of each file. Two sources of one identity have the same rows.
+        num_episodes: how many there are, where that is known beforehand.
+
+    Example:
+        >>> source = Source(spec, read=lambda: map(Episode.to_row, episodes), identity={"kind": "memory"})
+    """
+
+    spec: EnvironmentSpec
+    read: Callable[[], Iterator[Row]]
+    identity: Mapping[str, object]
+    num_episodes: int | None = None
+
+
+def file_identity(paths: Iterable[Path]) -> list[list[object]]:
+    """Return name, size and time of change of files, for a `Source.identity`."""
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(paths)]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """What one column holds: `size` entries a value, None for a plain number or text; one value a step or one."""
+
+    dtype: str
+    size: int | None
+    of_steps: bool
+
+    def feature(self) -> Array2D | List | Value:
+        if self.of_steps:
+            return List(Value(self.dtype)) if self.size is None else Array2D((None, self.size), self.dtype)
+        return Value(self.dtype) if self.size is None else List(Value(self.dtype), length=self.size)
+
+
+def from_episodes(episodes: Iterable[Episode | Mapping[str, object]], spec: EnvironmentSpec) -> Dataset:
+    """Return a data set of these episodes, checked against the spec; an iterator is read as it comes.
+
+    Args:
+        episodes: each an `Episode`, or a dict of what was collected: "observation" (nested as the space is with an
+            axis of time, or a list of what the environment gave; T + 1 of them, or T and "final"), "action" and
+            "reward" [T], "terminated" and "truncated" (an episode with neither counts as truncated), and, if known,
+            "text" and "metadata".
+        spec: the environment they come from.
+
+    Raises:
+        DataError: with the episode, and what does not fit.
+    """
+    dataset = from_rows((_as_row(episode, spec, index) for index, episode in enumerate(episodes)), spec)
     check(dataset)
     return dataset
 
 
-def from_rows(rows: Iterable[Row], spec: EnvironmentSpec) -> Dataset:
-    """Return a data set of rows as `Episode.to_row` gives them; their values are not checked yet."""
-    features = _features(spec)
-    widest = max(_dim(space) for space in (spec.observation_space, spec.action_space))
-    limit = max(1, min(MAX_CHUNK_TIMESTEPS, 2**30 // widest))  # Arrow counts a chunk's entries in 31 bits
-    tables, waiting, num_waiting = [], [], 0
-    for index, row in enumerate(rows):
-        num_steps = np.size(row["reward"])
-        _check_shapes(row, spec, index)
-        if waiting and num_waiting + num_steps > limit:
-            tables.append(_table(waiting, features, spec))
-            waiting, num_waiting = [], 0
-        waiting.append(row)
-        num_waiting += num_steps
-    if waiting:
-        tables.append(_table(waiting, features, spec))
+def from_rows(
+    rows: Iterable[Row],
+    spec: EnvironmentSpec,
+    numbers: Iterable[int] | None = None,
+    fingerprint: str | None = None,
+) -> Dataset:
+    """Return a data set in memory of rows as `Episode.to_row` gives them; their values are not checked yet.
+
+    Args:
+        rows: one an episode.
+        spec: the environment they come from.
+        numbers: of the episodes, for what is said of them; from 0 on by default.
+        fingerprint: of the data set; by default a hash of all that it holds, which takes as long as making it.
+    """
+    tables = list(_tables(rows, spec, numbers))
     if not tables:
         raise DataError("there are no episodes: give at least one")
-    return _dataset(InMemoryTable(pa.concat_tables(tables)), spec)
+    return _dataset(InMemoryTable(pa.concat_tables(tables)), spec, fingerprint)
+
+
+def write_rows(rows: Iterable[Row], spec: EnvironmentSpec, folder: Path) -> None:
+    """Write rows into an open folder as they come, and check them there; memory holds a part of them at a time."""
+    _write_tables(_tables(rows, spec), spec, folder)
+
+
+def write_joined(parts: Sequence[Dataset], folder: Path, *, num_episodes: int) -> None:
+    """Write the first episodes of data sets of one environment, as `write_rows` would have written all their rows."""
+    spec = environment_of(parts[0])
+    table = pa.concat_tables([part.data.table for part in parts]).slice(0, num_episodes)
+    counts = np.concatenate([lengths(part) for part in parts])[:num_episodes]
+    _write_tables(_cut(table, counts, _chunk_limit(spec)), spec, folder)
 
 
 def environment_of(dataset: Dataset) -> EnvironmentSpec:
@@ -77,11 +146,35 @@ def environment_of(dataset: Dataset) -> EnvironmentSpec:
 
 
 def column(dataset: Dataset, name: str) -> list[np.ndarray]:
-    """Return the timesteps of all episodes, one array an Arrow chunk: [timesteps, dim] or [timesteps].
+    """Return the timesteps of all episodes, one array an Arrow chunk: [timesteps, entries] or [timesteps].
 
-    Not a copy, but a view of the data set's memory, unless episodes were selected out of order.
+    Not a copy, but a view of the data set's memory, unless episodes were selected out of order. For texts, see
+    `text_column`.
     """
     return [_flat(chunk) for chunk in _chunks(dataset, name)]
+
+
+def text_column(dataset: Dataset, name: str) -> list[pa.StringArray]:
+    """Return the texts of all timesteps, one Arrow array a chunk, not copied."""
+    return [chunk.flatten() if isinstance(chunk, pa.ListArray) else chunk for chunk in _chunks(dataset, name)]
+
+
+def episode_at(dataset: Dataset, index: int) -> Episode:
+    """Return a row as an episode, its arrays in the shapes that the environment gives."""
+    spec = environment_of(dataset)
+    row = dict(dataset[index])
+    for name, leaf in {**spec.observation_leaves, **spec.action_leaves}.items():
+        shape, kept = tuple(leaf.shape or ()), leaf_dtype(leaf)
+        names = [(name, (-1, *shape), kept), (MISSING + name, (-1, *shape_of_missing(leaf)), np.dtype(bool))]
+        if name in spec.observation_leaves:
+            names += [
+                (final_name(name), shape, kept),
+                (MISSING + final_name(name), shape_of_missing(leaf), np.dtype(bool)),
+            ]
+        for key, wanted, dtype in names:
+            if key in row:
+                row[key] = np.asarray(row[key], dtype).reshape(wanted if leaf_kind(leaf) != "text" else wanted[:1])
+    return Episode.from_row(row)
 
 
 def lengths(dataset: Dataset) -> np.ndarray:
@@ -104,49 +197,64 @@ def num_bytes(dataset: Dataset) -> int:
     return sum(chunk.nbytes for name in dataset.column_names for chunk in _chunks(dataset, name))
 
 
-def check(dataset: Dataset) -> None:
-    """Refuse a data set that cannot be trained on.
+def check(dataset: Dataset, numbers: Sequence[int] | None = None) -> None:
+    """Refuse a data set that cannot be trained on; `numbers` name its episodes, by default their places.
 
     Raises:
         DataError: it is empty, has other columns, arrays of unequal length, entries that are missing, not
             finite or too large, or actions outside their space; with the first offender and how many there are.
     """
     spec = environment_of(dataset)
-    expected = _features(spec)
+    columns = _columns(spec)
+    expected = _features(spec, dataset.features)
     if dataset.features != expected:
         raise DataError(f"the data set's columns are {dataset.features}, expected {expected}")
     if len(dataset) == 0:
         raise DataError("the data set has no episodes: give at least one")
-    _check_complete(dataset)
-    _check_lengths(dataset, spec)
     num_episodes = len(dataset)
-    for name in ("observation", "action", "reward", "final"):
-        first, bad, what = _bad_entries(dataset, name, _is_unusable)
+    numbers = range(num_episodes) if numbers is None else numbers
+    _check_complete(dataset, columns)
+    _check_lengths(dataset, columns, numbers)
+    for name, kind in columns.items():
+        if kind.dtype != "float32":
+            continue
+        first, bad, what = _bad_entries(dataset, name, numbers, -MAX_MAGNITUDE, MAX_MAGNITUDE)
         if bad:
             advice = "" if "large" in what else "; drop such episodes with --on-nonfinite drop-episode"
             raise DataError(f"{first}{what} ({bad} of {num_episodes} episodes are affected){advice}")
-    for name, space in (("observation", spec.observation_space), ("action", spec.action_space)):
-        if name == "observation" and isinstance(space, Box):
+    for name, space in {**spec.observation_leaves, **spec.action_leaves}.items():
+        if leaf_kind(space) in ("image", "text") or (isinstance(space, Box) and name in spec.observation_leaves):
             continue  # environments are lax with the bounds of their observations, and nothing relies on them
-        first, bad, what = _bad_entries(dataset, name, lambda values, space=space: _is_outside(values, space))
-        if bad:
-            advice = "; clip them with --clip-actions" if isinstance(space, Box) else ""
-            affected = f"({bad} of {num_episodes} episodes are affected)"
-            raise DataError(f"{first}{what}, outside {describe_space(space)} {affected}{advice}")
+        low, high = _limits(space)
+        for key in (name, final_name(name)) if name in spec.observation_leaves else (name,):
+            first, bad, what = _bad_entries(dataset, key, numbers, low, high, missing=name in spec.missing)
+            if bad:
+                advice = "; clip them with --clip-actions" if isinstance(space, Box) else ""
+                affected = f"({bad} of {num_episodes} episodes are affected)"
+                raise DataError(f"{first}{what}, outside {describe_space(space)} {affected}{advice}")
 
 
-def drop_nonfinite(dataset: Dataset) -> Dataset:
-    """Leave out the episodes that hold nan, an infinity or a number too large to train on."""
-    bad: set[int] = set()
-    for name in ("observation", "action", "reward", "final"):
-        bad |= set(_bad_episodes(dataset, name, _is_unusable)[0].tolist())
-    if not bad:
-        return dataset
-    kept = [index for index in range(len(dataset)) if index not in bad]
-    if not kept:
-        raise DataError(f"all {len(bad)} episodes hold nan or an infinity: nothing is left")
-    logger.warning("dropped %d of %d episodes that hold nan or an infinity", len(bad), len(dataset))
-    return _dataset(InMemoryTable(_gathered(dataset.select(kept))), environment_of(dataset))
+def drop_nonfinite(rows: Iterable[Row], spec: EnvironmentSpec) -> Iterator[Row]:
+    """Leave out the episodes that hold nan, an infinity or a number too large to train on, and say how many."""
+    num_rows = num_dropped = 0
+    for row in rows:
+        num_rows += 1
+        filled = _completed(row, spec, num_rows - 1, refuse=False)
+        if all(_is_usable(value) for value in filled.values() if isinstance(value, np.ndarray)):
+            yield row
+        else:
+            num_dropped += 1
+    if num_dropped == num_rows > 0:
+        raise DataError(f"all {num_dropped} episodes hold nan or an infinity: nothing is left")
+    if num_dropped:
+        logger.warning("dropped %d of %d episodes that hold nan or an infinity", num_dropped, num_rows)
+
+
+def clip_actions(rows: Iterable[Row], spec: EnvironmentSpec) -> Iterator[Row]:
+    """Bring actions that leave the action space back to its bounds."""
+    boxes = {name: leaf for name, leaf in spec.action_leaves.items() if isinstance(leaf, Box)}
+    for row in rows:
+        yield {**row, **{name: np.clip(row[name], box.low, box.high) for name, box in boxes.items()}}  # pyright: ignore
 
 
 def save(dataset: Dataset, folder: Path | str, *, replace: bool = False) -> None:
@@ -173,7 +281,6 @@ def open_folder(folder: Path) -> Dataset:
         spec = EnvironmentSpec.from_json(json.loads(description))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{folder / 'dataset_info.json'}: {error}") from error
-    expected = _features(spec).arrow_schema
     tables = []
     for entry in files:
         name = entry.get("filename") if isinstance(entry, dict) else None
@@ -185,89 +292,314 @@ def open_folder(folder: Path) -> Dataset:
             table.table.validate()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read: damaged or cut off; make or fetch the data set again") from error
-        if not table.schema.equals(expected):
+        if not table.schema.equals(_features(spec, table.schema.names, table.schema).arrow_schema):
             raise DataError(f"{path} has other columns than its environment's data: make the data set again")
         tables.append(table)
     return _dataset(concat_tables(tables), spec)
 
 
-def _row_of(episode: Episode) -> Row:
-    extra = sorted(episode.steps.keys() - {"observation", "action", "reward"})
+def row_of(episode: Episode) -> Row:
+    """Return an episode as a row, refusing what a data set does not keep."""
+    known = ("observation", "action", "reward", "missing")
+    extra = sorted(name for name in episode.steps if name.split(".")[0] not in known)
     if extra:
         raise UsageError(f"a data set keeps observation, action and reward, not {extra[0]!r}: leave it out")
+    for name, missing in episode.steps.items():
+        if name.split(".")[:2] == ["missing", "action"] and missing.any():
+            step = int(np.flatnonzero(missing.reshape(len(missing), -1).any(axis=1))[0])
+            raise DataError(f"{name.removeprefix(MISSING)} is not known at step {step}: every step needs an action")
     return episode.to_row()
 
 
-def _features(spec: EnvironmentSpec) -> Features:
-    def steps(space: gymnasium.Space) -> Array2D | List:
-        return Array2D((None, _dim(space)), "float32") if isinstance(space, Box) else List(Value("int64"))
+_COLLECTED = ("observation", "action", "reward", "final", "terminated", "truncated", "text", "metadata")
 
-    space = spec.observation_space
-    final = List(Value("float32"), length=_dim(space)) if isinstance(space, Box) else Value("int64")
-    return Features(
-        {
-            "observation": steps(spec.observation_space),
-            "action": steps(spec.action_space),
-            "reward": List(Value("float32")),
-            "final": final,
-            "terminated": Value("bool"),
-            "truncated": Value("bool"),
-            "text": Value("string"),
+
+def _as_row(episode: Episode | Mapping[str, object], spec: EnvironmentSpec, index: int) -> Row:
+    if isinstance(episode, Episode):
+        return row_of(episode)
+    for name in episode:
+        if name not in _COLLECTED:
+            nearest = suggest(str(name), _COLLECTED) or f" (known are {', '.join(_COLLECTED)})"
+            raise DataError(f"episode {index} has an unknown {quote(name)}{nearest}")
+    lacking = next((name for name in ("observation", "action", "reward") if name not in episode), None)
+    if lacking is not None:
+        raise DataError(f"episode {index} has no {lacking}")
+    try:
+        return row_of(_collected(episode, spec))
+    except DataError as error:
+        raise DataError(f"episode {index}: {error}") from error
+
+
+def _collected(episode: Mapping[str, object], spec: EnvironmentSpec) -> Episode:
+    rewards = np.atleast_1d(np.asarray(episode["reward"]))
+    if len(rewards) == 0:
+        raise DataError("it has no steps: give at least one")
+    given = {name: stack(value) if isinstance(value, list) else value for name, value in episode.items()}
+    seen = split(spec.observation_space, given["observation"], "observation")  # pyright: ignore[reportArgumentType]
+    if "final" in episode:
+        final = split(spec.observation_space, stack([episode["final"]]), "observation")
+        num_seen = len(next(iter(seen.values())))
+        for name in final.keys() - seen.keys():  # nothing was missing before
+            seen[name] = np.zeros((num_seen, *final[name].shape[1:]), bool)
+        seen = {
+            name: np.concatenate([values, final.get(name, np.zeros_like(values[:1]))]) for name, values in seen.items()
         }
+    done = split(spec.action_space, given["action"], "action")  # pyright: ignore[reportArgumentType]
+    for name, values in seen.items():
+        if len(values) != len(rewards) + 1:
+            hint = "" if "final" in episode else ': give one more than rewards, or the last one as "final"'
+            raise DataError(f"{name} has {len(values)} rows for {len(rewards)} rewards{hint}")
+    metadata = episode.get("metadata", {})
+    if not isinstance(metadata, Mapping):
+        raise DataError(f"metadata is {kind_of(metadata)}: expected a dict")
+    for name in ("terminated", "truncated"):
+        if not isinstance(episode.get(name), bool | np.bool_ | int | np.integer | None):
+            raise DataError(f"{name} is {kind_of(episode[name])}: say of the whole episode, True or False")
+    finals = {name: values[-1] for name, values in seen.items()}
+    return Episode(
+        {**{name: values[:-1] for name, values in seen.items()}, **done, "reward": rewards},
+        final=finals,
+        terminated=bool(episode.get("terminated")),
+        truncated=bool(episode.get("truncated", not episode.get("terminated"))),
+        text=str(episode.get("text", "")),
+        metadata=metadata,
     )
 
 
-def _dim(space: gymnasium.Space) -> int:
-    return math.prod(space.shape or ())
+def _columns(spec: EnvironmentSpec) -> dict[str, _Column]:
+    """Return what the columns of an environment's data hold, metadata and ends aside."""
+    columns = {"reward": _Column("float32", None, True)}
+    for name, leaf in {**spec.observation_leaves, **spec.action_leaves}.items():
+        plain = isinstance(leaf, Discrete) or leaf_kind(leaf) == "text"
+        dtype = "string" if leaf_kind(leaf) == "text" else str(leaf_dtype(leaf))
+        size = None if plain else num_entries(leaf)
+        columns[name] = _Column(dtype, size, True)
+        if name in spec.observation_leaves:
+            columns[final_name(name)] = _Column(dtype, size, False)
+        if name in spec.missing:
+            entries = num_entries(leaf) if leaf_kind(leaf) == "vector" else None
+            columns[MISSING + name] = _Column("uint8", entries, True)
+            columns[MISSING + final_name(name)] = _Column("uint8", entries, False)
+    return columns
 
 
-def _dataset(table: Table, spec: EnvironmentSpec) -> Dataset:
+def _write_tables(tables: Iterable[pa.Table], spec: EnvironmentSpec, folder: Path) -> None:
+    path = folder / "data-00000.arrow"
+    writer = None
+    try:
+        with pa.OSFile(str(path), "wb") as file:
+            for table in tables:
+                if writer is None:
+                    writer = pa.ipc.new_stream(file, table.schema)
+                writer.write_table(table)
+            if writer is None:
+                raise DataError("there are no episodes: give at least one")
+            writer.close()
+    except pa.ArrowException as error:
+        raise DataError(f"{path} cannot be written: {error}") from error
+    mapped = MemoryMappedTable.from_file(str(path))
+    dataset = _dataset(mapped, spec)
+    check(dataset)
+    dataset.info.write_to_directory(str(folder))
+    state = {
+        "_data_files": [{"filename": path.name}],
+        "_fingerprint": dataset._fingerprint,
+        **dict.fromkeys(("_format_columns", "_format_type", "_split")),
+        "_format_kwargs": {},
+        "_output_all_columns": False,
+    }
+    storage.write_json(folder / "state.json", state)
+
+
+def _cut(table: pa.Table, counts: np.ndarray, limit: int) -> Iterator[pa.Table]:
+    """Yield the rows of a table as tables of at most `limit` timesteps, whatever chunks they come in."""
+    first = num_waiting = 0
+    for index, num_steps in enumerate([*counts.tolist(), limit]):
+        if index > first and num_waiting + num_steps > limit:
+            # Joined with nothing, which copies: a slice alone would be written with what lies around it.
+            yield pa.concat_tables([table.slice(first, index - first), table.slice(0, 0)]).combine_chunks()
+            first, num_waiting = index, 0
+        num_waiting += num_steps
+
+
+_METADATA_TYPES = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
+
+
+def _features(spec: EnvironmentSpec, names: Iterable[str], schema: "Features | pa.Schema | None" = None) -> Features:
+    """Return the columns of an environment's data, with the metadata among `names` in the types that it has."""
+    known: dict[str, Array2D | List | Value] = {name: kind.feature() for name, kind in _columns(spec).items()}
+    known |= {"terminated": Value("bool"), "truncated": Value("bool"), "text": Value("string")}
+    source = names if schema is None and isinstance(names, Features) else schema
+    for name in names:
+        if name.startswith(METADATA) and source is not None:
+            if isinstance(source, Features):
+                kind = getattr(source[name], "dtype", None)
+            else:
+                found = source.field(name).type
+                kind = next((word for word, arrow in _METADATA_TYPES.items() if arrow == found), None)
+            if kind not in _METADATA_TYPES:
+                raise DataError(f"the column {quote(name)} holds no text, number or truth value: leave it out")
+            known[name] = Value(kind)
+    return Features({name: known[name] for name in sorted(known, key=_order)})
+
+
+def _order(name: str) -> tuple[int, str]:
+    roles = ("observation", "action", "reward", "final", "terminated", "truncated", "text", "metadata")
+    return roles.index(name.removeprefix(MISSING).split(".")[0]), name
+
+
+def _dataset(table: Table, spec: EnvironmentSpec, fingerprint: str | None = None) -> Dataset:
     description = json.dumps(spec.to_json(), allow_nan=False)
-    return Dataset(table, info=DatasetInfo(description=description, features=_features(spec)))
+    features = _features(spec, table.schema.names, table.schema)
+    return Dataset(table, info=DatasetInfo(description=description, features=features), fingerprint=fingerprint)
+
+
+def _tables(rows: Iterable[Row], spec: EnvironmentSpec, numbers: Iterable[int] | None = None) -> Iterator[pa.Table]:
+    """Yield rows as tables of bounded size."""
+    columns = _columns(spec)
+    limit = _chunk_limit(spec)
+    metadata: dict[str, pa.DataType] | None = None
+    waiting: list[Row] = []
+    num_waiting = 0
+    for index, row in enumerate(rows) if numbers is None else zip(numbers, rows, strict=True):
+        row = _completed(row, spec, index)
+        _check_shapes(row, spec, index)
+        num_steps = _num_steps(row)
+        if waiting and num_waiting + num_steps > limit:
+            metadata = _metadata_types(waiting) if metadata is None else metadata
+            yield _table(waiting, columns, metadata, spec)
+            waiting, num_waiting = [], 0
+        waiting.append(row)
+        num_waiting += num_steps
+    if waiting:
+        metadata = _metadata_types(waiting) if metadata is None else metadata
+        yield _table(waiting, columns, metadata, spec)
+
+
+def _chunk_limit(spec: EnvironmentSpec) -> int:
+    """Return how many timesteps one table holds."""
+    of_steps = [column for column in _columns(spec).values() if column.of_steps]
+    width = sum((32 if c.dtype == "string" else np.dtype(c.dtype).itemsize) * (c.size or 1) for c in of_steps)
+    return max(1, CHUNK_BYTES // width)
+
+
+def _num_steps(row: Row) -> int:
+    return len(np.asarray(row["reward"]))
+
+
+def _completed(row: Row, spec: EnvironmentSpec, index: int, *, refuse: bool = True) -> Row:
+    """Return a row whose "missing" arrays are there for every leaf that has them, and for no other.
+
+    Where a leaf may not be missing, its numbers are NaN again, which the checks find and count.
+    """
+    found = dict(row)
+    for name, leaf in spec.observation_leaves.items():
+        for key, shape in (
+            (name, (_num_steps(row), *shape_of_missing(leaf))),
+            (final_name(name), shape_of_missing(leaf)),
+        ):
+            mask = found.pop(MISSING + key, None)
+            if name in spec.missing:
+                given = np.zeros(shape, bool) if mask is None else np.asarray(mask)
+                # all of a vector is missing, or some of its entries
+                given = given.reshape((*given.shape, *[1] * (len(shape) - given.ndim)))
+                found[MISSING + key] = np.broadcast_to(given, shape).astype(np.uint8)
+            elif mask is not None and np.any(mask):
+                if leaf_kind(leaf) != "vector" and refuse:
+                    step = f", step {int(np.flatnonzero(mask)[0])}" if key == name else ""
+                    raise DataError(
+                        f"episode {index}{step}: {key} is missing: say that it may be with --missing {name} "
+                        "(EnvironmentSpec.missing), or drop such episodes with --on-nonfinite drop-episode"
+                    )
+                kept = np.asarray(found[key])
+                values = np.zeros(kept.shape, np.float32) if kept.dtype.kind in "OU" else kept.astype(np.float32)
+                found[key] = np.where(np.asarray(mask).reshape((*np.shape(mask), *[1] * (values.ndim - np.ndim(mask)))),
+                                      np.float32(np.nan), values)  # fmt: skip
+    return found
+
+
+def _metadata_types(rows: Sequence[Row]) -> dict[str, pa.DataType]:
+    """Return the types of the first row's metadata: of the first row that knows each, text where none does."""
+    names = [name for name in rows[0] if name.startswith(METADATA)]
+    known = {name: next((row[name] for row in rows if row.get(name) is not None), None) for name in names}
+    return {name: _metadata_type(name, value) for name, value in known.items()}
+
+
+def _metadata_type(name: str, value: RowValue) -> pa.DataType:
+    kinds = ((bool | np.bool_, "bool"), (int | np.integer, "int64"), (float | np.floating, "float64"))
+    kind = next((word for python, word in kinds if isinstance(value, python)), "string")
+    if value is not None and kind == "string" and not isinstance(value, str):
+        raise DataError(f"{name} is {type(value).__name__}: metadata are texts, numbers and truth values")
+    return _METADATA_TYPES[kind]
 
 
 def _check_shapes(row: Row, spec: EnvironmentSpec, index: int) -> None:
-    for name, space in (("observation", spec.observation_space), ("action", spec.action_space)):
+    for name, space in {**spec.observation_leaves, **spec.action_leaves}.items():
+        if name not in row:
+            has = ", ".join(key for key in row if key.split(".")[0] in ("observation", "action"))
+            raise DataError(f"episode {index}: {name} is not there{suggest(name, row)}; it has {has}")
         values = row[name]
         assert isinstance(values, np.ndarray)
-        kind = np.floating if isinstance(space, Box) else np.integer
+        wanted = leaf_dtype(space).kind
+        fits = values.dtype.kind == "O" if wanted == "O" else values.dtype.kind in ("iu" if wanted in "iu" else "fiu")
         # Whole numbers in a Box are numbers too; a Discrete value with a fraction is not one.
-        fits_kind = np.issubdtype(values.dtype, kind) or isinstance(space, Box)
-        if values.shape[1:] != space.shape or not fits_kind:
+        expected = () if wanted == "O" else space.shape
+        if values.shape[1:] != expected or not fits:
             came = f"shape {list(values.shape[1:])} and type {values.dtype}"
             raise DataError(f"episode {index}: {name}s have {came}, the space is {describe_space(space)}")
+        if leaf_kind(space) == "image" and values.dtype != np.uint8 and (values.min() < 0 or values.max() > 255):
+            raise DataError(f"episode {index}: {name} leaves 0 to 255, the space is {describe_space(space)}")
 
 
-def _table(rows: Sequence[Row], features: Features, spec: EnvironmentSpec) -> pa.Table:
-    counts = [np.size(row["reward"]) for row in rows]
-    arrays = {
-        "observation": _steps_array(rows, "observation", spec.observation_space, counts),
-        "action": _steps_array(rows, "action", spec.action_space, counts),
-        "reward": _nest(counts, pa.array(_joined(rows, "reward", np.float32))),
-        "terminated": pa.array([bool(row["terminated"]) for row in rows]),
-        "truncated": pa.array([bool(row["truncated"]) for row in rows]),
-        "text": pa.array([str(row["text"]) for row in rows], pa.string()),
-    }
-    if isinstance(spec.observation_space, Box):
-        finals = np.stack([row["final"] for row in rows]).astype(np.float32)
-        arrays["final"] = pa.FixedSizeListArray.from_arrays(pa.array(finals.reshape(-1)), finals.shape[1])
-    else:
-        arrays["final"] = pa.array(np.array([row["final"] for row in rows], np.int64))
-    schema = features.arrow_schema
+def _table(
+    rows: Sequence[Row], columns: Mapping[str, _Column], metadata: Mapping[str, pa.DataType], spec: EnvironmentSpec
+) -> pa.Table:
+    counts = [_num_steps(row) for row in rows]
+    arrays = {name: _array(rows, name, kind, counts) for name, kind in columns.items()}
+    arrays["terminated"] = pa.array([bool(row["terminated"]) for row in rows])
+    arrays["truncated"] = pa.array([bool(row["truncated"]) for row in rows])
+    arrays["text"] = _texts([str(row.get("text") or "") for row in rows], "text")
+    for name, kind in metadata.items():
+        try:
+            values = [_plain(row.get(name)) for row in rows]
+            if pa.types.is_string(kind):  # also of what was None in every row that the type was chosen by
+                arrays[name] = _texts([None if value is None else str(value) for value in values], name)
+            else:
+                arrays[name] = pa.array(values, kind)
+        except (pa.ArrowException, TypeError) as error:
+            raise DataError(f"{name} is not of one type in all episodes: {error}") from error
+    bare = pa.schema([(name, kind) for name, kind in metadata.items()])
+    schema = _features(spec, list(arrays), bare).arrow_schema
     return pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
 
 
-def _steps_array(rows: Sequence[Row], name: str, space: gymnasium.Space, counts: Sequence[int]) -> pa.Array:
-    if not isinstance(space, Box):
-        return _nest(counts, pa.array(_joined(rows, name, np.int64)))
-    dim = _dim(space)
-    values = pa.array(_joined(rows, name, np.float32).reshape(-1))
-    vectors = pa.ListArray.from_arrays(pa.array(np.arange(sum(counts) + 1, dtype=np.int32) * dim), values)
-    return pa.ExtensionArray.from_storage(Array2DExtensionType((None, dim), "float32"), _nest(counts, vectors))
+def _array(rows: Sequence[Row], name: str, kind: _Column, counts: Sequence[int]) -> pa.Array:
+    if kind.dtype == "string":
+        values = _texts(np.concatenate([np.asarray(row[name], dtype=object).reshape(-1) for row in rows]), name)
+        return _nest(counts, values) if kind.of_steps else values
+    parts = [np.asarray(row[name]).reshape(-1) for row in rows]
+    values = pa.array(np.concatenate(parts).astype(kind.dtype, copy=False))
+    if kind.size is None:
+        return _nest(counts, values) if kind.of_steps else values
+    if not kind.of_steps:
+        return pa.FixedSizeListArray.from_arrays(values, kind.size)
+    if len(values) >= 2**31:  # Arrow counts the entries of a list in 31 bits
+        raise DataError(
+            f"an episode has {sum(counts)} steps of {kind.size} entries of {name}: cut it into shorter ones"
+        )
+    vectors = pa.ListArray.from_arrays(pa.array(np.arange(sum(counts) + 1, dtype=np.int32) * kind.size), values)
+    return pa.ExtensionArray.from_storage(Array2DExtensionType((None, kind.size), kind.dtype), _nest(counts, vectors))
 
 
-def _joined(rows: Sequence[Row], name: str, dtype: type[np.generic]) -> np.ndarray:
-    return np.concatenate([np.asarray(row[name]) for row in rows]).astype(dtype, copy=False)
+def _texts(values: Sequence[str | None] | np.ndarray, name: str) -> pa.Array:
+    try:
+        return pa.array(values, pa.string())
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name} holds {quote(error.object)}, which is no text: it has half a character") from error
+
+
+def _plain(value: RowValue) -> object:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _nest(counts: Sequence[int], values: pa.Array) -> pa.ListArray:
@@ -302,8 +634,8 @@ def _flat(chunk: pa.Array) -> np.ndarray:
     return flat if dim is None else flat.reshape(-1, dim)
 
 
-def _check_complete(dataset: Dataset) -> None:
-    for name in dataset.column_names:
+def _check_complete(dataset: Dataset, columns: Mapping[str, _Column]) -> None:
+    for name in (*columns, "terminated", "truncated", "text"):
         for chunk in _chunks(dataset, name):
             while chunk.null_count == 0 and isinstance(chunk, pa.ListArray | pa.FixedSizeListArray):
                 chunk = chunk.flatten()
@@ -311,63 +643,95 @@ def _check_complete(dataset: Dataset) -> None:
                 raise DataError(f"{name} has {chunk.null_count} empty entries: every step needs one")
 
 
-def _check_lengths(dataset: Dataset, spec: EnvironmentSpec) -> None:
+def _check_lengths(dataset: Dataset, columns: Mapping[str, _Column], numbers: Sequence[int]) -> None:
     expected = lengths(dataset)
     if (expected < 1).any():
-        raise DataError(f"episode {int(np.argmin(expected))} has no steps: each needs at least one")
-    for name, space in (("observation", spec.observation_space), ("action", spec.action_space)):
+        raise DataError(f"episode {numbers[int(np.argmin(expected))]} has no steps: each needs at least one")
+    for name, kind in columns.items():
+        if not kind.of_steps:
+            continue
         chunks = _chunks(dataset, name)
         found = np.concatenate([chunk.value_lengths().to_numpy() for chunk in chunks])
         wrong = np.flatnonzero(found != expected)
         if len(wrong):
             first = int(wrong[0])
             raise DataError(
-                f"episode {first}: {name} has {found[first]} steps, reward has {expected[first]} "
+                f"episode {numbers[first]}: {name} has {found[first]} steps, reward has {expected[first]} "
                 f"({len(wrong)} of {len(expected)} episodes are affected)"
             )
-        for chunk in chunks if isinstance(space, Box) else []:
-            if (chunk.flatten().value_lengths().to_numpy() != _dim(space)).any():
-                raise DataError(f"{name} has a row that does not have {_dim(space)} entries")
+        for chunk in chunks if kind.size is not None else []:
+            if (chunk.flatten().value_lengths().to_numpy() != kind.size).any():
+                raise DataError(f"{name} has a row that does not have {kind.size} entries")
 
 
-def _is_unusable(values: np.ndarray) -> np.ndarray:
-    return ~(np.abs(values) <= MAX_MAGNITUDE) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
+def _is_usable(values: np.ndarray) -> bool:
+    return values.dtype.kind != "f" or bool((np.abs(values) <= MAX_MAGNITUDE).all())
 
 
-def _is_outside(values: np.ndarray, space: gymnasium.Space) -> np.ndarray:
+def _limits(space: gymnasium.Space) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and the largest value of each entry."""
     if isinstance(space, Discrete):
-        return (values < space.start) | (values >= space.start + space.n)
+        return np.array([space.start]), np.array([space.start + space.n - 1])
+    if isinstance(space, MultiDiscrete):
+        return space.start.reshape(-1), (space.start + space.nvec - 1).reshape(-1)
+    if isinstance(space, MultiBinary):
+        return np.zeros(num_entries(space), np.int64), np.ones(num_entries(space), np.int64)
     assert isinstance(space, Box)
     # Bounds and actions may have been rounded to float32 separately.
     slack = 1e-6 * np.maximum(1, np.maximum(np.abs(space.low), np.abs(space.high)))
-    return (values < space.low - slack) | (values > space.high + slack)
+    return (space.low - slack).reshape(-1), (space.high + slack).reshape(-1)
 
 
-def _bad_entries(dataset: Dataset, name: str, is_bad: Callable[[np.ndarray], np.ndarray]) -> tuple[str, int, str]:
-    """Return where the first bad entry is, how many episodes have one, and what it is."""
-    episodes, first, what = _bad_episodes(dataset, name, is_bad)
-    return first, len(episodes), what
+def _bad_entries(
+    dataset: Dataset,
+    name: str,
+    numbers: Sequence[int],
+    low: np.ndarray | float,
+    high: np.ndarray | float,
+    *,
+    missing: bool = False,
+) -> tuple[str, int, str]:
+    """Return where the first entry outside [low, high] is, how many episodes have one, and what it is.
 
-
-def _bad_episodes(
-    dataset: Dataset, name: str, is_bad: Callable[[np.ndarray], np.ndarray]
-) -> tuple[np.ndarray, str, str]:
-    found, first, what, num_before = [np.zeros(0, np.int64)], "", "", 0
-    for chunk in _chunks(dataset, name):
+    What is not missing must be inside; NaN is outside of everything.
+    """
+    first, what, num_before, num_bad = "", "", 0, 0
+    masks = [_flat(chunk) for chunk in _chunks(dataset, MISSING + name)] if missing else []
+    for index, chunk in enumerate(_chunks(dataset, name)):
         values = _flat(chunk)
-        bad = is_bad(values)
-        rows = np.flatnonzero(bad.any(axis=1) if bad.ndim == 2 else bad)
-        ends = np.arange(1, len(chunk) + 1) if name == "final" else np.cumsum(chunk.value_lengths().to_numpy())
-        owners = np.searchsorted(ends, rows, side="right")
-        if len(rows) and not first:
-            row, owner = int(rows[0]), int(owners[0])
-            step = row - (int(ends[owner - 1]) if owner else 0)
-            entry = int(np.flatnonzero(bad[row])[0]) if bad.ndim == 2 else None
-            value = values[row] if entry is None else values[row, entry]
-            place = "" if name == "final" else f", step {step}"
-            first = f"episode {num_before + owner}{place}: {name}" + ("" if entry is None else f"[{entry}]")
-            large = ", too large to train on" if np.isfinite(value) and abs(value) > MAX_MAGNITUDE else ""
-            what = f" is {value:g}{large}"
-        found.append(num_before + np.unique(owners))
+        # Extremes first: no memory is needed for them, and nearly always they are all that is needed; those of all
+        # entries at once are found much faster than those of each.
+        axis = None if np.min(low) == np.max(low) and np.min(high) == np.max(high) else 0
+        least, most = (values.min(axis=axis), values.max(axis=axis)) if len(values) else (low, high)
+        if missing or not (np.all(least >= low) and np.all(most <= high)):
+            bad = ~((values >= low) & (values <= high))
+            if missing:
+                bad &= masks[index].reshape(len(values), -1) == 0 if bad.ndim == 2 else masks[index] == 0
+            rows = np.flatnonzero(bad.any(axis=1) if bad.ndim == 2 else bad)
+            of_steps = isinstance(chunk, pa.ListArray)
+            ends = np.cumsum(chunk.value_lengths().to_numpy()) if of_steps else np.arange(1, len(chunk) + 1)
+            owners = np.searchsorted(ends, rows, side="right")
+            if len(rows) and not first:
+                first, what = _first_bad(values, bad, ends, int(rows[0]), numbers[num_before:], name, of_steps)
+            num_bad += len(np.unique(owners))
         num_before += len(chunk)
-    return np.concatenate(found), first, what
+    return first, num_bad, what
+
+
+def _first_bad(
+    values: np.ndarray,
+    bad: np.ndarray,
+    ends: np.ndarray,
+    row: int,
+    numbers: Sequence[int],
+    name: str,
+    of_steps: bool,
+) -> tuple[str, str]:
+    owner = int(np.searchsorted(ends, row, side="right"))
+    step = row - (int(ends[owner - 1]) if owner else 0)
+    entry = int(np.flatnonzero(bad[row])[0]) if bad.ndim == 2 else None
+    value = values[row] if entry is None else values[row, entry]
+    place = f", step {step}" if of_steps else ""
+    first = f"episode {numbers[owner]}{place}: {name}" + ("" if entry is None else f"[{entry}]")
+    large = ", too large to train on" if np.isfinite(value) and abs(float(value)) > MAX_MAGNITUDE else ""
+    return first, f" is {value:g}{large}"

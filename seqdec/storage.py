@@ -51,14 +51,20 @@ def publish(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         StorageError: `folder` is taken or cannot be written; nothing has changed then.
     """
-    with ExitStack() as locks, _beside(folder) as temporary:
+    with _explained(folder):
         if os.path.lexists(folder) and not replace:
             raise StorageError(f"{folder} already exists: choose another folder or remove it first")
         if os.path.lexists(folder) and not _may_be_replaced(folder):
             raise StorageError(f"{folder} is not a folder that seqdec published: move it away first")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        locks.enter_context(_locked(temporary))  # so that nobody's `recover` takes it for a leftover
+    with ExitStack() as locks:
+        temporary, is_ours = folder, False
+        while not is_ours:
+            temporary = locks.enter_context(_beside(folder))
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            # The lock keeps it from being taken for a leftover; a `recover` that came before it has taken it.
+            with suppress(FileNotFoundError):
+                is_ours = locks.enter_context(_locked(temporary)) and os.path.lexists(temporary)
         yield temporary
         write_manifest(temporary)
         if not os.path.lexists(folder):
@@ -179,6 +185,22 @@ def claim(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Wait until no other process is at work on what shall stand at `path`, and keep others waiting meanwhile."""
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(f".lock-{path.name}")
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks is as Windows
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     content = text.encode()
@@ -202,7 +224,7 @@ def read_json(path: Path) -> dict[str, Any]:  # Any: what the keys hold is known
         value = json.loads(content, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else plain_text(str(error))
-        raise DataError(f"{path} is not valid JSON ({reason}){_advice(path)}") from error
+        raise DataError(f"{path} is not valid JSON ({reason}){advice(path)}") from error
     if not isinstance(value, dict):
         raise DataError(f"{path} holds a JSON {type(value).__name__}, expected an object {{...}}")
     return value
@@ -238,7 +260,7 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
             tensors = load_file(path)
     except (SafetensorError, ValueError, RuntimeError) as error:
         reason = plain_text(str(error))
-        raise DataError(f"{path} is not a whole safetensors file ({reason}){_advice(path)}") from error
+        raise DataError(f"{path} is not a whole safetensors file ({reason}){advice(path)}") from error
     for name, tensor in tensors.items():
         wide = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
         if not torch.isfinite(wide).all():
@@ -271,6 +293,17 @@ def plain_text(text: str) -> str:
     return re.sub(r"[\[\]<>`]", r"\\\g<0>", printable)
 
 
+def advice(path: Path) -> str:
+    """Say what a damaged file really is, where that shows, and what to do."""
+    with _explained(path), open(path, "rb") as file:
+        beginning = file.read(512).lstrip().lower()
+    if beginning.startswith(b"version https://git-lfs"):
+        return ": it is a git-LFS pointer, get the file itself with git lfs pull"
+    if beginning.startswith((b"<!doctype html", b"<html")):
+        return ": it is an HTML page, not the file; download it again"
+    return ": copy or download it again"
+
+
 def _text_of(path: Path) -> str:
     with _explained(path):
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
@@ -297,14 +330,14 @@ def _beside(path: Path, need: int = 0) -> Iterator[Path]:
     except (OSError, SafetensorError):
         written = sum(file.lstat().st_size for file in temporary.rglob("*") if file.is_file())
         _remove(temporary)
-        with _explained(path, max(need, written)):
+        with _explained(path, f"{need:,}" if need > written else f"more than {written:,}"):
             raise
     finally:
         _remove(temporary)
 
 
 @contextmanager
-def _explained(path: Path, need: int = 0) -> Iterator[None]:
+def _explained(path: Path, need: str = "more") -> Iterator[None]:
     """Turn what the operating system says into a `StorageError` that names the path."""
     try:
         yield
@@ -318,7 +351,7 @@ def _explained(path: Path, need: int = 0) -> Iterator[None]:
         reason = os.strerror(code) if code else str(error)
         if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             near = next(parent for parent in path.absolute().parents if parent.is_dir())
-            reason += f", it needs {need:,} bytes and {shutil.disk_usage(near).free:,} are free"
+            reason += f", it needs {need} bytes and {shutil.disk_usage(near).free:,} are free"
         raise StorageError(f"{LEFTOVER.sub(lambda found: found['name'], str(path))}: {reason}") from error
 
 
@@ -421,19 +454,8 @@ def _check_file(folder: Path, name: str, entry: dict[str, object], hashes: bool)
     if found != expected:
         raise DataError(
             f"{name} in {folder} does not match its manifest (expected {plain_text(expected)}, found {found})"
-            f"{_advice(path)}"
+            f"{advice(path)}"
         )
-
-
-def _advice(path: Path) -> str:
-    """Say what a damaged file really is, where that shows, and what to do."""
-    with _explained(path), open(path, "rb") as file:
-        beginning = file.read(512).lstrip().lower()
-    if beginning.startswith(b"version https://git-lfs"):
-        return ": it is a git-LFS pointer, get the file itself with git lfs pull"
-    if beginning.startswith((b"<!doctype html", b"<html")):
-        return ": it is an HTML page, not the file; download it again"
-    return ": copy or download it again"
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

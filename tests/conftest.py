@@ -11,6 +11,7 @@ import ipaddress
 import socket
 import struct
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -170,6 +171,54 @@ def discrete_episodes(num_episodes: int = 12, seed: int = 0) -> list[Episode]:
         actions = rng.integers(1, 4, size=length)
         steps = {"observation": observations[:-1], "action": actions, "reward": actions.astype(np.float32)}
         episodes.append(Episode(steps, final=observations[-1], terminated=False, truncated=True))
+    return episodes
+
+
+WORDS = ["go", "stop", "open the red door", "", "put the ball next to the key"]
+
+
+def nested_spec(missing: tuple[str, ...] = ()) -> EnvironmentSpec:
+    """An image, a mission, a direction and a vector; an arm and a gripper."""
+    spaces = gymnasium.spaces
+    return EnvironmentSpec(
+        observation_space=spaces.Dict(
+            OrderedDict(
+                image=spaces.Box(0, 255, (5, 4, 3), np.uint8),
+                mission=spaces.Text(40),
+                direction=spaces.Discrete(4, start=1),
+                joints=spaces.Box(-np.inf, np.inf, (2, 2)),
+            )
+        ),
+        action_space=spaces.Tuple((spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3], start=[0, -1]))),
+        missing=missing,
+    )
+
+
+def nested_episodes(
+    num_episodes: int = 8, seed: int = 0, *, missing: bool = False, steady: bool = True
+) -> list[Episode]:
+    """Random episodes of `nested_spec`; the mission changes within an episode unless `steady`."""
+    rng = np.random.default_rng(seed)
+    episodes = []
+    for index in range(num_episodes):
+        length = int(rng.integers(3, 30))
+        words = np.full(length + 1, index % len(WORDS)) if steady else rng.integers(0, len(WORDS), length + 1)
+        seen = {
+            "observation.image": rng.integers(0, 12, size=(length + 1, 5, 4, 3)).astype(np.uint8),
+            "observation.mission": np.array([WORDS[word] for word in words], dtype=object),
+            "observation.direction": rng.integers(1, 5, size=length + 1),
+            "observation.joints": rng.normal(size=(length + 1, 2, 2)).astype(np.float32),
+        }
+        if missing:
+            seen["missing.observation.joints"] = rng.random((length + 1, 2, 2)) < 0.3
+            seen["missing.observation.image"] = rng.random(length + 1) < 0.3
+            seen["missing.observation.direction"] = rng.random(length + 1) < 0.3
+        steps = {name: values[:-1] for name, values in seen.items()}
+        steps["action.0"] = np.clip(rng.normal(size=(length, 2)), -1, 1).astype(np.float32)
+        steps["action.1"] = np.stack([rng.integers(0, 2, length), rng.integers(-1, 2, length)], 1)
+        steps["reward"] = rng.normal(size=length).astype(np.float32)
+        finals = {name: values[-1] for name, values in seen.items()}
+        episodes.append(Episode(steps, finals, terminated=True, truncated=False, text=WORDS[(index + 2) % len(WORDS)]))
     return episodes
 
 

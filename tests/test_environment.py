@@ -4,7 +4,7 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscrete, Text, Tuple
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,8 +20,18 @@ SPACES = [
     Box(0, 255, (4,), np.uint8),
     Box(-1e300, 1e300, (2,), np.float64),
     Box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (2,), np.int64),
+    Box(0, np.iinfo(np.uint64).max, (2,), np.uint64),
     Discrete(2),
     Discrete(5, start=-3),
+    Box(0, 1, ()),
+    Box(np.array([[0, 1], [2, 3]], np.float32), 9),
+    Box(0, 255, (4, 4, 3), np.uint8),
+    MultiDiscrete([2, 3], start=[0, -1]),
+    MultiBinary(4),
+    MultiBinary((2, 3)),
+    Text(12),
+    Dict(camera=Box(0, 255, (4, 4, 3), np.uint8), hand=Dict(grip=Discrete(2), joints=Box(-1, 1, (2,)))),
+    Tuple((Discrete(3), Text(5), Dict(a=MultiBinary(2)))),
 ]
 
 
@@ -66,9 +76,21 @@ def test_a_spec_survives_json(env_id):
     assert EnvironmentSpec.from_json(json.loads(json.dumps(spec.to_json(), allow_nan=False))) == spec
 
 
-@pytest.mark.parametrize("space", [MultiDiscrete([2, 2]), Dict(a=Discrete(2)), Box(0, 1, (2, 2)), Box(0, 1, ())])
-def test_spaces_of_other_kinds_are_refused_as_not_supported_yet(space):
-    with pytest.raises(UsageError, match="observations are not supported yet"):
+GRAPH = Graph(Discrete(2), Discrete(2))
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (GRAPH, "Graph observations are not supported. Supported: Box"),
+        (Dict(a=GRAPH), "Graph observation.as are not supported"),
+        (Dict({1: Box(-1, 1, (2,))}), r"the observation space has keys that are no texts \(1\): name its entries"),
+        (Dict(), "the observation space Dict is empty"),
+        (Dict({"a.b": Discrete(2), "a": Dict(b=Discrete(2))}), "two entries that would be called 'observation.a.b'"),
+    ],
+)
+def test_spaces_of_other_kinds_are_refused_by_name(space, message):
+    with pytest.raises(UsageError, match=message):
 
         class Other(Counting):
             observation_space = space
@@ -83,13 +105,15 @@ def test_spaces_of_other_kinds_are_refused_as_not_supported_yet(space):
         ({"type": "Discrete", "n": 0}, "expected 1 to 1000000 values"),
         ({"type": "Discrete", "n": True}, "expected 1 to 1000000 values"),
         ({"type": "Discrete", "n": 2, "start": 0.5}, "expected a whole number"),
-        ({"type": "Graph"}, "Graph actions are not supported yet"),
+        ({"type": "Graph"}, "Graph actions are not supported"),
         ({"type": "Box", "shape": [10**12], "dtype": "float32"}, "at most 1000000 entries"),
         ({"type": "Box", "shape": [10**4000, 2], "dtype": "float32"}, "at most 1000000 entries"),
-        (
-            {"type": "Box", "shape": [2, 2], "dtype": "float32"},
-            r"Box of shape '\[2, 2\]' actions are not supported yet",
-        ),
+        ({"type": "Box", "shape": [2, 2], "low": [0, 0], "high": 1}, "does not have 2x2 entries"),
+        ({"type": "Dict", "subspaces": {}}, "expected an object that is not empty"),
+        ({"type": "Dict", "subspaces": {"a": {"type": "Graph"}}}, "Graph action.as are not supported"),
+        ({"type": "MultiDiscrete", "nvec": [3, 0]}, "expected whole numbers from 1 on"),
+        ({"type": "MultiBinary", "n": [2, -1]}, "expected whole numbers from 1 on"),
+        ({"type": "Text", "max_length": -1}, "expected 1 or more"),
         ({"type": "Box", "shape": [1], "dtype": "object"}, "has dtype 'object'"),
         ({"type": "Box", "shape": [1], "low": ["-inf"], "high": [10**400]}, "beyond all floats"),
         ({"type": "Box", "shape": [1], "low": [float("nan")], "high": [1]}, "holds nan"),
@@ -165,6 +189,12 @@ def test_the_recorded_environment_is_made_again_with_its_arguments():
     assert envs.envs[0].unwrapped.g == 3.0
     assert envs.envs[0].env.spec.max_episode_steps == 17
     check_spaces(spec, envs)
+
+
+def test_an_id_that_is_registered_here_is_enough_where_no_entry_point_is_named():
+    known = cartpole_spec()
+    envs = make_envs(EnvironmentSpec(known.observation_space, known.action_space, id="CartPole-v1"), 1)
+    assert envs.single_observation_space.shape == (4,)
 
 
 def test_an_environment_that_the_user_types_wins():
@@ -270,6 +300,19 @@ def divide_by_zero(observation, reward):
         (divide_by_zero, "step 1: ZeroDivisionError: division by zero"),
         (lambda observation, reward: (observation, float("nan")), "step 1: reward is nan"),
         (lambda observation, reward: (observation * np.inf, reward), "step 1: observation[0] is inf"),
+        (
+            lambda observation, reward: (np.zeros(2), reward),
+            "step 1: observation is of shape [2] and type float64: expected Box(1) in [-100, 100]",
+        ),
+        (
+            lambda observation, reward: (observation[0], reward),
+            "step 1: observation is '2.0': expected Box(1) in [-100, 100]",
+        ),
+        (lambda observation, reward: ([[1], [2, 3]], reward), "step 1: observation is ragged or holds something"),
+        (lambda observation, reward: ({"x": 1}, reward), "step 1: observation is ragged or holds something"),
+        (lambda observation, reward: ("far", reward), "step 1: observation is 'far': expected Box(1) in [-100, 100]"),
+        (lambda observation, reward: (None, reward), "step 1: observation is 'None': expected Box(1) in [-100, 100]"),
+        (lambda observation, reward: ([None], reward), "step 1: observation[0] is nan"),
     ],
 )
 def test_a_failure_ends_the_episode_with_what_was_seen_last(misbehave, message):
@@ -278,7 +321,82 @@ def test_a_failure_ends_the_episode_with_what_was_seen_last(misbehave, message):
     env.step(0)
     observation, reward, terminated, truncated, info = env.step(0)
     assert (observation.tolist(), reward, terminated, truncated) == ([1.0], 0.0, False, True)
-    assert info == {"failure": message}
+    assert info["failure"].startswith(message)
+
+
+def test_one_misshapen_observation_ends_one_episode_of_a_batch():
+    lengths = iter([3, 2])
+    envs = SyncVectorEnv(
+        [lambda: Guarded(Counting(length=next(lengths), at=1, misbehave=lambda seen, reward: (np.zeros(2), reward)))]
+        * 2,
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
+    envs.reset()
+    envs.step(np.zeros(2, int))
+    observations, _, _, truncated, infos = envs.step(np.zeros(2, int))
+    assert observations.tolist() == [[1.0], [1.0]] and truncated.tolist() == [True, True]
+    assert all("of shape [2]" in failure for failure in infos["failure"])
+
+
+@pytest.mark.parametrize(
+    ("space", "given", "seen"),
+    [
+        (Discrete(4), 2.0, 2),
+        (Discrete(4), 0.5, "0.5: expected Discrete(4)"),
+        (Box(0, 255, (2,), np.uint8), [3, 4], [3, 4]),
+        (Box(0, 255, (2,), np.uint8), [3, 300], "300: expected Box(2) uint8 in [0, 255]"),
+        (Box(0, 255, (2,), np.uint8), [1e30, 0], "1e+30: expected"),
+        (MultiBinary(2), [True, False], [1, 0]),
+        (Text(9), "go", "go"),
+        (Text(9), 3, "is '3': expected a text"),
+    ],
+)
+def test_what_a_batch_can_hold_is_held_and_the_rest_is_a_failure(space, given, seen):
+    class Showing(Counting):
+        observation_space = space
+
+        def reset(self, *, seed=None, options=None):
+            return given, {}
+
+    observation, info = Guarded(Showing()).reset()
+    if info:
+        assert isinstance(seen, str) and seen in info["failure"]
+    else:
+        batch = SyncVectorEnv([lambda: Guarded(Showing())]).reset()[0]
+        assert np.array_equal(batch[0], seen) and np.array_equal(observation, seen)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("camera", None, "observation.camera is 'None': expected Box(4x4x3) uint8 in [0, 255]"),
+        ("camera", np.zeros((3, 4, 3), np.uint8), "observation.camera is of shape [3, 4, 3] and type uint8: expected"),
+        ("said", None, "observation.said is 'None': expected a text"),
+        ("mode", 3, "observation.mode is 3, outside Discrete(3)"),
+        ("switches", np.array([0, 2]), "observation.switches is [0, 2], outside MultiBinary"),
+    ],
+)
+def test_an_observation_that_is_not_of_its_space_ends_its_own_episode_alone(key, value, message):
+    class Robot(Counting):
+        observation_space = Dict(
+            camera=Box(0, 255, (4, 4, 3), np.uint8), said=Text(9), mode=Discrete(3), switches=MultiBinary(2)
+        )
+
+        def __init__(self, wrong):
+            super().__init__()
+            self._wrong = wrong
+
+        def reset(self, *, seed=None, options=None):
+            good = {
+                "camera": np.zeros((4, 4, 3), np.uint8), "said": "go", "mode": 2, "switches": np.array([0, 1], np.int8)
+            }  # fmt: skip
+            return {**good, **self._wrong}, {}
+
+    made = [lambda: Guarded(Robot({key: value})), lambda: Guarded(Robot({}))]
+    envs = SyncVectorEnv(made, autoreset_mode=AutoresetMode.DISABLED)
+    observations, infos = envs.reset(seed=0)
+    assert infos["failure"][0].startswith(f"reset: {message}") and infos["_failure"].tolist() == [True, False]
+    assert observations["mode"].tolist() == [0, 2]
 
 
 def test_a_failing_reset_ends_the_episode_too():

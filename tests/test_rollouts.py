@@ -220,6 +220,13 @@ def test_box_actions_are_clipped_and_recorded_as_they_were_given():
     assert episode.steps["observation"].dtype == np.int64
 
 
+def test_truth_values_are_numbers_where_the_space_has_them(monkeypatch):
+    monkeypatch.setattr(Boxed, "action_space", Box(0, 1, (2,), np.bool_))
+    episode = rollout(Constant([True, False]), batch_of(Boxed, 1), num_episodes=1, seed=0)[0]
+    assert np.stack(Boxed.given).tolist() == [[True, False]] * 2 and Boxed.given[0].dtype == np.bool_
+    assert episode.steps["action"].tolist() == [[1, 0]] * 2
+
+
 def test_an_action_that_is_nan_is_an_error():
     with pytest.raises(NumericsError, match="action that is nan"):
         rollout(Constant([0.0, np.nan]), batch_of(Boxed, 1), num_episodes=1, seed=0)

@@ -286,6 +286,27 @@ def test_recover_leaves_a_living_writer_and_strange_names_alone(tmp_path: Path) 
     assert storage.recover(tmp_path / "nowhere") == []
 
 
+def test_a_recovery_at_the_moment_when_a_folder_is_made_does_not_take_it(tmp_path: Path) -> None:
+    """Between making a folder and locking it, another process cannot tell it from a leftover."""
+
+    def publish_while_others_recover() -> int:
+        intruding, num_cleared = False, 0
+
+        def intrude(name: str, arguments: tuple) -> None:
+            nonlocal intruding, num_cleared
+            if name == "fcntl.flock" and not intruding and num_cleared == 0:
+                intruding = True
+                num_cleared += len(storage.recover(tmp_path))
+                intruding = False
+
+        sys.addaudithook(intrude)
+        write_step(tmp_path / "policy", 1, size=8)
+        return 0 if num_cleared == 1 else 1
+
+    assert exit_code(fork(publish_while_others_recover)) == 0
+    assert step_of(tmp_path / "policy") == 1 and leftovers(tmp_path) == []
+
+
 def test_recover_puts_back_what_lost_its_replacement_and_never_deletes_the_only_copy(tmp_path: Path) -> None:
     write_step(tmp_path / "policy", 1)
     retired = tmp_path / f".del-policy-{'0' * 32}"
