@@ -10,7 +10,8 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from seqdec import rows, sources
-from seqdec.environment import EnvironmentSpec, spec_of_env
+from seqdec.description import QUANTILES
+from seqdec.environment import EnvironmentSpec
 from seqdec.episode import Episode
 from seqdec.errors import DataError, UsageError
 from seqdec.spaces import space_to_json
@@ -36,10 +37,9 @@ def make_episodes(lengths=(3, 1, 7, 4), spec=BOX):
 
 def metadata_of(episodes, spec, stored_as, **changes):
     def space(value):
-        # Minari writes infinities as JSON's forbidden literals, inside a text.
-        plain = {key: space_to_json(value)[key] for key in space_to_json(value)}
-        bounds = {key: [float(bound) for bound in plain[key]] for key in ("low", "high") if key in plain}
-        return json.dumps({**plain, **bounds})
+        # Minari writes every bound, and infinities as JSON's forbidden literals, inside a text.
+        bounds = {"low": value.low.tolist(), "high": value.high.tolist()} if isinstance(value, Box) else {}
+        return json.dumps({**space_to_json(value), **bounds})
 
     env_spec = {
         "id": "CartPole-v1",
@@ -136,9 +136,9 @@ def test_episodes_come_back_from_their_rows(spec):
     assert sources.environment_of(dataset) == spec
 
 
-@pytest.mark.parametrize("spec", [BOX, DISCRETE], ids=["box", "discrete"])
-def test_columns_are_all_timesteps_in_order_whatever_the_chunks(spec, monkeypatch):
-    monkeypatch.setattr(rows, "MAX_CHUNK_TIMESTEPS", 5)
+@pytest.mark.parametrize(("spec", "width"), [(BOX, 24), (DISCRETE, 20)], ids=["box", "discrete"])
+def test_columns_are_all_timesteps_in_order_whatever_the_chunks(spec, width, monkeypatch):
+    monkeypatch.setattr(rows, "CHUNK_BYTES", 5 * width)
     episodes = make_episodes((3, 1, 7, 4, 5, 1), spec)
     dataset = sources.from_episodes(iter(episodes), spec)
     assert [len(chunk) for chunk in sources.column(dataset, "reward")] == [4, 7, 4, 5, 1]
@@ -160,7 +160,7 @@ def test_a_column_is_a_view_of_the_arrow_buffer():
 
 @pytest.mark.parametrize("select", [[2, 0], [1, 2], [3], [0, 1, 2, 3]])
 def test_columns_of_selected_episodes_are_those_episodes(select, monkeypatch):
-    monkeypatch.setattr(rows, "MAX_CHUNK_TIMESTEPS", 5)
+    monkeypatch.setattr(rows, "CHUNK_BYTES", 5 * 24)
     episodes = make_episodes()
     part = sources.from_episodes(episodes, BOX).select(select)
     expected = [episodes[index] for index in select]
@@ -407,7 +407,8 @@ def test_numbers_of_the_other_byte_order_are_read_as_they_are(tmp_path):
         ({"observation_space": "{"}, "observation_space is no JSON"),
         ({"observation_space": "[" * 100_000}, "observation_space is no JSON"),
         ({"action_space": '{"type": "Discrete", "n": 1000000000000000000}'}, "expected 1 to 1000000 values"),
-        ({"action_space": '{"type": "Text"}'}, "Text actions are not supported yet"),
+        ({"action_space": '{"type": "Graph"}'}, "Graph actions are not supported"),
+        ({"action_space": '{"type": "Text", "max_length": 9}'}, "action is Text: images and texts can be observed"),
         ({"data_format": "pickle"}, "data_format is 'pickle', not hdf5, arrow or parquet"),
         ({"env_spec": "7"}, "env_spec is '7'"),
     ],
@@ -500,38 +501,6 @@ def test_opening_a_planted_data_set_runs_nothing(tmp_path, monkeypatch):
     assert "evilmod" not in sys.modules
 
 
-def test_recording_is_the_single_loop_for_any_number_of_environments():
-    def policy(observation, generator):
-        return int(generator.random() < 0.5 + observation[2])
-
-    datasets = [sources.record("CartPole-v1", policy, num_episodes=7, seed=5, num_envs=num_envs) for num_envs in (1, 3)]
-    expected = []
-    for index in range(7):
-        env, generator = gymnasium.make("CartPole-v1"), np.random.default_rng([5, index])
-        observation, end, total = env.reset(seed=5 + index)[0], False, 0.0
-        while not end:
-            observation, reward, terminated, truncated, _ = env.step(policy(observation, generator))
-            end, total = terminated or truncated, total + float(reward)
-        expected.append(total)
-    for dataset in datasets:
-        assert sources.returns(dataset).tolist() == expected
-    assert sources.environment_of(datasets[0]) == spec_of_env(gymnasium.make("CartPole-v1"))
-
-
-def test_any_function_that_makes_an_environment_can_be_recorded():
-    def make():
-        return gymnasium.make("Pendulum-v1", g=5.0)
-
-    def policy(observation, generator):
-        return generator.uniform(-9, 9, 1)
-
-    dataset = sources.record(make, policy, num_episodes=2, seed=0, max_steps=11, reference_returns=(-1500.0, -150.0))
-    assert sources.lengths(dataset).tolist() == [11, 11]
-    assert np.abs(sources.column(dataset, "action")[0]).max() == 2
-    spec = sources.environment_of(dataset)
-    assert (spec.id, spec.kwargs["g"], spec.reference_returns) == ("Pendulum-v1", 5.0, (-1500.0, -150.0))
-
-
 @pytest.fixture(scope="module")
 def sample():
     return sources.scripted_cartpole()
@@ -574,7 +543,7 @@ def test_a_description_by_hand():
     episodes = [episode(np.full(number, 2.0), number % 2 == 0) for number in range(1, 12)]
     description = sources.describe(sources.from_episodes(episodes, BOX))
     assert (description.num_episodes, description.num_timesteps) == (11, 66)
-    assert list(description.return_quantiles) == list(sources.QUANTILES)
+    assert list(description.return_quantiles) == list(QUANTILES)
     assert list(description.return_quantiles.values()) == pytest.approx([2.0 * number for number in range(1, 12)])
     assert list(description.length_quantiles.values()) == list(range(1, 12))
     assert description.fraction_terminated == pytest.approx(5 / 11)
