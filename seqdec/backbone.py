@@ -1,10 +1,12 @@
 """Any Hugging Face decoder, by name, folder or Hub id: pretrained or its random twin, whole or its first layers.
 
-A backbone reads embeddings and gives hidden states; it has no vocabulary here. What it must be able to do (read
-`inputs_embeds`, look only backwards, continue from its cache) is tried out when it is loaded, not looked up.
+A backbone reads embeddings and gives hidden states; it has a vocabulary only where texts are to be read. What it must
+be able to do (read `inputs_embeds`, look only backwards, continue from its cache) is tried out when it is loaded, not
+looked up.
 """
 
 import hashlib
+import inspect
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +20,12 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoTokenizer,
+    ByT5Tokenizer,
     DynamicCache,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from seqdec import storage
@@ -51,19 +56,33 @@ class BackboneSource:
     finetune: Finetune = "full"
     seed: int = 0
     lora_rank: int = 16
+    vocabulary: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
     """A decoder ready to be finetuned, and what its surroundings must know of it.
 
-    `embedding_scale` is the standard deviation of its token embeddings, which new embeddings should start with.
+    `embedding_scale` is the standard deviation of its token embeddings, which new embeddings should start with;
+    `takes_positions` says whether it must be told the place of each token where there is padding between them.
     """
 
     model: "PreTrainedModel | PeftModel"
     source: BackboneSource
     width: int
     embedding_scale: float
+    takes_positions: bool = False
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return a text's token ids, without any that mark its beginning or end.
+
+        Raises:
+            UsageError: the backbone was loaded without its vocabulary.
+        """
+        if self.tokenizer is None:
+            raise UsageError("this backbone has no vocabulary: load it with load_backbone(..., vocabulary=True)")
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
 
     @property
     def config(self) -> PretrainedConfig:
@@ -81,8 +100,9 @@ def load_backbone(
     seed: int = 0,
     num_tokens: int | None = None,
     lora_rank: int = 16,
+    vocabulary: bool = False,
 ) -> Backbone:
-    """Return a decoder without its vocabulary, in float32, its trainable parameters chosen.
+    """Return a decoder in float32, its trainable parameters chosen.
 
     Args:
         name: `smollm2` (the packaged weights, or the Hub's), `small` (the network of Chen et al. 2021: 3 layers,
@@ -94,20 +114,27 @@ def load_backbone(
         seed: of random weights and adapters.
         num_tokens: positions that will be used, checked against what the backbone has.
         lora_rank: rank of the adapters.
+        vocabulary: keep the table of token embeddings and the tokenizer, to read texts with; pretrained embeddings
+            stay as they are. `small` has one token a byte.
 
     Raises:
-        UsageError: for an unknown name, an encoder, a model that cannot continue from its cache, too few positions.
+        UsageError: for an unknown name, an encoder, a model that cannot continue from its cache, too few positions,
+            texts for a family that cannot skip padding.
         DataError: for weights that are damaged, incomplete or not finite.
     """
     for value, kind in ((init, Init), (finetune, Finetune)):
         if value not in get_args(kind):
             raise UsageError(f"{value!r} is not one of {', '.join(get_args(kind))}")
-    source = BackboneSource(name, "random" if name == "small" else init, num_layers, finetune, seed, lora_rank)
+    init = "random" if name == "small" else init
+    source = BackboneSource(name, init, num_layers, finetune, seed, lora_rank, vocabulary)
+    tokenizer = None
     if name == "small":
-        config, folder = _small_config(num_tokens or 0), None
+        tokenizer = ByT5Tokenizer(extra_ids=0) if vocabulary else None
+        config, folder = _small_config(num_tokens or 0, len(tokenizer) if tokenizer else 1), None
     else:
         folder = _locate(name)
         config = _read_config(folder, name)
+        tokenizer = _read_tokenizer(folder, name) if vocabulary else None
     _check_positions(config, name, num_tokens)
     if num_layers is not None:
         _keep_layers(config, num_layers, name)
@@ -121,11 +148,17 @@ def load_backbone(
             model = AutoModel.from_config(config, dtype=torch.float32)
         else:
             model = _load_weights(folder, config, name)
-        scale = _drop_vocabulary(model)
+        scale = _scale_of(model)
+        if not vocabulary:
+            _drop_vocabulary(model)
         width = _table_of(model).embedding_dim
+        takes_positions = _takes_positions(model)
         _try_out(model, width, name)
+        if vocabulary:
+            _try_out_padding(model, width, name, takes_positions)
         trainable = _choose_parameters(model, finetune, lora_rank)
-    return Backbone(trainable, source, width, scale)
+        _table_of(model).weight.requires_grad_(vocabulary and init == "random" and finetune == "full")
+    return Backbone(trainable, source, width, scale, takes_positions, tokenizer)
 
 
 def save_backbone(backbone: Backbone, folder: Path) -> None:
@@ -135,6 +168,8 @@ def save_backbone(backbone: Backbone, folder: Path) -> None:
             backbone.model.save_pretrained(folder)
         else:
             backbone.model.save_pretrained(str(folder), save_embedding_layers=False)
+        if backbone.tokenizer is not None:
+            backbone.tokenizer.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # peft's template; the policy folder has a card of its own
     description: dict[str, object] = {**asdict(backbone.source), "embedding_scale": backbone.embedding_scale}
     if backbone.source.finetune == "lora":
@@ -155,20 +190,30 @@ def reload_backbone(folder: Path, *, merge_adapters: bool = False) -> Backbone:
         source = BackboneSource(**description)
     except TypeError as error:
         raise DataError(f"{folder / 'source.json'} does not describe a backbone: {error}") from error
+    tokenizer = _read_tokenizer(str(folder), str(folder)) if source.vocabulary else None
     if source.finetune == "lora":
-        base = load_backbone(source.name, init=source.init, num_layers=source.num_layers, seed=source.seed, dropout=0.0)
+        base = load_backbone(
+            source.name,
+            init=source.init,
+            num_layers=source.num_layers,
+            seed=source.seed,
+            dropout=0.0,
+            vocabulary=source.vocabulary,
+        )
         if _fingerprint(base.model) != base_sha256:
             raise DataError(f"the weights of {source.name!r} here are not those that {folder} is an adapter for")
         _, peft = _import_peft()
         storage.read_tensors(folder / "adapter_model.safetensors")  # refuses damaged and non-finite adapters
         with quietly():
             model = peft.PeftModel.from_pretrained(base.model, folder, is_trainable=not merge_adapters)
+        takes_positions = base.takes_positions
         if merge_adapters:
             model = model.merge_and_unload()
     else:
         model = _load_weights(folder, _read_config(str(folder), str(folder)), str(folder))
+        takes_positions = _takes_positions(model)
         _choose_parameters(model, source.finetune, source.lora_rank)
-    return Backbone(model, source, _table_of(model).embedding_dim, scale)
+    return Backbone(model, source, _table_of(model).embedding_dim, scale, takes_positions, tokenizer)
 
 
 def _locate(name: str) -> str:
@@ -215,9 +260,18 @@ def _read_config(folder: str, name: str) -> PretrainedConfig:
     return config
 
 
-def _small_config(num_tokens: int) -> PretrainedConfig:
+def _read_tokenizer(folder: str, name: str) -> PreTrainedTokenizerBase:
+    try:
+        with quietly():
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"{name!r} has no tokenizer to read texts with: {reason}") from error
+
+
+def _small_config(num_tokens: int, vocab_size: int) -> PretrainedConfig:
     return transformers.GPT2Config(
-        vocab_size=1, n_positions=max(1024, num_tokens), n_embd=128, n_layer=3, n_head=1,
+        vocab_size=vocab_size, n_positions=max(1024, num_tokens), n_embd=128, n_layer=3, n_head=1,
         activation_function="relu", bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
 
@@ -275,18 +329,45 @@ def _table_of(model: "PreTrainedModel | PeftModel") -> nn.Embedding:
     return table
 
 
-def _drop_vocabulary(model: PreTrainedModel) -> float:
-    """Cut the table of token embeddings down to a single token; return the scale of its entries."""
+def _scale_of(model: PreTrainedModel) -> float:
+    """Return the scale of a model's token embeddings."""
     table = _table_of(model)
     with torch.no_grad():
         # asked of the module, not of its weight: some families multiply on the way
         scale = table(torch.arange(min(table.num_embeddings, 4096))).std().item()
+    return scale if 1e-4 < scale < 1e2 else 0.02
+
+
+def _drop_vocabulary(model: PreTrainedModel) -> None:
+    """Cut the table of token embeddings down to a single token."""
+    table = _table_of(model)
     table.weight = nn.Parameter(torch.zeros(1, table.embedding_dim), requires_grad=False)
     table.num_embeddings, table.padding_idx = 1, None
     model.config.vocab_size = 1
     for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(model.config, key, None)
-    return scale if 1e-4 < scale < 1e2 else 0.02
+
+
+def _takes_positions(model: PreTrainedModel) -> bool:
+    return "position_ids" in inspect.signature(model.forward).parameters
+
+
+def _try_out_padding(model: PreTrainedModel, width: int, name: str, takes_positions: bool) -> None:
+    """Check by trying that padding between tokens changes nothing, which texts of unequal length need."""
+    tokens = torch.randn(1, 6, width)
+    padded = torch.cat([tokens[:, :2], torch.randn(1, 3, width), tokens[:, 2:]], 1)
+    is_word = torch.tensor([[1, 1, 0, 0, 0, 1, 1, 1, 1]])
+    places = {"position_ids": (is_word.cumsum(1) - 1).clamp(min=0)} if takes_positions else {}
+    model.eval()
+    with torch.no_grad():
+        plain = model(inputs_embeds=tokens, use_cache=False).last_hidden_state
+        try:
+            states = model(inputs_embeds=padded, attention_mask=is_word, use_cache=False, **places).last_hidden_state
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(f"backbone {name!r} cannot read texts of unequal length: {error}") from error
+    model.train()
+    if not torch.allclose(plain, states[:, is_word[0] == 1], atol=1e-4, rtol=1e-3):
+        raise UsageError(f"backbone {name!r} does not skip padding: texts of unequal length would change its states")
 
 
 def _try_out(model: PreTrainedModel, width: int, name: str) -> None:

@@ -1,8 +1,9 @@
 """One codec a kind of variable, in both directions: values to embeddings, hidden states to values.
 
 A codec is the only code that normalises: it is fitted to the data once, carries those statistics with the weights,
-and speaks raw units to everybody else. Values are [..., size] float32, or [...] int64 for discrete variables;
-embeddings and hidden states are [..., D]. `loss` is in nats per entry of the normalised value, [...].
+and speaks raw units to everybody else. Values are [..., size] float32, int64 for multi_discrete variables and uint8
+for images, or [...] int64 for discrete ones; embeddings and hidden states are [..., D]. `loss` is in nats per entry of
+the normalised value, [...]. Images and texts are read only, and a text has an embedding for each of its tokens.
 """
 
 import math
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from seqdec.errors import DataError
 from seqdec.layout import Variable
+from seqdec.perception import Image, Text, Vocabulary, with_unknown
 
 BEYOND = torch.finfo(torch.float32).max
 MIN_LOG_STD, MAX_LOG_STD = -4.0, 2.0  # of a predicted Gaussian, in units of the data's own deviation
@@ -22,6 +24,7 @@ MIN_LOG_STD, MAX_LOG_STD = -4.0, 2.0  # of a predicted Gaussian, in units of the
 class Codec(Protocol):
     """What every codec does.
 
+    `unknown` is True where a value is not known, [...], or entry by entry of an optional vector, [..., size].
     `sample` pushes uniform random numbers, one for each entry of the value, through the inverse of the predicted
     distribution function: the same numbers give the same value. `temperature` 0 asks for the most likely one.
     """
@@ -33,24 +36,38 @@ class Codec(Protocol):
     def sample(self, hidden: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor: ...
 
 
-def build_codec(variable: Variable, width: int, scale: float) -> Codec:
+def build_codec(variable: Variable, width: int, scale: float, vocabulary: Vocabulary | None = None) -> nn.Module:
     """Return a new codec whose embeddings have about the standard deviation `scale` per entry."""
-    kinds = {"gaussian": Gaussian, "mse": Regression, "binned": Binned, "discrete": Discrete}
+    if variable.kind == "text":
+        assert vocabulary is not None, "a layout with texts needs a backbone with its vocabulary"
+        return Text(variable, width, scale, vocabulary)
+    kinds = {
+        "gaussian": Gaussian,
+        "mse": Regression,
+        "binned": Binned,
+        "discrete": Discrete,
+        "multi_discrete": MultiDiscrete,
+        "image": Image,
+    }
     return kinds[variable.kind](variable, width, scale)
 
 
 class VectorEmbedding(nn.Module):
-    """Normalises vectors by the data's mean and deviation and projects them; has the learned "unknown"."""
+    """Normalises vectors by the data's mean and deviation and projects them; has the learned "unknown".
+
+    Of an optional vector, entries can be missing one by one: each has a learned embedding that stands for it.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, size: int, width: int, scale: float):
+    def __init__(self, size: int, width: int, scale: float, optional: bool = False):
         super().__init__()
         self.projection = nn.Linear(size, width)
         nn.init.normal_(self.projection.weight, std=scale)
         nn.init.normal_(self.projection.bias, std=scale)
         self.unknown = nn.Parameter(torch.randn(width) * scale)
+        self.missing = nn.Parameter(torch.randn(size, width) * scale) if optional else None
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
 
@@ -66,10 +83,14 @@ class VectorEmbedding(nn.Module):
         return (values - self.mean) / self.std
 
     def forward(self, values: Tensor, unknown: Tensor | None) -> Tensor:
-        known = self.projection(self.normalize(values))
-        if unknown is None:
-            unknown = values.new_zeros(values.shape[:-1], dtype=torch.bool)
-        return torch.where(unknown[..., None], self.unknown.to(known.dtype), known)
+        normal = self.normalize(values)
+        if unknown is not None and unknown.ndim == values.ndim:  # entry by entry
+            assert self.missing is not None, "entries are missing of a vector that is not optional"
+            known = self.projection(normal.masked_fill(unknown, 0.0)) + unknown.to(normal.dtype) @ self.missing
+            unknown = unknown.all(-1)
+        else:
+            known = self.projection(normal)
+        return with_unknown(known, self.unknown, unknown)
 
 
 class Gaussian(nn.Module):
@@ -84,7 +105,7 @@ class Gaussian(nn.Module):
 
     def __init__(self, variable: Variable, width: int, scale: float):
         super().__init__()
-        self.embed_values = VectorEmbedding(variable.size, width, scale)
+        self.embed_values = VectorEmbedding(variable.size, width, scale, variable.optional)
         self.head = _head(variable, width, 2 * variable.size)
         low, high = bounds(variable)
         self.register_buffer("low", low, persistent=False)  # the layout carries the bounds
@@ -144,7 +165,7 @@ class Regression(nn.Module):
 
     def __init__(self, variable: Variable, width: int, scale: float):
         super().__init__()
-        self.embed_values = VectorEmbedding(variable.size, width, scale)
+        self.embed_values = VectorEmbedding(variable.size, width, scale, variable.optional)
         self.head = _head(variable, width, variable.size)
         low, high = bounds(variable)
         self.register_buffer("low", low, persistent=False)  # the layout carries the bounds
@@ -194,7 +215,7 @@ class Binned(nn.Module):
     def __init__(self, variable: Variable, width: int, scale: float):
         super().__init__()
         self.variable = variable
-        self.embed_values = VectorEmbedding(variable.size, width, scale)
+        self.embed_values = VectorEmbedding(variable.size, width, scale, variable.optional)
         self.num_bins = 2 * variable.num_bins  # room for the bins of single values
         self.head = _head(variable, width, variable.size * self.num_bins)
         # [size, num_bins + 1]; the edges that an entry does not need lie beyond all values
@@ -283,16 +304,18 @@ class Discrete(nn.Module):
             )
 
     def embed(self, values: Tensor, unknown: Tensor | None = None) -> Tensor:
-        known = self.embedding(values - self.variable.start)
-        if unknown is None:
-            unknown = torch.zeros_like(values, dtype=torch.bool)
-        return torch.where(unknown[..., None], self.unknown.to(known.dtype), known)
+        index = values - self.variable.start
+        if unknown is not None:
+            index = index.masked_fill(unknown, 0)
+        return with_unknown(self.embedding(index), self.unknown, unknown)
 
     def _log_probs(self, hidden: Tensor) -> Tensor:
         return self.head(hidden).float().log_softmax(-1)
 
     def loss(self, hidden: Tensor, values: Tensor) -> Tensor:
         index = values - self.variable.start
+        if self.variable.optional:  # what is missing may stand outside; its loss is not counted
+            index = index.clamp(0, self.variable.size - 1)
         return -self._log_probs(hidden).gather(-1, index[..., None])[..., 0]
 
     def log_prob(self, hidden: Tensor, values: Tensor) -> Tensor:
@@ -301,6 +324,63 @@ class Discrete(nn.Module):
     def sample(self, hidden: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
         index, _ = _sample_index(self._log_probs(hidden), uniform, temperature, top_k)
         return index + self.variable.start
+
+
+class MultiDiscrete(nn.Module):
+    """Several discrete values at once: embeddings are summed, each is predicted by a categorical of its own."""
+
+    starts: Tensor
+    offsets: Tensor
+    is_value: Tensor
+
+    def __init__(self, variable: Variable, width: int, scale: float):
+        super().__init__()
+        self.variable = variable
+        sizes = torch.tensor(variable.sizes)
+        num_values = int(sizes.sum())
+        self.embedding = nn.Embedding(num_values, width)
+        nn.init.normal_(self.embedding.weight, std=scale / math.sqrt(variable.size))
+        self.unknown = nn.Parameter(torch.randn(width) * scale)
+        self.head = _head(variable, width, num_values)
+        self.register_buffer("starts", torch.tensor(variable.starts), persistent=False)
+        self.register_buffer("offsets", sizes.cumsum(0) - sizes, persistent=False)
+        is_value = torch.arange(int(sizes.max())) < sizes[:, None]  # [size, most values]
+        self.register_buffer("is_value", is_value, persistent=False)
+
+    def fit(self, values: np.ndarray) -> None:
+        low = np.array(self.variable.starts)
+        high = low + np.array(self.variable.sizes) - 1
+        if (values < low).any() or (values > high).any():
+            raise DataError(f"{self.variable.name} has values outside {low.tolist()} to {high.tolist()}")
+
+    def embed(self, values: Tensor, unknown: Tensor | None = None) -> Tensor:
+        index = values - self.starts + self.offsets
+        if unknown is not None:
+            index = index.masked_fill(unknown[..., None], 0)
+        return with_unknown(self.embedding(index).sum(-2), self.unknown, unknown)
+
+    def _log_probs(self, hidden: Tensor) -> Tensor:
+        """Log probabilities of each entry's values, [..., size, most values]; those it does not have are at -inf."""
+        logits = self.head(hidden).float()
+        padded = torch.full((*logits.shape[:-1], *self.is_value.shape), -math.inf, device=logits.device)
+        padded[..., self.is_value] = logits
+        return padded.log_softmax(-1)
+
+    def _chosen(self, hidden: Tensor, values: Tensor) -> Tensor:
+        index = values - self.starts
+        if self.variable.optional:  # as in Discrete
+            index = torch.minimum(index.clamp(min=0), self.is_value.sum(-1) - 1)
+        return self._log_probs(hidden).gather(-1, index[..., None])[..., 0]
+
+    def loss(self, hidden: Tensor, values: Tensor) -> Tensor:
+        return -self._chosen(hidden, values).mean(-1)
+
+    def log_prob(self, hidden: Tensor, values: Tensor) -> Tensor:
+        return self._chosen(hidden, values).sum(-1)
+
+    def sample(self, hidden: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
+        index, _ = _sample_index(self._log_probs(hidden), uniform, temperature, top_k)
+        return index + self.starts
 
 
 def bounds(variable: Variable) -> tuple[Tensor, Tensor]:

@@ -9,14 +9,27 @@ of a few tokens. A full context keeps the prompt and the newest half of its time
 exact: the model sees a window such as it was trained on.
 """
 
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from seqdec import noise
+from seqdec import noise, texts
 from seqdec.errors import UsageError, suggest
+from seqdec.layout import READ_ONLY, Variable
+from seqdec.leaves import MISSING
 from seqdec.model import SequenceModel
+
+
+class _Value(NamedTuple):
+    """What was written: a tensor [B, ...] and which of it is missing; no tensor where all of it is unknown."""
+
+    tensor: Tensor | None
+    missing: Tensor | None
 
 
 class Context:
@@ -48,8 +61,10 @@ class Context:
         self._streams = noise.streams(0, 0, num_sequences) if streams is None else streams
         self._num_draws = 0
         self.timestep = 0  # inside the episode, of the newest timestep that is being written
-        self._prompt: dict[str, Tensor | None] = {}
-        self._steps: list[dict[str, Tensor | None]] = [{}]  # the timesteps of the window, the last one open
+        sizes = self.layout.slot_sizes(self.layout.step)
+        self._slot_at = {sum(sizes[:index]): slot for index, slot in enumerate(self.layout.step)}
+        self._prompt: dict[str, _Value] = {}
+        self._steps: list[dict[str, _Value]] = [{}]  # the timesteps of the window, the last one open
         self._restart()
 
     def _restart(self) -> None:
@@ -57,9 +72,13 @@ class Context:
         self._cache = DynamicCache(config=self.model.backbone.config) if self.use_cache else None
         self._num_read = 0  # tokens
         self._hidden: Tensor | None = None  # state after the last token read, [B, D]
+        self._is_word: Tensor | None = None  # False on the padding of texts, [B, tokens read]; None without texts
 
     def write(self, **values: object) -> None:
-        """Write variables, each [B, size] or [B] in raw units; None writes "unknown".
+        """Write variables, each [B, size] or [B] in raw units, images in their own shape, texts as B strings.
+
+        None writes "unknown"; so does NaN, and None among texts, in its row. `missing.NAME`, [B] or [B, size], says
+        the same of any variable. Names with a dot are passed as `write(**{"observation.camera": images})`.
 
         Writing a variable that the newest timestep has already begins the next timestep.
 
@@ -68,18 +87,18 @@ class Context:
         """
         names = [*self.layout.prompt_names, *self.layout.step_names]
         for name in values:
-            if name not in names:
+            if name.removeprefix(MISSING) not in names:
                 raise UsageError(f"the layout has no {name!r}{suggest(name, names)}: it has {', '.join(names)}")
         for name in self.layout.prompt_names:
             if name in values:
                 if self._num_read > 1 or len(self._steps) > 1 or self._steps[0]:
                     raise UsageError(f"{name} belongs to the prompt: write it before the first step")
-                self._prompt[name] = self._tensor(name, values[name])
+                self._prompt[name] = self._value(name, values[name], values.get(MISSING + name))
         for name in self.layout.step_names:
             if name in values:
-                self._set(name, self._tensor(name, values[name]))
+                self._set(name, self._value(name, values[name], values.get(MISSING + name)))
 
-    def _set(self, name: str, value: Tensor | None) -> None:
+    def _set(self, name: str, value: "_Value") -> None:
         if name in self._steps[-1]:
             missing = [other for other in self.layout.step_names if other not in self._steps[-1]]
             if missing:
@@ -95,19 +114,42 @@ class Context:
             self._restart()
         self._steps.append({})
 
-    def _tensor(self, name: str, value: object) -> Tensor | None:
+    def _value(self, name: str, value: object, missing: object = None) -> "_Value":
         if value is None:
-            return None
+            return _Value(None, None)
         variable = self.layout.variable(name)
-        dtype = torch.long if variable.kind == "discrete" else torch.float32
-        tensor = torch.as_tensor(value, dtype=dtype, device=self.model.device)
-        if tensor.ndim == 1 and variable.shape == (1,):
-            tensor = tensor[:, None]
+        if variable.kind == "text":
+            written = [value] * self.num_sequences if isinstance(value, str) else list(value)  # pyright: ignore
+            if len(written) != self.num_sequences:
+                raise UsageError(f"{name} has {len(written)} texts: {self.num_sequences} are expected")
+            tensor = texts.encode([text or "" for text in written]).to(self.model.device)
+            return _Value(tensor, None)
+        tensor = torch.as_tensor(value)
+        if tensor.is_floating_point() and tensor.isnan().any():  # looked for where the values came from, mostly a CPU
+            unknown = tensor.isnan() if missing is None else torch.as_tensor(missing).to(tensor.device) | tensor.isnan()
+            tensor, missing = tensor.nan_to_num(0.0), unknown
+        dtype = torch.long if variable.is_whole else torch.uint8 if variable.kind == "image" else torch.float32
+        tensor = tensor.to(self.model.device, dtype)
+        if tensor.ndim != 1 + len(variable.shape) and tensor.numel() == self.num_sequences * math.prod(variable.shape):
+            tensor = tensor.reshape(self.num_sequences, *variable.shape)  # images, and vectors of any shape
         if tensor.shape != (self.num_sequences, *variable.shape):
             raise UsageError(
                 f"{name} has shape {tuple(tensor.shape)}: {(self.num_sequences, *variable.shape)} is expected"
             )
-        return tensor
+        return _Value(tensor, None if missing is None else self._missing(variable, missing))
+
+    def _missing(self, variable: Variable, missing: object) -> Tensor:
+        """Return what is missing as the codec takes it: [B], or [B, size] for entries of an optional vector."""
+        given = torch.as_tensor(missing, dtype=torch.bool, device=self.model.device).reshape(self.num_sequences, -1)
+        is_vector = variable.kind not in ("image", "discrete", "multi_discrete")
+        if is_vector and variable.optional:
+            return given.expand(self.num_sequences, variable.size)
+        if is_vector and (given.any(1) & ~given.all(1)).any():
+            raise UsageError(
+                f"{variable.name} is missing in part, and the model has not learned that: train with --missing "
+                f"{variable.name}"
+            )
+        return given.any(1)
 
     @torch.no_grad()
     def sample(self, name: str, *, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
@@ -126,7 +168,7 @@ class Context:
         uniform = noise.uniform(self._streams, self._num_draws, shape, hidden.device)
         self._num_draws += 1
         value = self.model.codec(name).sample(hidden, uniform, temperature, top_k)
-        self._set(name, value)
+        self._set(name, _Value(value, None))
         return value
 
     @torch.no_grad()
@@ -148,45 +190,63 @@ class Context:
         return self._hidden
 
     def _read(self, end: int) -> None:
-        """Let the backbone read the tokens up to `end`."""
+        """Let the backbone read the tokens up to `end`, which is the beginning of a slot."""
         first = self._num_read if self.use_cache else 0
-        tokens = torch.stack([self._token(position) for position in range(first, end)], 1)  # [B, new, D]
-        if self._cache is None:
-            output = self.model.backbone(inputs_embeds=tokens, use_cache=False)
-        else:
-            output = self.model.backbone(inputs_embeds=tokens, past_key_values=self._cache, use_cache=True)
-        self._hidden = output.last_hidden_state[:, -1]
+        tokens, words = zip(*self._slots(first, end), strict=True)
+        new = torch.cat(tokens, 1)  # [B, new, D]
+        if self.layout.has_text:
+            known = [self._all_words(slot) if mask is None else mask for slot, mask in zip(tokens, words, strict=True)]
+            before = self._is_word if first > 0 else None
+            self._is_word = torch.cat([*([] if before is None else [before]), *known], 1)
+        self._hidden = self.model.read(new, self._is_word, self._cache)[:, -1]
         self._num_read = end
 
-    def _token(self, position: int) -> Tensor:
-        """Embed one token [B, D] from the values written for its slot."""
+    def _slots(self, first: int, end: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Embed the slots between two positions: tokens [B, n, D], and which of a text's are words [B, n]."""
+        position = first
         if position == 0:
-            return self.model.start.expand(self.num_sequences, -1)
-        first_step = 1 + len(self.layout.prompt)
-        if position < first_step:
-            names = self.layout.prompt[position - 1]
-            return torch.stack([self._embed(name, self._prompt, "the prompt") for name in names]).sum(0)
-        index, slot = divmod(position - first_step, len(self.layout.step))
+            yield self.model.start.expand(self.num_sequences, 1, -1), None
+            position = 1
+        for slot in self.layout.prompt if position < self.layout.first_step else ():
+            begin = self.layout.position(slot[0])
+            if position <= begin < end:
+                embedded = [self._embed(name, self._prompt, "the prompt") for name in slot]
+                tokens = torch.stack([tokens for tokens, _ in embedded]).sum(0)
+                yield tokens, embedded[0][1]
+                position = begin + tokens.shape[1]
+        while position < end:
+            index, offset = divmod(position - self.layout.first_step, self.layout.step_tokens)
+            slot = self._slot_at[offset]
+            tokens, words = self._step_slot(index, slot)
+            yield tokens, words
+            position += tokens.shape[1]
+
+    def _step_slot(self, index: int, slot: tuple[str, ...]) -> tuple[Tensor, Tensor | None]:
+        size = self.layout.variable(slot[0]).num_tokens
         timestep = self.timestep - (len(self._steps) - 1) + index
-        token = self.model.embed_time(torch.tensor(timestep, device=self.model.device)).expand(self.num_sequences, -1)
-        for name in self.layout.step[slot]:
+        time = self.model.embed_time(torch.tensor(timestep, device=self.model.device))
+        tokens, words = time.expand(self.num_sequences, size, -1), None
+        for name in slot:
             written_at = index - (name in self.layout.late)
             if written_at >= 0:
-                token = token + self._embed(name, self._steps[written_at], f"timestep {timestep}")
-        return token
+                embedded, words = self._embed(name, self._steps[written_at], f"timestep {timestep}")
+                tokens = tokens + embedded
+        return tokens, words
 
-    def _embed(self, name: str, values: dict[str, Tensor | None], where: str) -> Tensor:
+    def _all_words(self, tokens: Tensor) -> Tensor:
+        return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+
+    def _embed(self, name: str, values: "dict[str, _Value]", where: str) -> tuple[Tensor, Tensor | None]:
         if name not in values:
             raise UsageError(f"{name} of {where} has not been written: the layout reads it before what was asked")
-        value = values[name]
-        if value is None:
-            shape = (self.num_sequences, *self.layout.variable(name).shape)
-            dtype = torch.long if self.layout.variable(name).kind == "discrete" else torch.float32
-            start = self.layout.variable(name).start
-            placeholder = torch.full(shape, start, dtype=dtype, device=self.model.device)
-            unknown = torch.ones(self.num_sequences, dtype=torch.bool, device=self.model.device)
-            return self.model.codec(name).embed(placeholder, unknown)
-        return self.model.codec(name).embed(value)
+        written, missing = values[name].tensor, values[name].missing
+        if written is None:
+            variable = self.layout.variable(name)
+            shape = (self.num_sequences, *(variable.shape if variable.kind != "text" else (0,)))
+            dtype = torch.uint8 if variable.kind in READ_ONLY else torch.long if variable.is_whole else torch.float32
+            written = torch.zeros(shape, dtype=dtype, device=self.model.device)
+            missing = torch.ones(self.num_sequences, dtype=torch.bool, device=self.model.device)
+        return self.model.embed_values(name, written, missing)
 
     def fork(self, num_branches: int) -> None:
         """Repeat every sequence: row i becomes rows i * num_branches to (i + 1) * num_branches - 1.
@@ -206,9 +266,11 @@ class Context:
         rows = rows.to(self.model.device)
         for values in (self._prompt, *self._steps):
             for name, value in values.items():
-                values[name] = None if value is None else value[rows]
+                values[name] = _Value(*(None if part is None else part[rows] for part in value))
         if self._cache is not None and self._num_read > 0:
             self._cache.batch_select_indices(rows)
         if self._hidden is not None:
             self._hidden = self._hidden[rows]
+        if self._is_word is not None:
+            self._is_word = self._is_word[rows]
         self.num_sequences = len(rows)

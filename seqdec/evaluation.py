@@ -165,8 +165,9 @@ def evaluate(
             failures=failures,
         )
         if not episodes:
+            asked = "" if target is None else f" for target {_asked(target)}"
             raise UsageError(
-                f"all {num_episodes} episodes for target {_asked(target)} failed, the first with: "
+                f"all {num_episodes} episodes{asked} failed, the first with: "
                 f"{failures[0].message}; mend the environment"
             )
         undiscounted = [float(episode.total_return) for episode in episodes]

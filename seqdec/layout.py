@@ -3,21 +3,27 @@
     position  0       1 ...        one step                              the next step
               start | prompt ... | observation  return_to_go  action  |  observation  return_to_go  action | ...
 
-A slot is one token; variables that share a slot have their embeddings summed. The hidden state just before a
-slot predicts every variable in that slot, and "start" gives the first slot a predecessor. A layout is a plain
-value: methods such as Decision Transformer or behaviour cloning differ in their layout and in nothing else.
+A slot is one token, or as many as its text may have; variables that share a slot have their embeddings summed. The
+hidden state just before a slot predicts every variable in that slot, and "start" gives the first slot a predecessor.
+Each leaf of a nested space is a variable. A layout is a plain value: methods such as Decision Transformer or behaviour
+cloning differ in their layout and in nothing else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, Literal, Self, get_args
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from seqdec.errors import DataError, UsageError, suggest
+from seqdec.hindsight import FACTS
+from seqdec.leaves import leaf_kind, leaves, num_entries
 
-Kind = Literal["gaussian", "mse", "binned", "discrete"]
+Kind = Literal["gaussian", "mse", "binned", "discrete", "multi_discrete", "image", "text"]
+READ_ONLY = ("image", "text")
 Head = Literal["gaussian", "mse", "binned"]
 ReturnHead = Literal["gaussian", "binned"]
 
@@ -26,9 +32,12 @@ ReturnHead = Literal["gaussian", "binned"]
 class Variable:
     """A named quantity: which codec reads and writes it, how large it is, how much its prediction counts.
 
-    `size` is the number of entries of a vector, or the number of values of a discrete variable, which start at
-    `start`. `low` and `high` bound a vector's entries, infinities allowed; None means that it is unbounded.
-    A variable with `loss_weight` 0 is only ever written, never sampled.
+    `size` is the number of entries of a vector, image or multi_discrete variable, the number of values of a discrete
+    one, which start at `start`, or the most tokens that a text may have. `low` and `high` bound a vector's entries,
+    infinities allowed; None means that it is unbounded. `sizes` and `starts` are the number of values and the first
+    value of each entry of a multi_discrete variable, `image` an image's shape as the environment gives it. An
+    `optional` variable may be missing, a vector's entries one by one. A variable with `loss_weight` 0 is only ever
+    written, never sampled; images and texts always are.
     """
 
     name: str
@@ -40,6 +49,10 @@ class Variable:
     start: int = 0
     num_bins: int = 64
     bins: Literal["quantile", "uniform"] = "quantile"
+    sizes: tuple[int, ...] = ()
+    starts: tuple[int, ...] = ()
+    image: tuple[int, ...] = ()
+    optional: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -49,15 +62,37 @@ class Variable:
         for bound in (self.low, self.high):
             if bound is not None and len(bound) != self.size:
                 raise UsageError(f"{self.name} has {self.size} entries but {len(bound)} bounds")
+        if self.kind in READ_ONLY and self.loss_weight > 0:
+            raise UsageError(f"{self.name} is {self.describe()}: it can be read, not predicted; its loss_weight is 0")
+        if self.kind == "multi_discrete" and not len(self.sizes) == len(self.starts) == self.size:
+            raise UsageError(f"{self.name} has {self.size} entries: give as many sizes and starts")
+        if self.kind == "image" and int(np.prod(self.image)) != self.size:
+            raise UsageError(f"{self.name} has {self.size} entries, an image of shape {self.image} has others")
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one value: () for a discrete variable, (size,) for a vector."""
-        return () if self.kind == "discrete" else (self.size,)
+        """Shape of one value in a batch: () for a discrete variable or a text, (size,) for everything else."""
+        return () if self.kind in ("discrete", "text") else (self.size,)
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens a slot of this variable takes."""
+        return self.size if self.kind == "text" else 1
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its values are whole numbers, which name one of several values each."""
+        return self.kind in ("discrete", "multi_discrete")
 
     def describe(self) -> str:
         """Return size and kind in words."""
-        return f"Discrete({self.size}, start={self.start})" if self.kind == "discrete" else f"a vector of {self.size}"
+        if self.kind == "discrete":
+            return f"Discrete({self.size}, start={self.start})"
+        if self.kind == "multi_discrete":
+            return f"MultiDiscrete({list(self.sizes)}, start={list(self.starts)})"
+        if self.kind == "image":
+            return f"an image of {'x'.join(map(str, self.image))}"
+        return f"a text of at most {self.size} tokens" if self.kind == "text" else f"a vector of {self.size}"
 
 
 @dataclass(frozen=True)
@@ -92,73 +127,107 @@ class Layout:
         for name in self.late:
             if name not in self.step_names:
                 raise UsageError(f"late variable {name!r} is in no slot of the step")
+        for slot in (*self.prompt, *self.step):
+            text = next((name for name in slot if self.variable(name).kind == "text"), None)
+            if text is not None and (len(slot) > 1 or text in self.late):
+                raise UsageError(f"the text {text!r} needs a slot of its own, and cannot be late")
         if self.context_length < 1:
             raise UsageError(f"context_length is {self.context_length}: at least 1 timestep is needed")
         if not self.predicted:
             raise UsageError("no variable of the layout has a loss_weight above 0: nothing would be learned")
 
-    @property
+    @cached_property
     def step_names(self) -> tuple[str, ...]:
         """Names of the variables of a timestep, in the order in which they are written."""
         return tuple(name for slot in self.step for name in slot)
 
-    @property
+    @cached_property
     def prompt_names(self) -> tuple[str, ...]:
         """Names of the facts written before the first step."""
         return tuple(name for slot in self.prompt for name in slot)
 
-    @property
+    @cached_property
     def predicted(self) -> tuple[str, ...]:
         """Names of the variables that the model learns to sample."""
         return tuple(variable.name for variable in self.variables if variable.loss_weight > 0)
 
-    @property
+    @cached_property
+    def has_text(self) -> bool:
+        """Whether a text is among the variables: then the backbone needs its vocabulary and an attention mask."""
+        return any(variable.kind == "text" for variable in self.variables)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Variable]:
+        return {variable.name: variable for variable in self.variables}
+
+    @cached_property
+    def _offsets(self) -> dict[str, int]:
+        """Index of a step variable's first token within its timestep."""
+        sizes = self.slot_sizes(self.step)
+        return {name: sum(sizes[:index]) for index, slot in enumerate(self.step) for name in slot}
+
+    def slot_sizes(self, slots: Sequence[Sequence[str]]) -> list[int]:
+        """Tokens of each slot."""
+        return [self.variable(slot[0]).num_tokens for slot in slots]
+
+    @cached_property
+    def first_step(self) -> int:
+        """Position of the first token after "start" and the prompt."""
+        return 1 + sum(self.slot_sizes(self.prompt))
+
+    @cached_property
+    def step_tokens(self) -> int:
+        """Tokens of one timestep."""
+        return sum(self.slot_sizes(self.step))
+
+    @cached_property
     def num_tokens(self) -> int:
         """Tokens of a full window, "start" and prompt included."""
-        return 1 + len(self.prompt) + self.context_length * len(self.step)
+        return self.first_step + self.context_length * self.step_tokens
 
     def variable(self, name: str) -> Variable:
         """Return the variable of that name; raises KeyError where there is none."""
-        return next(variable for variable in self.variables if variable.name == name)
+        return self._by_name[name]
 
     def position(self, name: str, timestep: int = 0) -> int:
-        """Token index of a variable's slot at a timestep of the window; a prompt fact has one for all."""
-        for index, slot in enumerate(self.prompt):
-            if name in slot:
-                return 1 + index
-        slot_index = next(index for index, slot in enumerate(self.step) if name in slot)
-        timestep += name in self.late
-        return 1 + len(self.prompt) + timestep * len(self.step) + slot_index
+        """Index of the first token of a variable's slot at a timestep of the window; a prompt fact has one for all."""
+        if name not in self._offsets:
+            before = next(index for index, slot in enumerate(self.prompt) if name in slot)
+            return 1 + sum(self.slot_sizes(self.prompt[:before]))
+        return self.first_step + (timestep + (name in self.late)) * self.step_tokens + self._offsets[name]
 
     def positions(self, name: str) -> np.ndarray:
-        """Token indices of a variable's slots, int64 [K], or [1] for a prompt fact.
+        """Index of the first token of each of a variable's slots, int64 [K], or [1] for a prompt fact.
 
         The last slot of a late variable lies one past the window: it can be predicted, but not be read.
         """
         if name in self.prompt_names:
             return np.array([self.position(name)])
-        return self.position(name) + len(self.step) * np.arange(self.context_length)
+        return self.position(name) + self.step_tokens * np.arange(self.context_length)
 
-    def check_spaces(self, observation_space: gymnasium.Space, action_space: gymnasium.Space) -> None:
+    def check_spaces(
+        self, observation_space: gymnasium.Space, action_space: gymnasium.Space, missing: Sequence[str] = ()
+    ) -> None:
         """Raise UsageError where the layout does not fit the spaces of the data, or names what no data set has."""
-        returns = Variable("return", "gaussian", 1)
-        written = {
-            "observation": _variable_from_space("observation", observation_space, 0.0, "gaussian", bounded=False),
-            "action": _variable_from_space("action", action_space, 0.0, "gaussian", bounded=True),
-            **dict.fromkeys(("reward", "return_to_go", "target_return"), returns),
-        }
+        written: dict[str, Variable | None] = dict.fromkeys(("reward", "return_to_go"), Variable("return", "mse", 1))
+        for name, leaf in {**leaves(observation_space, "observation"), **leaves(action_space, "action")}.items():
+            size = self.variable(name).size if name in (v.name for v in self.variables) else 1
+            written[name] = _variable_from_leaf(name, leaf, 0.0, "gaussian", text_tokens=size)
+        written |= {"target_return": Variable("return", "mse", 1), "text": None}
         for variable in self.variables:
             if variable.name not in written:
                 known = ", ".join(written)
                 raise UsageError(
                     f"no data set has the variable {variable.name!r}{suggest(variable.name, written)}: {known}"
                 )
-            data = written[variable.name]
-            if (variable.shape, variable.start) != (data.shape, data.start) or variable.size != data.size:
+            data = written[variable.name] or Variable("text", "text", variable.size)
+            if _form(variable) != _form(data):
                 raise UsageError(
                     f"the layout's {variable.name} is {variable.describe()}, the data's is {data.describe()}: "
                     "make the layout for this data"
                 )
+            if variable.name in missing and not variable.optional:
+                raise UsageError(f"{variable.name} may be missing in the data: make it optional in the layout")
 
     def to_json(self) -> dict[str, object]:
         """Return the layout as plain JSON values; infinite bounds become strings."""
@@ -187,10 +256,17 @@ class Layout:
             raise DataError(f"this is no layout: {type(error).__name__}: {error}") from error
 
 
+def _form(variable: Variable) -> tuple[object, ...]:
+    """Return what two variables share if the one can be written with the other's values."""
+    kind = variable.kind if variable.is_whole or variable.kind in READ_ONLY else "vector"
+    return kind, variable.size, variable.start, tuple(variable.sizes), tuple(variable.starts), tuple(variable.image)
+
+
 def _variable_from_json(entry: Mapping[str, Any]) -> Variable:
     _refuse_unknown_keys(entry, Variable)
     bounds = {bound: tuple(float(x) for x in entry[bound]) for bound in ("low", "high") if entry.get(bound) is not None}
-    return Variable(**{**entry, **bounds})
+    counts = {key: tuple(int(x) for x in entry[key]) for key in ("sizes", "starts", "image") if key in entry}
+    return Variable(**{**entry, **bounds, **counts})
 
 
 def _refuse_unknown_keys(value: Mapping[str, object], record: type) -> None:
@@ -227,43 +303,98 @@ def layout_from_spaces(
     context_length: int = 20,
     head: Head = "gaussian",
     return_head: ReturnHead = "binned",
+    prompt: Sequence[str] = (),
+    fuse: Sequence[str] = (),
+    missing: Sequence[str] = (),
+    text_tokens: int = 32,
 ) -> Layout:
-    """Return a preset layout for an environment's spaces.
+    """Return a preset layout for an environment's spaces; each leaf of a Dict or Tuple is a variable of its own.
 
     Args:
         preset: `decision_transformer` (Chen et al. 2021), `multi_game` (Lee et al. 2022: the return is predicted
             before the action), `behaviour_cloning`, `trajectory` (Janner et al. 2021) or `fused` (one token a
             timestep: the previous action, the return to go and the observation summed).
-        observation_space: a Box vector or Discrete.
-        action_space: a Box vector or Discrete.
+        observation_space: any supported space (see `spaces`).
+        action_space: any supported space without images and texts.
         context_length: timesteps in a full window.
         head: how Box values are predicted.
         return_head: how returns and rewards are predicted.
+        prompt: facts (`target_return`, `text`) and leaves of the observation that stand in the prompt.
+        fuse: `observation`, `action` or both: the leaves share one slot, and leaves of an action are sampled at once.
+            Otherwise each has a slot, and a leaf of an action depends on those before it.
+        missing: leaves of the observation that may be missing.
+        text_tokens: the most tokens that a text may have.
 
     Raises:
-        UsageError: for an unknown preset or a space that is not supported.
+        UsageError: for an unknown preset or name, or a space that is not supported.
     """
     if preset not in PRESETS:
         raise UsageError(f"unknown layout {preset!r}{suggest(preset, PRESETS)}: use one of {', '.join(PRESETS)}")
+    observed, acted = leaves(observation_space, "observation"), leaves(action_space, "action")
+    for names, known, what in (
+        (prompt, [*FACTS, *observed], "prompt"),
+        (fuse, ["observation", "action"], "fuse"),
+        (missing, list(observed), "missing"),
+    ):
+        for name in names:
+            if name not in known:
+                raise UsageError(f"{what}: no {name!r}{suggest(name, known)}; there are {', '.join(known)}")
     step, late, weights = _STEPS[preset]
+    roles = {"observation": [name for name in observed if name not in prompt], "action": list(acted)}
+    slots: list[tuple[str, ...]] = []
+    for slot in step:
+        names = [name for role in slot for name in roles.get(role, [role])]
+        texts = [name for name in names if name in observed and leaf_kind(observed[name]) == "text"]
+        together = len(slot) > 1 or set(slot) <= set(fuse)
+        rest = [name for name in names if name not in texts]
+        # a text comes after what it shares a timestep with: nothing late may be predicted from what follows it
+        slots += ([tuple(rest)] if together else [(name,) for name in rest]) if rest else []
+        slots += [(name,) for name in texts]
     variables = []
-    for name in (name for slot in step for name in slot):
-        weight = weights.get(name, 0.0)
-        if name == "observation":
-            variables.append(_variable_from_space(name, observation_space, weight, head, bounded=False))
-        elif name == "action":
-            variables.append(_variable_from_space(name, action_space, weight, head, bounded=True))
+    for name in (*prompt, *(name for slot in slots for name in slot)):
+        weight, leaf = weights.get(name.split(".")[0], 0.0), observed.get(name, acted.get(name))
+        if leaf is not None:
+            may_miss = name in missing
+            variables.append(_variable_from_leaf(name, leaf, weight, head, optional=may_miss, text_tokens=text_tokens))
+        elif name == "text":
+            variables.append(Variable(name, "text", text_tokens))
         else:
             variables.append(Variable(name, return_head, 1, weight))
-    return Layout(tuple(variables), step, late=late, context_length=context_length)
+    return Layout(
+        tuple(variables),
+        tuple(slots),
+        prompt=tuple((name,) for name in prompt),
+        late=tuple(name for role in late for name in roles.get(role, [role])),
+        context_length=context_length,
+    )
 
 
-def _variable_from_space(
-    name: str, space: gymnasium.Space, loss_weight: float, head: Head, *, bounded: bool
+def _variable_from_leaf(
+    name: str,
+    leaf: gymnasium.Space,
+    loss_weight: float,
+    head: Head,
+    *,
+    optional: bool = False,
+    text_tokens: int = 1,
 ) -> Variable:
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return Variable(name, "discrete", int(space.n), loss_weight, start=int(space.start))
-    if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
-        low, high = (tuple(map(float, bound)) if bounded else None for bound in (space.low, space.high))
-        return Variable(name, head, space.shape[0], loss_weight, low, high)
-    raise UsageError(f"{space} {name}s are not supported yet: Box vectors and Discrete are")
+    kind = leaf_kind(leaf)
+    if kind == "text":
+        return Variable(name, "text", text_tokens, optional=optional)
+    if kind == "image":
+        shape = tuple(leaf.shape or ())
+        return Variable(name, "image", num_entries(leaf), image=shape, optional=optional)
+    if isinstance(leaf, Discrete):
+        return Variable(name, "discrete", int(leaf.n), loss_weight, start=int(leaf.start), optional=optional)
+    size = num_entries(leaf)
+    if isinstance(leaf, MultiDiscrete):
+        sizes, starts = (tuple(map(int, np.ravel(counts))) for counts in (leaf.nvec, leaf.start))
+        return Variable(name, "multi_discrete", size, loss_weight, sizes=sizes, starts=starts, optional=optional)
+    if not isinstance(leaf, Box):  # MultiBinary
+        return Variable(
+            name, "multi_discrete", size, loss_weight, sizes=(2,) * size, starts=(0,) * size, optional=optional
+        )
+    if name.split(".")[0] == "observation":  # environments are lax with the bounds of their observations
+        return Variable(name, head, size, loss_weight, optional=optional)
+    low, high = (tuple(map(float, np.ravel(bound))) for bound in (leaf.low, leaf.high))
+    return Variable(name, head, size, loss_weight, low, high)

@@ -5,7 +5,7 @@ and what the data was. It loads and acts without the data set, and nothing in it
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 import seqdec
 from seqdec import storage
@@ -21,6 +22,9 @@ from seqdec.codec import Codec, build_codec, codecs_of
 from seqdec.environment import EnvironmentSpec
 from seqdec.errors import DataError
 from seqdec.layout import Layout
+from seqdec.leaves import MISSING
+from seqdec.perception import Text, Vocabulary
+from seqdec.streams import StreamWindows
 from seqdec.windows import Windows
 
 POLICY_FORMAT = 1
@@ -31,13 +35,15 @@ TIME_FEATURES = 64
 class DataSummary:
     """What a policy keeps of the data that it was trained on: the environment, and how returns were counted.
 
-    `returns` has the quantiles of the episodes' returns by name: "min", "q10", ..., "q90", "max".
+    `returns` has the quantiles of the episodes' returns by name: "min", "q10", ..., "q90", "max"; `text` says what
+    the task is, for prompts that have a text.
     """
 
     spec: EnvironmentSpec
     returns: Mapping[str, float]
     discount: float = 1.0
     delayed_reward: bool = False
+    text: str = ""
 
 
 def summarize_returns(returns: np.ndarray) -> dict[str, float]:
@@ -64,9 +70,12 @@ class SequenceModel(nn.Module):
         self.backbone_source = backbone
         self.backbone = backbone.model
         width, scale = backbone.width, backbone.embedding_scale
-        self.codecs = nn.ModuleDict(
-            {variable.name: _as_module(build_codec(variable, width, scale)) for variable in layout.variables}
-        )
+        vocabulary = None
+        if layout.has_text:
+            vocabulary = Vocabulary(backbone.tokenize, self.backbone.get_input_embeddings())
+        self.codecs = nn.ModuleDict()
+        for variable in layout.variables:
+            self.codecs[_key(variable.name)] = build_codec(variable, width, scale, vocabulary)
         self.start = nn.Parameter(torch.randn(width) * scale)
         self.time_projection = nn.Linear(TIME_FEATURES, width, bias=False)
         # 64 sines and cosines of mean square 1/2: together they come to the scale of one embedding
@@ -77,9 +86,14 @@ class SequenceModel(nn.Module):
         """Where the parameters are."""
         return self.start.device
 
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """How much each predicted variable's loss counts."""
+        return {name: self.layout.variable(name).loss_weight for name in self.layout.predicted}
+
     def codec(self, name: str) -> Codec:
         """Return the codec of a variable."""
-        return codecs_of(self.codecs)[name]
+        return codecs_of(self.codecs)[_key(name)]
 
     def embed_time(self, timesteps: Tensor) -> Tensor:
         """Embed indices inside an episode by a fixed sinusoid (Vaswani et al. 2017) and a projection, [..., D]."""
@@ -89,31 +103,92 @@ class SequenceModel(nn.Module):
         angles = timesteps[..., None] * frequencies
         return self.time_projection(torch.cat([angles.sin(), angles.cos()], -1))
 
-    def embed_window(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Write a batch of windows into tokens [B, L, D], up to the last token that predicts something."""
+    def embed_values(self, name: str, values: Tensor, unknown: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Embed values of a variable, [..., tokens of its slot, D]; of a text, also which tokens are words [..., n]."""
+        codec = self.codecs[_key(name)]
+        if isinstance(codec, Text):
+            return codec.embed_tokens(values, unknown)
+        return self.codec(name).embed(values, unknown)[..., None, :], None
+
+    def read(self, tokens: Tensor, is_word: Tensor | None, cache: Cache | None = None) -> Tensor:
+        """Let the backbone read tokens [B, L, D]; return its hidden states [B, L, D].
+
+        Args:
+            tokens: what is new.
+            is_word: False on the padding of texts, [B, all tokens read so far and new]; None where there is none.
+            cache: of what was read before; it takes up what is new.
+        """
+        mask, places = None, None
+        if is_word is not None:
+            mask, places = is_word.long(), (is_word.long().cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        if self.backbone_source.takes_positions:
+            read = self.backbone(
+                inputs_embeds=tokens,
+                attention_mask=mask,
+                position_ids=places,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
+        else:
+            read = self.backbone(
+                inputs_embeds=tokens, attention_mask=mask, past_key_values=cache, use_cache=cache is not None
+            )
+        return read.last_hidden_state
+
+    def embed_window(self, batch: Mapping[str, Tensor], drop_observation: float = 0.0) -> tuple[Tensor, Tensor | None]:
+        """Write a batch of windows into tokens [B, L, D], up to the last token that predicts something.
+
+        Args:
+            batch: as `Windows.gather` gives it.
+            drop_observation: share of the observations that are written as "unknown", at random.
+
+        Returns:
+            the tokens, and False where a token is padding of a text [B, L], None where there are no texts.
+        """
         layout = self.layout
         num_tokens = max(int(layout.positions(name)[-1]) for name in layout.predicted)
-        num_sequences = batch["timestep"].shape[0]
-        first_step, slots = 1 + len(layout.prompt), len(layout.step)
         time = self.embed_time(batch["timestep"])  # [B, K, D]
-        tokens = time.new_zeros(num_sequences, layout.num_tokens, time.shape[-1])
+        tokens = time.new_zeros(len(time), layout.num_tokens, time.shape[-1])
         tokens[:, 0] = self.start.to(time.dtype)
-        tokens[:, first_step:] = time.repeat_interleave(slots, 1)
+        tokens[:, layout.first_step :] = time.repeat_interleave(layout.step_tokens, 1)
+        is_word = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if layout.has_text else None
         for name in (*layout.prompt_names, *layout.step_names):
+            unknown = batch.get(MISSING + name)
+            if drop_observation > 0 and name in layout.step_names and name.split(".")[0] == "observation":
+                dropped = torch.rand(batch["timestep"].shape, device=time.device) < drop_observation
+                unknown = (
+                    dropped if unknown is None else unknown | dropped.reshape(*dropped.shape, *[1] * (unknown.ndim - 2))
+                )
+            embedded, words = self.embed_values(name, batch[name], unknown)  # [B, K, n, D]
             positions = torch.as_tensor(layout.positions(name), device=tokens.device)
-            inside = positions < layout.num_tokens
-            embedded = self.codec(name).embed(batch[name])
-            tokens = tokens.index_add(1, positions[inside], embedded[:, inside].to(tokens.dtype))
-        return tokens[:, :num_tokens]
+            positions = positions[:, None] + torch.arange(embedded.shape[2], device=tokens.device)  # [K, n]
+            inside = positions[:, -1] < layout.num_tokens
+            places = positions[inside].flatten()
+            tokens = tokens.index_add(1, places, embedded[:, inside].flatten(1, 2).to(tokens.dtype))
+            if words is not None:
+                assert is_word is not None
+                is_word[:, places] = words[:, inside].flatten(1, 2)
+        return tokens[:, :num_tokens], None if is_word is None else is_word[:, :num_tokens]
 
-    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return each predicted variable's loss, summed over the slots that are not padding, in nats per entry."""
-        hidden = self.backbone(inputs_embeds=self.embed_window(batch), use_cache=False).last_hidden_state
+    def forward(self, batch: Mapping[str, Tensor], drop_observation: float = 0.0) -> dict[str, Tensor]:
+        """Return each predicted variable's loss, summed over the slots that are there, in nats per entry.
+
+        A slot of padding is not there, nor is one whose value is missing, even in part.
+        """
+        tokens, is_word = self.embed_window(batch, drop_observation)
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        if is_word is not None:  # what is padding in every sequence need not be read
+            kept = is_word.any(0)
+            places = kept.cumsum(0) - 1
+            tokens, is_word = tokens[:, kept], is_word[:, kept]
+        hidden = self.read(tokens, is_word)
         losses = {}
         for name in self.layout.predicted:
             positions = torch.as_tensor(self.layout.positions(name), device=hidden.device)
-            loss = self.codec(name).loss(hidden[:, positions - 1], batch[name])  # [B, K]
+            loss = self.codec(name).loss(hidden[:, places[positions - 1]], batch[name])  # [B, K]
             valid = batch["mask"] if loss.shape[1] == batch["mask"].shape[1] else torch.ones_like(loss).bool()
+            if MISSING + name in batch:
+                valid = valid & ~batch[MISSING + name].reshape(*valid.shape, -1).any(2)
             losses[name] = loss.masked_fill(~valid, 0.0).sum()
         return losses
 
@@ -139,6 +214,11 @@ class SequenceModel(nn.Module):
         """Write the policy's files into a folder that somebody else publishes."""
         (folder / "backbone").mkdir(parents=True)
         save_backbone(self.backbone_source, folder / "backbone")
+        self.write_own(folder)
+        storage.write_text(folder / "README.md", self._card())
+
+    def write_own(self, folder: Path) -> None:
+        """Write everything but the backbone."""
         own = {name: t for name, t in self.state_dict().items() if not name.startswith("backbone.")}
         storage.write_tensors(folder / "codecs.safetensors", own)
         storage.write_json(folder / "layout.json", self.layout.to_json())
@@ -149,9 +229,9 @@ class SequenceModel(nn.Module):
             "data_returns": dict(self.data.returns),
             "discount": self.data.discount,
             "delayed_reward": self.data.delayed_reward,
+            "text": self.data.text,
         }
         storage.write_json(folder / "policy.json", policy)
-        storage.write_text(folder / "README.md", self._card())
 
     @classmethod
     def load(cls, folder: Path | str, *, merge_adapters: bool = False) -> Self:
@@ -166,6 +246,11 @@ class SequenceModel(nn.Module):
         """
         folder = Path(folder)
         storage.verify(folder)
+        return cls.read_own(folder, lambda: reload_backbone(folder / "backbone", merge_adapters=merge_adapters)).eval()
+
+    @classmethod
+    def read_own(cls, folder: Path, backbone: Backbone | Callable[[], Backbone]) -> Self:
+        """Read what `write_own` wrote, around a backbone or what loads one."""
         policy = storage.read_json(folder / "policy.json")
         if policy.get("format") != POLICY_FORMAT:
             raise DataError(
@@ -179,12 +264,13 @@ class SequenceModel(nn.Module):
                 returns={str(key): float(value) for key, value in policy["data_returns"].items()},
                 discount=float(policy["discount"]),
                 delayed_reward=bool(policy["delayed_reward"]),
+                text=str(policy.get("text", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{folder / 'policy.json'} is no policy description: {error}") from error
-        model = cls(layout, reload_backbone(folder / "backbone", merge_adapters=merge_adapters), data)
+        model = cls(layout, backbone if isinstance(backbone, Backbone) else backbone(), data)
         model.load_own(storage.read_tensors(folder / "codecs.safetensors"), folder / "codecs.safetensors")
-        return model.eval()
+        return model
 
     def load_own(self, tensors: Mapping[str, Tensor], source: Path) -> None:
         """Set everything but the backbone; raises DataError, naming `source`, if a tensor does not fit."""
@@ -213,7 +299,9 @@ class SequenceModel(nn.Module):
         )
 
 
-def build_model(windows: Windows, spec: EnvironmentSpec, backbone: Backbone, *, seed: int = 0) -> SequenceModel:
+def build_model(
+    windows: Windows | StreamWindows, spec: EnvironmentSpec, backbone: Backbone, *, seed: int = 0
+) -> SequenceModel:
     """Return a new model for these windows, its codecs fitted to them.
 
     Args:
@@ -222,7 +310,7 @@ def build_model(windows: Windows, spec: EnvironmentSpec, backbone: Backbone, *, 
         backbone: what `load_backbone` gave.
         seed: of the new weights.
     """
-    data = DataSummary(spec, summarize_returns(windows.returns), windows.discount, windows.delayed_reward)
+    data = DataSummary(spec, summarize_returns(windows.returns), windows.discount, windows.delayed_reward, windows.text)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SequenceModel(windows.layout, backbone, data)
@@ -231,6 +319,6 @@ def build_model(windows: Windows, spec: EnvironmentSpec, backbone: Backbone, *, 
     return model
 
 
-def _as_module(codec: Codec) -> nn.Module:
-    assert isinstance(codec, nn.Module)
-    return codec
+def _key(name: str) -> str:
+    """Return a variable's name as torch allows it for a module; no two names become one."""
+    return name.replace("%", "%25").replace("/", "%2F").replace(".", "/")

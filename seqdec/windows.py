@@ -5,19 +5,24 @@ episode. So long episodes weigh by their length, and a window is padded, on the 
 is shorter than the context. The windows of step n are a function of the seed and n alone.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
-from seqdec import hindsight, sources
+from seqdec import hindsight, sources, texts
 from seqdec.episode import delay_rewards, returns_to_go
-from seqdec.errors import DataError
+from seqdec.errors import DataError, UsageError
 from seqdec.layout import Layout
+from seqdec.leaves import MISSING, leaf_kind
 
-STATISTICS_SAMPLE = 1_000_000  # timesteps read for means, deviations and quantiles
+STATISTICS_SAMPLE = 250_000  # timesteps read for means, deviations and quantiles
+STATISTICS_BYTES = 256 * 2**20  # and at most so much of a variable
+REWARD_BLOCK = 2_000_000  # timesteps whose returns are computed at once
 
 
 class Windows:
@@ -27,8 +32,15 @@ class Windows:
         dataset: rows of `sources`, one an episode.
         layout: names the variables to gather and the length of a window; must fit the data's spaces.
         episodes: the rows to use, all of them by default.
+        weights: of the episodes: how much more often than others the timesteps of an episode are drawn; all alike by
+            default.
+        text: what the episodes are about, for those that do not say it themselves.
         discount: of the returns to go.
         delayed_reward: pay all of an episode's reward at its last step.
+        numbers: of the rows, for what is said of them; from 0 on by default.
+
+    Raises:
+        UsageError: the layout does not fit the data, or has a leaf in its prompt that changes within an episode.
 
     Example:
         >>> from seqdec import layout_from_spaces, scripted_cartpole, environment_of
@@ -46,91 +58,293 @@ class Windows:
         layout: Layout,
         *,
         episodes: Sequence[int] | np.ndarray | None = None,
+        weights: Sequence[float] | np.ndarray | None = None,
+        text: str = "",
         discount: float = 1.0,
         delayed_reward: bool = False,
+        numbers: Sequence[int] | None = None,
     ):
-        self.layout, self.discount, self.delayed_reward = layout, discount, delayed_reward
-        spec = sources.environment_of(dataset)
-        layout.check_spaces(spec.observation_space, spec.action_space)
-        all_lengths = sources.lengths(dataset)
-        chosen = np.arange(len(all_lengths)) if episodes is None else np.sort(np.asarray(episodes))
+        self.layout, self.discount, self.delayed_reward, self.text = layout, discount, delayed_reward, text
+        self.spec = sources.environment_of(dataset)
+        layout.check_spaces(self.spec.observation_space, self.spec.action_space, self.spec.missing)
+        self._all_lengths = all_lengths = sources.lengths(dataset)
+        self._choose(np.arange(len(all_lengths)) if episodes is None else episodes, weights)
+        rewards = sources.column(dataset, "reward")
+        self._returns_to_go = _returns_to_go(rewards, all_lengths, discount, delayed_reward)
+        if delayed_reward and "reward" in layout.step_names:
+            rewards = [delay_rewards(np.concatenate(rewards), all_lengths)]
+        self._chunks: dict[str, list[np.ndarray]] = {
+            "reward": [chunk[:, None] for chunk in rewards],
+            "return_to_go": [self._returns_to_go[:, None]],
+        }
+        self._texts: dict[str, list[pa.StringArray]] = {}
+        self._row_texts: list[pa.StringArray] = []
+        for variable in layout.variables:
+            name = variable.name
+            if name == "text":
+                self._row_texts = sources.text_column(dataset, "text")
+            elif variable.kind == "text":
+                self._texts[name] = sources.text_column(dataset, name)
+            elif name not in self._chunks and name != "target_return":
+                self._chunks[name] = sources.column(dataset, name)
+            if name in self.spec.missing:
+                self._chunks[MISSING + name] = sources.column(dataset, MISSING + name)
+            if name in layout.prompt_names and name.split(".")[0] == "observation":
+                changing = changing_episode(dataset, name)
+                if changing is not None:
+                    number = changing if numbers is None else numbers[changing]
+                    raise UsageError(
+                        f"{name} changes within episode {number}: what stands in the prompt must be known from the "
+                        "first step on; leave it in the steps"
+                    )
+
+    def select(self, episodes: Sequence[int] | np.ndarray) -> "Windows":
+        """Return the windows of other rows of the same data set, unweighted; what is known of the data is shared."""
+        others = copy.copy(self)
+        others._choose(episodes, None)
+        return others
+
+    def _choose(self, episodes: Sequence[int] | np.ndarray, weights: Sequence[float] | np.ndarray | None) -> None:
+        chosen = np.sort(np.asarray(episodes))
         if len(chosen) == 0:
             raise DataError("no episodes to take windows from")
-        self.lengths = all_lengths[chosen]
-        self._firsts = (np.cumsum(all_lengths) - all_lengths)[chosen]  # flat index of each episode's timestep 0
+        firsts = np.cumsum(self._all_lengths) - self._all_lengths  # flat index of each episode's timestep 0
+        self.lengths, self._rows, self._firsts = self._all_lengths[chosen], chosen, firsts[chosen]
         self._ends = np.cumsum(self.lengths)
-        rewards = np.concatenate(sources.column(dataset, "reward"))
-        to_go = returns_to_go(rewards, all_lengths, discount, delayed_reward)
-        if delayed_reward:
-            rewards = delay_rewards(rewards, all_lengths)
-        self.returns = to_go[self._firsts]
-        self._chunks = {"reward": [rewards[:, None]], "return_to_go": [to_go[:, None]]}
-        for name in ("observation", "action"):
-            self._chunks[name] = sources.column(dataset, name)
+        num_all = len(self._all_lengths)
+        self._mass = None if weights is None else _cumulated_mass(weights, num_all, chosen, self.lengths)
+
+    @property
+    def returns(self) -> np.ndarray:
+        """The return to go of each episode's first timestep, float32 [episodes]."""
+        return self._returns_to_go[self._firsts]
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def draw(self, step: int, seed: int, batch_size: int) -> np.ndarray:
-        """Return the indices of the windows of an optimizer step, uniform over timesteps, int64 [B]."""
-        return np.random.default_rng((seed, step)).integers(len(self), size=batch_size)
+        """Return the indices of the windows of an optimizer step, uniform over timesteps if unweighted, int64 [B]."""
+        random = np.random.default_rng((seed, step))
+        if self._mass is None:
+            return random.integers(len(self), size=batch_size)
+        drawn = random.random(batch_size) * self._mass[-1]
+        rows = np.minimum(np.searchsorted(self._mass, drawn, side="right"), len(self._mass) - 1)
+        before = self._mass[rows - 1] * (rows > 0)
+        share = (drawn - before) / (self._mass[rows] - before)
+        inside = np.minimum((share * self.lengths[rows]).astype(np.int64), self.lengths[rows] - 1)
+        return self._ends[rows] - self.lengths[rows] + inside
 
     def num_valid(self, indices: np.ndarray) -> int:
         """Count the timesteps of these windows that are not padding."""
         lengths = self.lengths[np.searchsorted(self._ends, indices, side="right")]
         return int(np.minimum(lengths, self.layout.context_length).sum())
 
-    def gather(self, indices: np.ndarray) -> dict[str, Tensor]:
-        """Return windows as a batch, in raw units.
+    def num_known(self, indices: np.ndarray) -> dict[str, int]:
+        """Count, for each variable that the layout predicts, the timesteps of these windows at which it is known."""
+        found = dict.fromkeys(self.layout.predicted, self.num_valid(indices))
+        for name in found:
+            if MISSING + name in self._chunks:
+                timesteps, inside, rows = self._timesteps(indices)
+                missing = _take(self._chunks[MISSING + name], self._firsts[rows, None] + timesteps)
+                found[name] = int((inside & ~missing.reshape(*inside.shape, -1).any(-1)).sum())
+        return found
 
-        Returns:
-            every variable of the layout: [B, K, size] float32, or [B, K] int64 where it is discrete; prompt facts
-            [B, 1, size]; "timestep" [B, K] int64, counted from the episode's start; "mask" [B, K], False on
-            padding, where the other entries repeat the window's last timestep.
-        """
+    def _timesteps(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the timesteps of windows [B, K], which of them are no padding [B, K], and their episodes [B]."""
         rows = np.searchsorted(self._ends, indices, side="right")
         middles = indices - (self._ends[rows] - self.lengths[rows])
         length = self.layout.context_length
         starts = np.clip(middles - length // 2, 0, np.maximum(self.lengths[rows] - length, 0))
         sizes = np.minimum(self.lengths[rows], length)
         offsets = np.arange(length)
-        timesteps = starts[:, None] + np.minimum(offsets, sizes[:, None] - 1)  # [B, K]
+        timesteps = starts[:, None] + np.minimum(offsets, sizes[:, None] - 1)
+        return timesteps, offsets < sizes[:, None], rows
+
+    def gather(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """Return windows as a batch, in raw units.
+
+        Returns:
+            every variable of the layout: [B, K, size] float32, uint8 for an image, int64 where it is multi_discrete;
+            [B, K] int64 where it is discrete; bytes [B, K, bytes] of a text (see `texts`). What stands in the prompt
+            has an axis of 1 in the place of K. "missing.NAME" [B, K] or [B, K, size], bool, of what may be missing;
+            "timestep" [B, K] int64, counted from the episode's start; "mask" [B, K], False on padding, where the
+            other entries repeat the window's last timestep.
+        """
+        timesteps, inside, rows = self._timesteps(indices)
         flat = self._firsts[rows, None] + timesteps
-        batch = {
-            "timestep": torch.from_numpy(timesteps),
-            "mask": torch.from_numpy(offsets < sizes[:, None]),
-        }
+        batch = {"timestep": torch.from_numpy(timesteps), "mask": torch.from_numpy(inside)}
         for name in self.layout.step_names:
-            batch[name] = torch.from_numpy(_take(self._chunks[name], flat))
+            batch |= self._values(name, flat)
         for name in self.layout.prompt_names:
-            (to_go,) = self._chunks["return_to_go"]
-            batch[name] = torch.from_numpy(hindsight.fact(name, to_go[:, 0], self._firsts[rows]))[:, None]
+            if name == "target_return":
+                facts = hindsight.target_return(self._returns_to_go, self._firsts[rows])
+                batch[name] = torch.from_numpy(facts)[:, None]
+            elif name == "text":
+                batch[name] = texts.encode(self._episode_texts(rows))[:, None]
+            else:
+                batch |= self._values(name, flat[:, :1])
         return batch
 
+    def _values(self, name: str, flat: np.ndarray) -> dict[str, Tensor]:
+        """Return a variable at flat indices [B, K], and which values are missing where some may be."""
+        if name in self._texts:
+            content = texts.encode(_take_texts(self._texts[name], flat.reshape(-1)))
+            found = {name: content.reshape(*flat.shape, -1)}
+        else:
+            found = {name: torch.from_numpy(_take(self._chunks[name], flat))}
+        if MISSING + name in self._chunks:
+            found[MISSING + name] = torch.from_numpy(_take(self._chunks[MISSING + name], flat)).bool()
+        return found
+
+    def _episode_texts(self, rows: np.ndarray) -> list[str]:
+        return [found or self.text for found in _take_texts(self._row_texts, self._rows[rows])]
+
     def statistics(self) -> dict[str, np.ndarray]:
-        """Return the values that codecs are fitted to, by variable: all of them, or a fixed sample of many."""
-        rows = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        flat = np.arange(len(self)) + (self._firsts - (self._ends - self.lengths))[rows]
-        if len(flat) > STATISTICS_SAMPLE:
-            flat = np.sort(np.random.default_rng(0).choice(flat, STATISTICS_SAMPLE, replace=False))
-        values = {name: _take(self._chunks[name], flat) for name in self.layout.step_names}
-        for name in self.layout.prompt_names:
-            (to_go,) = self._chunks["return_to_go"]
-            values[name] = hindsight.fact(name, to_go[:, 0], self._firsts)
+        """Return the values that codecs are fitted to, by variable: all of them, or a fixed sample of many.
+
+        Of texts, all that differ.
+        """
+        values: dict[str, np.ndarray] = {}
+        sample = np.arange(len(self))
+        if len(self) > STATISTICS_SAMPLE:
+            sample = np.sort(np.random.default_rng(0).choice(len(self), STATISTICS_SAMPLE, replace=False))
+        rows = np.searchsorted(self._ends, sample, side="right")
+        flat = sample - (self._ends - self.lengths)[rows] + self._firsts[rows]
+        for variable in self.layout.variables:
+            name = variable.name
+            if name == "target_return":
+                values[name] = hindsight.target_return(self._returns_to_go, self._firsts)
+            elif name == "text":
+                values[name] = np.unique(self._episode_texts(np.arange(len(self.lengths))))
+            elif name in self._texts:
+                values[name] = np.concatenate([chunk.unique().to_numpy(False) for chunk in self._texts[name]])
+            else:
+                width = self._chunks[name][0][:1].nbytes
+                every = -(-len(flat) * width // STATISTICS_BYTES)
+                values[name] = self._known(name, flat[:: max(1, every)])
         return values
+
+    def _known(self, name: str, flat: np.ndarray) -> np.ndarray:
+        """Return a variable's values at flat indices without those that are missing.
+
+        Entries of a vector can be missing one by one: in their places stand values of the same entry, evenly chosen.
+        """
+        values = _take(self._chunks[name], flat)
+        if MISSING + name not in self._chunks:
+            return values
+        missing = _take(self._chunks[MISSING + name], flat).astype(bool)
+        if missing.all():
+            raise DataError(f"{name} is never known: leave it out of the data")
+        if missing.ndim == 1:
+            return values[~missing]
+        values = values.copy()
+        for entry in np.flatnonzero(missing.any(axis=0)):
+            unknown = missing[:, entry]
+            known, num_unknown = values[~unknown, entry], int(unknown.sum())
+            if len(known):
+                values[unknown, entry] = known[np.arange(num_unknown) * len(known) // num_unknown]
+        return values
+
+
+def concatenate(parts: Sequence[Windows]) -> Windows:
+    """Return the windows of several data sets, one after the other, as those of one; their columns are not copied.
+
+    All have one environment, layout, discount and text, and no weights.
+    """
+    whole = copy.copy(parts[0])
+    whole.lengths = np.concatenate([part.lengths for part in parts])
+    whole._all_lengths = np.concatenate([part._all_lengths for part in parts])
+    whole._ends = np.cumsum(whole.lengths)
+    whole._firsts = _shifted([part._firsts for part in parts], [len(part._returns_to_go) for part in parts])
+    whole._rows = _shifted([part._rows for part in parts], [sum(map(len, part._row_texts)) for part in parts])
+    whole._returns_to_go = np.concatenate([part._returns_to_go for part in parts])
+    whole._chunks = {name: [chunk for part in parts for chunk in part._chunks[name]] for name in whole._chunks}
+    whole._chunks["return_to_go"] = [whole._returns_to_go[:, None]]
+    whole._texts = {name: [chunk for part in parts for chunk in part._texts[name]] for name in whole._texts}
+    whole._row_texts = [chunk for part in parts for chunk in part._row_texts]
+    return whole
+
+
+def _shifted(indices: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
+    """Return indices into several things of these sizes as indices into all of them, one after the other."""
+    before = np.cumsum([0, *sizes[:-1]])
+    return np.concatenate([found + shift for found, shift in zip(indices, before, strict=True)])
+
+
+def changing_episode(dataset: datasets.Dataset, name: str) -> int | None:
+    """Return the first episode within which a column's values change, or None: then it may stand in a prompt."""
+    is_text = leaf_kind(sources.environment_of(dataset).observation_leaves[name]) == "text"
+    # equal texts have equal numbers: those of a dictionary
+    if is_text:
+        found = [chunk.dictionary_encode().indices.to_numpy() for chunk in sources.text_column(dataset, name)]
+    else:
+        found = sources.column(dataset, name)
+    counts, num_before = sources.lengths(dataset), 0
+    for chunk in found:
+        ends = np.cumsum(counts[num_before:])
+        own = counts[num_before : num_before + int(np.searchsorted(ends, len(chunk))) + 1]
+        firsts = np.repeat(np.cumsum(own) - own, own)
+        differs = (chunk != chunk[firsts]).reshape(len(chunk), -1).any(axis=1)
+        if differs.any():
+            return num_before + int(np.searchsorted(np.cumsum(own), int(np.argmax(differs)), side="right"))
+        num_before += len(own)
+    return None
+
+
+def _cumulated_mass(
+    weights: Sequence[float] | np.ndarray, num_episodes: int, chosen: np.ndarray, lengths: np.ndarray
+) -> np.ndarray:
+    """Return the sum of weight times length over the episodes up to each one."""
+    given = np.asarray(weights, np.float64)
+    if given.shape != (num_episodes,):
+        raise UsageError(f"{given.size} weights for {num_episodes} episodes: give one for each")
+    if not np.isfinite(given).all() or (given < 0).any() or given[chosen].sum() == 0:
+        raise UsageError("the weights of the episodes must be finite, at least 0, and not all 0")
+    return np.cumsum(given[chosen] * lengths)
+
+
+def _returns_to_go(rewards: list[np.ndarray], lengths: np.ndarray, discount: float, delayed_reward: bool) -> np.ndarray:
+    """Return R_t of every timestep, float32, a block of episodes at a time: memory holds no more than the result."""
+    found = np.empty(int(lengths.sum()), np.float32)
+    ends = np.cumsum(lengths)
+    first = 0
+    while first < len(lengths):
+        begin = int(ends[first] - lengths[first])
+        last = max(first + 1, int(np.searchsorted(ends, begin + REWARD_BLOCK, side="right")))
+        block = np.arange(begin, int(ends[last - 1]))
+        found[begin : ends[last - 1]] = returns_to_go(
+            _take(rewards, block), lengths[first:last], discount, delayed_reward
+        )
+        first = last
+    return found
 
 
 def _take(chunks: list[np.ndarray], flat: np.ndarray) -> np.ndarray:
     """Gather rows by flat index from consecutive arrays; a copy is made of what is taken only."""
     if len(chunks) == 1:
         return chunks[0][flat]
-    ends = np.cumsum([len(chunk) for chunk in chunks])
+    taken = np.empty((flat.size, *chunks[0].shape[1:]), chunks[0].dtype)
+    for index, here, inside in _by_chunk([len(chunk) for chunk in chunks], flat.reshape(-1)):
+        taken[here] = chunks[index][inside]
+    return taken.reshape(*flat.shape, *taken.shape[1:])
+
+
+def _take_texts(chunks: list[pa.StringArray], flat: np.ndarray) -> list[str]:
+    taken = np.empty(flat.shape, dtype=object)
+    for index, here, inside in _by_chunk([len(chunk) for chunk in chunks], flat):
+        taken[here] = chunks[index].take(pa.array(inside)).to_pylist()
+    return taken.tolist()
+
+
+def _by_chunk(sizes: Sequence[int], flat: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield each chunk that is meant, which of the indices [N] mean it, and where in it."""
+    ends = np.cumsum(sizes)
     chunk_of = np.searchsorted(ends, flat, side="right")
-    taken = np.empty((*flat.shape, *chunks[0].shape[1:]), chunks[0].dtype)
-    for index in np.unique(chunk_of):
-        here = chunk_of == index
-        taken[here] = chunks[index][flat[here] - (ends[index] - len(chunks[index]))]
-    return taken
+    order = np.argsort(chunk_of, kind="stable")
+    firsts = np.flatnonzero(np.diff(chunk_of[order], prepend=-1))
+    for here in np.split(order, firsts)[1:]:
+        index = int(chunk_of[here[0]])
+        yield index, here, flat[here] - (ends[index] - sizes[index])
 
 
 def split_episodes(num_episodes: int, heldout_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

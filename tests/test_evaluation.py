@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -62,7 +63,7 @@ class Breaks(gymnasium.Wrapper):
 
 def cartpole_spec(reference_returns: tuple[float, float] | None = (0.0, 500.0)) -> EnvironmentSpec:
     spec = spec_of_env(gymnasium.make("CartPole-v1"))
-    return EnvironmentSpec(**{**spec.__dict__, "reference_returns": reference_returns})
+    return replace(spec, reference_returns=reference_returns)
 
 
 def report_of(actors: dict[float | None, Pushes], num_envs: int = 4) -> Report:

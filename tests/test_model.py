@@ -21,7 +21,7 @@ from seqdec.policy import Policy
 
 def hidden_states(model: SequenceModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     with torch.no_grad():
-        return model.backbone(inputs_embeds=model.embed_window(batch), use_cache=False).last_hidden_state
+        return model.read(*model.embed_window(batch))
 
 
 def one_batch(model_and_windows, count: int = 3) -> tuple[SequenceModel, dict[str, torch.Tensor]]:
@@ -201,3 +201,14 @@ def test_prompt_facts_reach_the_model(backbone):
     assert not torch.allclose(model(batch)["action"], model(changed)["action"])
     with pytest.raises(UsageError, match="give a target_return"):
         Policy(model)
+
+
+def test_leaves_whose_names_differ_in_a_slash_alone_have_codecs_of_their_own(backbone):
+    names = ("observation.a.b", "observation.a/b", "observation.a%2Fb")
+    variables = (
+        *(Variable(name, "gaussian", size) for size, name in enumerate(names, 1)),
+        Variable("action", "mse", 1, 1.0),
+    )
+    layout = Layout(variables, (*((name,) for name in names), ("action",)), context_length=2)
+    model = SequenceModel(layout, backbone, make_model(backbone)[0].data)
+    assert [model.codec(name).embed_values.mean.numel() for name in names] == [1, 2, 3]

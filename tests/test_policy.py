@@ -7,6 +7,7 @@ import torch
 
 from conftest import make_model, make_windows
 from seqdec.backbone import load_backbone
+from seqdec.context import _Value
 from seqdec.environment import make_envs
 from seqdec.errors import UsageError
 from seqdec.layout import PRESETS, layout_from_spaces
@@ -25,7 +26,7 @@ def returns_asked(model, target, rewards: list[float]) -> list[list[float]]:
         reward = None if timestep == 0 else np.array([rewards[timestep - 1]])
         policy.act(np.zeros((1, 3)), reward)
     assert policy._context is not None
-    return [step["return_to_go"].flatten().tolist() for step in policy._context._steps]  # pyright: ignore
+    return [step["return_to_go"].tensor.flatten().tolist() for step in policy._context._steps]  # pyright: ignore
 
 
 def test_the_return_counts_down_by_the_rewards(backbone):
@@ -54,10 +55,12 @@ def test_the_acted_window_holds_what_the_trained_window_holds(backbone):
     for timestep in range(6):
         reward = batch["reward"][0, timestep - 1].numpy() if timestep else None
         policy.act(batch["observation"][:, timestep].numpy(), reward)
-        policy._context._steps[-1]["action"] = batch["action"][:, timestep]  # pyright: ignore
+        policy._context._steps[-1]["action"] = _Value(batch["action"][:, timestep], None)  # pyright: ignore
     for timestep, step in enumerate(policy._context._steps):  # pyright: ignore
         for name, value in step.items():
-            torch.testing.assert_close(value, batch[name][:, timestep], atol=1e-5, rtol=1e-5, msg=f"{name} {timestep}")
+            torch.testing.assert_close(
+                value.tensor, batch[name][:, timestep], atol=1e-5, rtol=1e-5, msg=f"{name} {timestep}"
+            )
 
 
 def test_each_environment_has_its_own_target_and_keeps_it_when_rows_end(backbone):
@@ -67,7 +70,7 @@ def test_each_environment_has_its_own_target_and_keeps_it_when_rows_end(backbone
     policy.act(np.zeros((3, 3)), None)
     policy.keep(np.array([0, 2]))
     policy.act(np.zeros((2, 3)), np.array([0.5, 0.5]))
-    assert policy._context._steps[-1]["return_to_go"].flatten().tolist() == [0.5, 2.5]  # pyright: ignore
+    assert policy._context._steps[-1]["return_to_go"].tensor.flatten().tolist() == [0.5, 2.5]  # pyright: ignore
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -125,7 +128,7 @@ def test_without_a_target_a_predicted_return_is_sampled(backbone):
     policy = Policy(model)
     policy.reset(2)
     policy.act(np.zeros((2, 3)), None)
-    sampled = policy._context._steps[-1]["return_to_go"]  # pyright: ignore
+    sampled = policy._context._steps[-1]["return_to_go"].tensor  # pyright: ignore
     assert sampled is not None and sampled.isfinite().all()
 
 

@@ -1,15 +1,17 @@
 """Windows: what a batch holds, how they are drawn, what they cost."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from conftest import box_episodes, box_spec, discrete_episodes, make_windows
+from conftest import box_episodes, box_spec, discrete_episodes, make_windows, nested_episodes, nested_spec
 from seqdec import sources
 from seqdec.episode import Episode
 from seqdec.errors import DataError
 from seqdec.layout import Layout, Variable, layout_from_spaces
-from seqdec.windows import Windows, split_episodes
+from seqdec.windows import Windows, concatenate, split_episodes
 
 
 def counting_episode(length: int, first: int) -> Episode:
@@ -97,6 +99,24 @@ def test_many_arrow_chunks_give_the_same_windows_as_one():
         assert torch.equal(values, chunked.gather(indices)[name]), name
 
 
+@pytest.mark.parametrize("options", [{}, {"episodes": [0, 2]}])
+def test_the_windows_of_several_data_sets_are_those_of_one(options):
+    missing = ("observation.joints",)
+    spec = nested_spec(missing)
+    layout = layout_from_spaces(
+        "trajectory", spec.observation_space, spec.action_space, context_length=5, missing=missing, prompt=("text",)
+    )
+    episodes = [replace(episode, text=f"episode {number}") for number, episode in enumerate(nested_episodes(9))]
+    parts = [Windows(sources.from_episodes(episodes[i : i + 3], spec), layout, **options) for i in (0, 3, 6)]
+    chosen = [i + row for i in (0, 3, 6) for row in options.get("episodes", range(3))]
+    whole, joined = Windows(sources.from_episodes(episodes, spec), layout, episodes=chosen), concatenate(parts)
+    indices = np.arange(len(whole))
+    assert len(joined) == len(whole) and np.array_equal(joined.returns, whole.returns)
+    for name, values in whole.gather(indices).items():
+        assert torch.equal(values, joined.gather(indices)[name]), name
+    assert len(parts[0]) < len(whole)  # and the parts are still what they were
+
+
 def test_observations_are_read_without_a_copy():
     windows, _ = make_windows()
     (chunk,) = windows._chunks["observation"]
@@ -146,3 +166,16 @@ def test_episodes_of_one_step_and_discrete_values_make_windows():
     assert batch["action"].dtype == torch.int64 and batch["action"].shape == (4, 6)
     assert int(batch["action"].min()) >= 1
     assert discrete_episodes()[0].steps["action"].min() >= 1
+
+
+def test_each_entry_has_the_statistics_of_its_known_values():
+    missing = np.array([[True, False, True], [False, True, True]] * 4)  # never known as a whole
+    seen = np.stack([np.arange(8.0), np.arange(8.0) + 100, np.zeros(8)], 1)
+    steps = {"observation": seen, "missing.observation": missing, "action": np.zeros((8, 2)), "reward": np.ones(8)}
+    spec = replace(box_spec(), missing=("observation",))
+    layout = layout_from_spaces("fused", spec.observation_space, spec.action_space, missing=spec.missing)
+    episode = Episode(steps, final=np.zeros(3), terminated=True, truncated=False)
+    values = Windows(sources.from_episodes([episode], spec), layout).statistics()["observation"]
+    assert sorted(values[:, 0].tolist()) == [1, 1, 3, 3, 5, 5, 7, 7]
+    assert sorted(values[:, 1].tolist()) == [100, 100, 102, 102, 104, 104, 106, 106]
+    assert not values[:, 2].any()
