@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from seqdec import storage
 from seqdec.errors import DataError, StorageError, UsageError
 from seqdec.model import SequenceModel
+from seqdec.tasks import MultiTaskModel, load_policy
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,9 @@ def checkpoints(run: Path) -> list[Path]:
     return storage.published(run / "checkpoints", "step-")
 
 
-def save_checkpoint(run: Path, model: SequenceModel, optimizer: Optimizer, step: int, keep: int) -> None:
+def save_checkpoint(
+    run: Path, model: SequenceModel | MultiTaskModel, optimizer: Optimizer, step: int, keep: int
+) -> None:
     """Publish the checkpoint of a step, then retire all but the newest `keep`.
 
     Raises:
@@ -49,7 +52,7 @@ def save_checkpoint(run: Path, model: SequenceModel, optimizer: Optimizer, step:
         storage.retire(old)
 
 
-def restore_checkpoint(run: Path, model: SequenceModel, optimizer: Optimizer) -> int:
+def restore_checkpoint(run: Path, model: SequenceModel | MultiTaskModel, optimizer: Optimizer) -> int:
     """Load the newest undamaged checkpoint into a model and an optimizer made by the same settings.
 
     Returns:
@@ -68,7 +71,7 @@ def restore_checkpoint(run: Path, model: SequenceModel, optimizer: Optimizer) ->
                 raise
             logger.warning("%s: going on from the checkpoint before", error)
             continue
-        saved = SequenceModel.load(folder / "policy").state_dict()
+        saved = load_policy(folder / "policy").state_dict()
         _check_same_model(folder, model.state_dict(), saved)
         model.load_state_dict(saved)
         state = storage.read_json(folder / "train" / "state.json")
@@ -90,7 +93,9 @@ def _check_same_model(folder: Path, model: dict[str, Tensor], saved: dict[str, T
             )
 
 
-def _optimizer_state(model: SequenceModel, optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, float]]:
+def _optimizer_state(
+    model: SequenceModel | MultiTaskModel, optimizer: Optimizer
+) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The optimizer's moments, and how often each parameter was updated, by the parameter's name."""
     moments, counts = {}, {}
     for name, parameter in model.named_parameters():
@@ -103,7 +108,7 @@ def _optimizer_state(model: SequenceModel, optimizer: Optimizer) -> tuple[dict[s
 
 
 def _load_optimizer(
-    model: SequenceModel, optimizer: Optimizer, moments: dict[str, Tensor], counts: dict[str, float]
+    model: SequenceModel | MultiTaskModel, optimizer: Optimizer, moments: dict[str, Tensor], counts: dict[str, float]
 ) -> None:
     parameters = dict(model.named_parameters())
     for name, count in counts.items():

@@ -19,20 +19,26 @@ from typing import Literal, NoReturn
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list, gather_object
 from torch import Tensor
 from tqdm import tqdm
 
 from seqdec import storage
 from seqdec.checkpoints import restore_checkpoint, save_checkpoint
-from seqdec.errors import NumericsError, StorageError, UsageError
+from seqdec.errors import DataError, NumericsError, StorageError, UsageError
 from seqdec.metrics import Metrics
 from seqdec.model import SequenceModel
+from seqdec.streams import StreamWindows
+from seqdec.tasks import MultiTaskModel, TaskWindows
 from seqdec.windows import Windows
 
 Schedule = Literal["constant", "cosine"]
 Precision = Literal["no", "bf16", "fp16"]
+Model = SequenceModel | MultiTaskModel
+TrainingWindows = Windows | TaskWindows | StreamWindows
 
+UNREADABLE = (DataError, UsageError, StorageError)  # what a stream may come to when it reads on
 MAX_SKIPPED = 3  # steps in a row whose gradient was not finite
 HELDOUT_WINDOWS = 512
 
@@ -48,8 +54,8 @@ class Outcome:
 
 
 def train(
-    model: SequenceModel,
-    windows: Windows,
+    model: Model,
+    windows: TrainingWindows,
     *,
     out: Path | str,
     steps: int,
@@ -62,13 +68,14 @@ def train(
     clip_norm: float = 0.25,
     accumulate: int = 1,
     precision: Precision = "no",
+    mask_observation: float = 0.0,
     seed: int = 0,
     log_every: int = 10,
     eval_every: int = 0,
     checkpoint_every: int = 0,
     keep_checkpoints: int = 1,
-    heldout: Windows | None = None,
-    evaluate: Callable[[SequenceModel], Mapping[str, float]] | None = None,
+    heldout: Windows | TaskWindows | None = None,
+    evaluate: Callable[..., Mapping[str, float]] | None = None,
     tracker: str = "none",
     config: Mapping[str, object] | None = None,
     resume: bool = False,
@@ -80,7 +87,7 @@ def train(
 
     Args:
         model: is trained in place.
-        windows: the training data.
+        windows: the training data, of as many tasks as the model has; of a stream, this process's part.
         out: the run's folder.
         steps: optimizer steps in all, those of a resumed run included.
         batch_size: windows a step, over all processes.
@@ -92,7 +99,9 @@ def train(
         clip_norm: largest norm of the gradient of all parameters; 0 does not clip.
         accumulate: parts in which a process computes its slice of the batch, to save memory.
         precision: `bf16` and `fp16` are mixed with float32 parameters.
-        seed: of windows and dropout.
+        mask_observation: share of the observations that are written as "unknown", at random, so that the model learns
+            to do without.
+        seed: of windows, dropout and masks.
         log_every: steps between lines of metrics.
         eval_every: steps between held-out losses and calls of `evaluate`; 0 for the end only.
         checkpoint_every: steps between checkpoints; 0 for the end only.
@@ -106,22 +115,27 @@ def train(
 
     Raises:
         UsageError: for settings that do not fit each other.
+        DataError: when a stream comes to an episode that cannot be trained on; what was learned before is saved.
         NumericsError: when the gradient was not finite three times in a row.
-        StorageError: when a checkpoint cannot be written; the one before is kept.
+        StorageError: when a checkpoint cannot be written; the one before is kept. When a stream breaks off.
     """
     out = Path(out)
     join_processes()
-    accelerator = Accelerator(mixed_precision=precision)
-    _check_settings(accelerator, model, batch_size, accumulate, steps, precision)
+    # a batch holds one task: what belongs to the others has no gradient
+    leaves_some = DistributedDataParallelKwargs(find_unused_parameters=isinstance(model, MultiTaskModel))
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[leaves_some])
+    _check_settings(accelerator, model, windows, batch_size, accumulate, steps, precision)
     backbone_rate = learning_rate if backbone_learning_rate is None else backbone_learning_rate
     optimizer = _make_optimizer(model, learning_rate, backbone_rate, weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
     first_step = restore_checkpoint(out, model, optimizer) if resume else 0
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    weights = {name: model.layout.variable(name).loss_weight for name in model.layout.predicted}
+    weights = model.loss_weights
     share = batch_size // accelerator.num_processes
     clock = _Clock(first_step)
     sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}  # of timesteps at which a variable was known
+    shares: dict[str, int] = {}  # of timesteps in whose batches it was
     num_valid = num_skipped = num_skipped_in_a_row = 0
     metrics = None
     if accelerator.is_main_process:
@@ -134,10 +148,22 @@ def train(
         for step in range(first_step, steps):
             wrapped.train()
             torch.manual_seed(_mix(seed, step, accelerator.process_index))
-            indices = windows.draw(step, seed, batch_size)
-            losses = _backward(accelerator, wrapped, windows, indices, weights, accumulate)
-            sums = {name: sums[name] + loss if name in sums else loss for name, loss in losses.items()}
-            num_valid += windows.num_valid(indices)
+            is_told = True  # that it cannot be read, to all processes
+            try:
+                indices, count, known = _draw(accelerator, windows, step, seed, batch_size)
+                is_told = accelerator.num_processes == 1
+                mine = _slice_of(accelerator, indices)
+                losses = _backward(accelerator, wrapped, windows, mine, known, weights, accumulate, mask_observation)
+            except UNREADABLE:
+                if step > first_step and is_told:
+                    _save(accelerator, out, model, optimizer, step, keep_checkpoints)
+                    logger.warning("the stream cannot be read on: saved after %d steps", step)
+                raise
+            for name, loss in losses.items():
+                sums[name] = sums[name] + loss if name in sums else loss
+                counts[name] = counts.get(name, 0) + known[name]
+                shares[name] = shares.get(name, 0) + count
+            num_valid += count
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * _schedule(step, steps, warmup_steps, schedule)
             # summed over processes by now: every one of them sees the same norm and decides alike
@@ -156,11 +182,13 @@ def train(
             signal_name = _agree(accelerator, caught.name)
             is_over = done == steps or signal_name is not None
             if done % log_every == 0 or is_over:
-                values = _train_losses(accelerator, sums, weights, num_valid)
+                values = _train_losses(accelerator, sums, counts)
+                means = {name: shares[name] / num_valid * values[f"train/loss_{name}"] for name in sums}
+                values["train/loss"] = sum(weights[name] * mean for name, mean in means.items())
                 values |= {"train/gradient_norm": norm, "train/skipped_steps": float(num_skipped)}
                 values |= {"train/learning_rate": rates[0] * _schedule(step, steps, warmup_steps, schedule)}
                 values |= clock.speeds(done, num_valid)
-                sums, num_valid = {}, 0
+                sums, counts, shares, num_valid = {}, {}, {}, 0
                 if metrics is not None:
                     metrics.log(done, values)
                 bar.set_postfix(loss=f"{values['train/loss']:.4g}", refresh=False)
@@ -173,9 +201,8 @@ def train(
                             shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
                             logger.info("step %d of %d: %s", done, steps, shown)
             if is_over or (checkpoint_every and done % checkpoint_every == 0):
-                with clock.paused(), _on_main_process(accelerator) as is_mine:
-                    if is_mine:
-                        save_checkpoint(out, model, optimizer.optimizer, done, keep_checkpoints)
+                with clock.paused():
+                    _save(accelerator, out, model, optimizer, done, keep_checkpoints)
             bar.update()
             if signal_name is not None:
                 if metrics is not None:
@@ -211,23 +238,43 @@ def join_processes() -> PartialState:
     return state
 
 
-def heldout_losses(model: SequenceModel, heldout: Windows, batch_size: int = 64) -> dict[str, float]:
-    """Mean loss of each predicted variable over windows spread evenly over the held-out episodes."""
+def heldout_losses(model: Model, heldout: Windows | TaskWindows, batch_size: int = 64) -> dict[str, float]:
+    """Mean loss of each predicted variable over windows spread evenly over the held-out episodes of each task."""
+    if isinstance(heldout, TaskWindows):
+        assert isinstance(model, MultiTaskModel)
+        found = {}
+        for task, windows in heldout.tasks.items():
+            for name, value in heldout_losses(model.task(task), windows, batch_size).items():
+                found[name.replace("loss_", f"loss_{task}/", 1)] = value
+        return found
     indices = np.linspace(0, len(heldout) - 1, min(HELDOUT_WINDOWS, len(heldout))).astype(np.int64)
     model.eval()
-    sums = dict.fromkeys(model.layout.predicted, 0.0)
+    sums = dict.fromkeys(model.loss_weights, 0.0)
     with torch.no_grad():
         for start in range(0, len(indices), batch_size):
             batch = _to_device(heldout.gather(indices[start : start + batch_size]), model.device)
             for name, value in model(batch).items():
                 sums[name] += float(value)
-    count = heldout.num_valid(indices)
-    return {f"heldout/loss_{name}": value / count for name, value in sums.items()}
+    known = heldout.num_known(indices)
+    return {f"heldout/loss_{name}": value / max(1, known[name]) for name, value in sums.items()}
 
 
 def _check_settings(
-    accelerator: Accelerator, model: SequenceModel, batch_size: int, accumulate: int, steps: int, precision: Precision
+    accelerator: Accelerator,
+    model: Model,
+    windows: TrainingWindows,
+    batch_size: int,
+    accumulate: int,
+    steps: int,
+    precision: Precision,
 ) -> None:
+    if isinstance(windows, StreamWindows):
+        theirs = windows.process_index, windows.num_processes
+        if theirs != (accelerator.process_index, accelerator.num_processes):
+            raise UsageError(
+                f"the stream is read as by process {theirs[0]} of {theirs[1]}, this is {accelerator.process_index} of "
+                f"{accelerator.num_processes}: give StreamWindows process_index and num_processes"
+            )
     parts = accelerator.num_processes * accumulate
     if batch_size % parts:
         raise UsageError(
@@ -249,9 +296,7 @@ def _check_settings(
         raise UsageError(f"trainable parameter {narrow} is not float32: use --precision for mixed training")
 
 
-def _make_optimizer(
-    model: SequenceModel, learning_rate: float, backbone_rate: float, weight_decay: float
-) -> torch.optim.AdamW:
+def _make_optimizer(model: Model, learning_rate: float, backbone_rate: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW with the rates of new and of backbone parameters; norms, biases and embeddings are not decayed."""
     is_table = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     groups = []
@@ -290,25 +335,55 @@ def _to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tens
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
+def _draw(
+    accelerator: Accelerator, windows: TrainingWindows, step: int, seed: int, batch_size: int
+) -> tuple[np.ndarray, int, dict[str, int]]:
+    """Return the indices of a step's windows, and how many timesteps all processes have: in all, and known ones."""
+    if not isinstance(windows, StreamWindows) or accelerator.num_processes == 1:
+        indices = windows.draw(step, seed, batch_size)
+        return indices, windows.num_valid(indices), windows.num_known(indices)
+    # each process knows its own part only: together they count, and hear of one that cannot read on
+    names = windows.layout.predicted
+    failure, indices, counts = None, np.zeros(0, np.int64), [0] * (1 + len(names))
+    try:
+        indices = windows.draw(step, seed, batch_size)
+        mine = _slice_of(accelerator, indices)
+        counts = [windows.num_valid(mine), *windows.num_known(mine).values()]
+    except UNREADABLE as error:
+        failure = error
+    told = torch.tensor([*counts, failure is not None], device=accelerator.device)
+    torch.distributed.all_reduce(told)
+    count, *known, num_failures = told.tolist()
+    if num_failures:
+        words = gather_object([None if failure is None else str(failure)])
+        raise failure or DataError(next(word for word in words if word is not None))
+    return indices, count, dict(zip(names, known, strict=True))
+
+
+def _slice_of(accelerator: Accelerator, indices: np.ndarray) -> np.ndarray:
+    share = len(indices) // accelerator.num_processes
+    return indices[accelerator.process_index * share :][:share]
+
+
 def _backward(
     accelerator: Accelerator,
     wrapped: torch.nn.Module,
-    windows: Windows,
-    indices: np.ndarray,
+    windows: TrainingWindows,
+    mine: np.ndarray,
+    known: Mapping[str, int],
     weights: Mapping[str, float],
     accumulate: int,
+    mask_observation: float,
 ) -> dict[str, Tensor]:
-    """Add this process's share of a batch to the gradients; return its losses, summed over valid slots."""
-    count = windows.num_valid(indices)
-    share = len(indices) // accelerator.num_processes
-    mine = indices[accelerator.process_index * share :][:share]
+    """Add this process's windows to the gradients, divided by the counts of all; return its losses, summed."""
     sums: dict[str, Tensor] = {}
     for part, rows in enumerate(np.array_split(mine, accumulate)):
         batch = _to_device(windows.gather(rows), accelerator.device)
         is_last = part == accumulate - 1
         with contextlib.nullcontext() if is_last else accelerator.no_sync(wrapped):
-            losses = wrapped(batch)
-            loss = sum(weights[name] * value for name, value in losses.items()) / count
+            losses = wrapped(batch, mask_observation)
+            loss = sum(weights[name] / max(1, known[name]) * value for name, value in losses.items())
+            assert isinstance(loss, Tensor)
             # processes average their gradients: undo it, the count is global already
             accelerator.backward(loss * accelerator.num_processes)
         for name, value in losses.items():
@@ -316,9 +391,13 @@ def _backward(
     return sums
 
 
-def _give_up(accelerator: Accelerator, out: Path, windows: Windows, indices: np.ndarray, step: int) -> NoReturn:
+def _give_up(accelerator: Accelerator, out: Path, windows: TrainingWindows, indices: np.ndarray, step: int) -> NoReturn:
     path = out / f"not-finite-step-{step:06d}.safetensors"
-    if accelerator.is_main_process:
+    if isinstance(windows, StreamWindows) and accelerator.num_processes > 1:
+        indices = _slice_of(accelerator, indices)
+        path = path.with_stem(f"{path.stem}-process-{accelerator.process_index}")
+        storage.write_tensors(path, windows.gather(indices))
+    elif accelerator.is_main_process:
         storage.write_tensors(path, windows.gather(indices))
     raise NumericsError(
         f"the gradient of steps {step - MAX_SKIPPED + 1} to {step} is not finite; the windows of the last, "
@@ -326,22 +405,19 @@ def _give_up(accelerator: Accelerator, out: Path, windows: Windows, indices: np.
     )
 
 
-def _train_losses(
-    accelerator: Accelerator, sums: dict[str, Tensor], weights: dict[str, float], num_valid: int
-) -> dict[str, float]:
+def _train_losses(accelerator: Accelerator, sums: dict[str, Tensor], counts: dict[str, int]) -> dict[str, float]:
     names = sorted(sums)
     stacked = accelerator.reduce(torch.stack([sums[name] for name in names]), reduction="sum")
     assert isinstance(stacked, Tensor)
-    means = dict(zip(names, (stacked / num_valid).tolist(), strict=True))
-    total = sum(weights[name] * mean for name, mean in means.items())
-    return {"train/loss": total, **{f"train/loss_{name}": mean for name, mean in means.items()}}
+    totals = dict(zip(names, stacked.tolist(), strict=True))
+    return {f"train/loss_{name}": value / max(1, counts[name]) for name, value in totals.items()}
 
 
 def _evaluate(
     accelerator: Accelerator,
-    model: SequenceModel,
-    heldout: Windows | None,
-    evaluate: Callable[[SequenceModel], Mapping[str, float]] | None,
+    model: Model,
+    heldout: Windows | TaskWindows | None,
+    evaluate: Callable[..., Mapping[str, float]] | None,
     batch_size: int,
 ) -> dict[str, float]:
     """Measure on the main process; the others wait, and share its failure."""
@@ -353,6 +429,14 @@ def _evaluate(
             if evaluate is not None:
                 values |= evaluate(model)
     return values
+
+
+def _save(
+    accelerator: Accelerator, out: Path, model: Model, optimizer: AcceleratedOptimizer, step: int, keep: int
+) -> None:
+    with _on_main_process(accelerator) as is_mine:
+        if is_mine:
+            save_checkpoint(out, model, optimizer.optimizer, step, keep)
 
 
 @contextlib.contextmanager

@@ -325,6 +325,19 @@ def test_two_processes_follow_one(tmp_path: Path):
             if key.startswith(("train/loss", "heldout/")):
                 assert a[key] == pytest.approx(b[key], rel=1e-5), (key, a["step"])
     assert SequenceModel.load(tmp_path / "two" / "policy").layout.context_length == 12
+    # a stream, half of it read by each: as one process that computes the windows of both
+    one, two = lines(tmp_path / "one-stream"), lines(tmp_path / "two-stream")
+    assert len(one) == 13
+    for a, b in zip(one, two, strict=True):
+        for key in a:
+            if key.startswith(("train/loss", "train/gradient", "heldout/")):
+                assert a[key] == pytest.approx(b[key], rel=1e-5), (key, a["step"])
+    models = [SequenceModel.load(tmp_path / name / "policy") for name in ("one-stream", "two-stream")]
+    for (name, weights), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(weights, other, atol=2e-5, rtol=1e-4, msg=name)
+    # an episode that one of them cannot train on: both say so
+    complaints = {(tmp_path / name).read_text() for name in ("one-bad-0", "two-bad-0", "two-bad-1")}
+    assert len(complaints) == 1 and complaints.pop().startswith("episode 12, step 0: observation[1] is nan")
     # not a number on one process alone: both skip that step
     assert lines(tmp_path / "two-spoilt")[-1]["train/skipped_steps"] == 1
     # a signal to one process alone: both stop after that step, with a checkpoint

@@ -1,4 +1,4 @@
-"""Train tiny models into FOLDER/NAME, FOLDER/NAME-spoilt and FOLDER/NAME-stopped.
+"""Train tiny models into FOLDER/NAME, FOLDER/NAME-spoilt, FOLDER/NAME-stopped, FOLDER/NAME-stream and so on.
 
 Run plainly or under torchrun by `test_two_processes_follow_one`; what goes wrong goes wrong on the last process alone.
 """
@@ -8,13 +8,21 @@ import signal
 import sys
 from pathlib import Path
 
-from conftest import make_windows
+import numpy as np
+import torch
+
+from conftest import box_episodes, box_spec, make_windows
 from seqdec.backbone import load_backbone
+from seqdec.errors import DataError
+from seqdec.layout import layout_from_spaces
 from seqdec.model import SequenceModel, build_model
+from seqdec.rows import Source
+from seqdec.streams import StreamWindows
 from seqdec.training import train
 from seqdec.windows import Windows
 
-IS_LAST = int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1
+RANK, NUM_PROCESSES = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+IS_LAST = RANK == NUM_PROCESSES - 1
 
 
 def fresh() -> tuple[SequenceModel, Windows]:
@@ -38,6 +46,51 @@ def stop(losses):
     return losses
 
 
+class BothParts:
+    """What two processes draw from their parts of a stream, for one process to compute."""
+
+    def __init__(self, parts: list[StreamWindows]):
+        self.parts = parts
+
+    def draw(self, step: int, seed: int, batch_size: int) -> np.ndarray:
+        first, second = (part.draw(step, seed, batch_size) for part in self.parts)
+        share = batch_size // 2
+        return np.concatenate([first[:share], -1 - second[share:]])
+
+    def by_part(self, indices: np.ndarray) -> list[tuple[StreamWindows, np.ndarray]]:
+        return [(self.parts[0], indices[indices >= 0]), (self.parts[1], -1 - indices[indices < 0])]
+
+    def num_valid(self, indices: np.ndarray) -> int:
+        return sum(part.num_valid(own) for part, own in self.by_part(indices))
+
+    def num_known(self, indices: np.ndarray) -> dict[str, int]:
+        first, second = (part.num_known(own) for part, own in self.by_part(indices))
+        return {name: count + second[name] for name, count in first.items()}
+
+    def gather(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        first, second = (part.gather(own) for part, own in self.by_part(indices))
+        return {name: torch.cat([first[name], second[name]]) for name in first}
+
+
+def fresh_on_a_stream(spoilt: int | None = None) -> tuple[SequenceModel, StreamWindows | BothParts, StreamWindows]:
+    """A model and its windows, the latter whole or this process's part, and one part of them.
+
+    The `spoilt` episode holds an observation that is no number.
+    """
+    spec = box_spec()
+    rows = [dict(episode.to_row()) for episode in box_episodes(15)]
+    if spoilt is not None:
+        rows[spoilt]["observation"] = np.where(np.arange(3) == 1, np.nan, rows[spoilt]["observation"])
+    source = Source(spec, read=lambda: iter(rows), identity={})
+    layout = layout_from_spaces("multi_game", spec.observation_space, spec.action_space, context_length=12)
+    parts = [
+        StreamWindows(source, layout, buffer=2, num_heldout=3, process_index=index, num_processes=2)
+        for index in range(2)
+    ]
+    model = build_model(parts[RANK], spec, load_backbone("small", num_layers=2, dropout=0.0))
+    return model, parts[RANK] if NUM_PROCESSES == 2 else BothParts(parts), parts[RANK]
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     model, windows = fresh()
@@ -52,3 +105,12 @@ if __name__ == "__main__":
     at_step(model, 4, stop)
     outcome = train(model, windows, out=folder / f"{sys.argv[2]}-stopped", steps=50, batch_size=12)
     assert (outcome.step, outcome.stopped_by) == (5, "SIGTERM"), outcome
+    model, windows, part = fresh_on_a_stream()
+    settings = {"batch_size": 12, "log_every": 1}
+    train(model, windows, out=folder / f"{sys.argv[2]}-stream", steps=12, heldout=part.heldout, **settings)
+    assert part._first_block is not None and part._first_block > 6, "the parts have 6 episodes each: they went round"
+    model, windows, _ = fresh_on_a_stream(spoilt=12)  # the third but last of the second part
+    try:
+        train(model, windows, out=folder / f"{sys.argv[2]}-bad", steps=12, **settings)
+    except DataError as error:
+        (folder / f"{sys.argv[2]}-bad-{RANK}").write_text(str(error))
