@@ -1,4 +1,4 @@
-"""Make data sets: python data/prepare.py cartpole | minari ID | record ENV_ID | show PATH (= seqdec data ...)."""
+"""Make data sets: python data/prepare.py SOURCE ... | record ENV_ID | show PATH (= seqdec data ...)."""
 
 import sys
 

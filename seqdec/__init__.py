@@ -17,17 +17,26 @@ if TYPE_CHECKING:
     from seqdec.layout import Layout, Variable, layout_from_spaces
     from seqdec.model import SequenceModel, build_model
     from seqdec.policy import Policy
+    from seqdec.recording import random_policy
     from seqdec.rollouts import Actor, rollout
+    from seqdec.selection import mix, subset
     from seqdec.sources import (
         describe,
         environment_of,
         from_episodes,
+        from_hdf5,
+        from_lerobot,
         from_minari,
+        from_table,
         load,
         record,
         save,
         scripted_cartpole,
     )
+    from seqdec.stable_baselines import from_sb3
+    from seqdec.streams import StreamWindows
+    from seqdec.table_columns import Columns
+    from seqdec.tasks import MultiTaskModel, TaskWindows, load_policy
     from seqdec.training import train
     from seqdec.windows import Windows, split_episodes
 
@@ -40,19 +49,27 @@ _HOMES = {
     "layout": ["Layout", "Variable", "layout_from_spaces"],
     "model": ["SequenceModel", "build_model"],
     "policy": ["Policy"],
+    "recording": ["random_policy"],
     "rollouts": ["Actor", "rollout"],
+    "selection": ["mix", "subset"],
     "sources": [
-        "describe", "environment_of", "from_episodes", "from_minari", "load", "record", "save", "scripted_cartpole",
+        "describe", "environment_of", "from_episodes", "from_hdf5", "from_lerobot", "from_minari", "from_table", "load",
+        "record", "save", "scripted_cartpole",
     ],
+    "stable_baselines": ["from_sb3"],
+    "streams": ["StreamWindows"],
+    "table_columns": ["Columns"],
+    "tasks": ["MultiTaskModel", "TaskWindows", "load_policy"],
     "training": ["train"],
     "windows": ["Windows", "split_episodes"],
 }  # fmt: skip
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
-    "Actor", "Context", "EnvironmentSpec", "Episode", "Layout", "Policy", "SequenceModel", "Variable", "Windows",
-    "build_model", "describe", "environment_of", "evaluate", "from_episodes", "from_minari", "layout_from_spaces",
-    "load", "load_backbone", "make_envs", "plot_report", "record", "rollout", "save", "scripted_cartpole",
-    "split_episodes", "train",
+    "Actor", "Columns", "Context", "EnvironmentSpec", "Episode", "Layout", "MultiTaskModel", "Policy",
+    "SequenceModel", "StreamWindows", "TaskWindows", "Variable", "Windows", "build_model", "describe",
+    "environment_of", "evaluate", "from_episodes", "from_hdf5", "from_lerobot", "from_minari", "from_sb3",
+    "from_table", "layout_from_spaces", "load", "load_backbone", "load_policy", "make_envs", "mix", "plot_report",
+    "random_policy", "record", "rollout", "save", "scripted_cartpole", "split_episodes", "subset", "train",
 ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ The library never prints, so this module does. What `train` and `eval` are put t
 Heavy imports stand inside the functions, so that a slip in the flags or the output folder is told at once.
 """
 
+import hashlib
 import os
 import platform
 import shlex
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +20,10 @@ from seqdec import assembly, flags, folders
 from seqdec.errors import UsageError, suggest
 
 if TYPE_CHECKING:
-    import numpy as np
     from datasets import Dataset
-    from gymnasium import Space
+
+    from seqdec.rollouts import Actor
+    from seqdec.rows import Source
 
 # What `seqdec demo` and the README run, beside --data and --output.
 DEMO_TRAIN = "--backbone smollm2 --layout fused --steps 400 --batch-size 32 --context-length 10"
@@ -28,7 +31,15 @@ DEMO_EVAL = "--target-return 25 100 200 350 500 --episodes 32 --num-envs 32"
 DEMO_NEXT = "--target-return 60 300 --episodes 16"
 
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
-EXTRAS = {"lora": "peft", "wandb": "wandb", "tensorboard": "tensorboard", "trackio": "trackio", "mujoco": "mujoco"}
+EXTRAS = {
+    "lora": "peft",
+    "wandb": "wandb",
+    "tensorboard": "tensorboard",
+    "trackio": "trackio",
+    "mujoco": "mujoco",
+    "video": "av",
+    "sb3": "stable_baselines3",
+}
 
 
 def demo(given: flags.Demo) -> int:
@@ -68,56 +79,86 @@ def data_cartpole(given: flags.DataCartpole) -> int:
 
 def data_minari(given: flags.DataMinari) -> int:
     """Convert a Minari data set."""
-    output = folders.check_new_folder(given.output or folders.default_data_folder(given.id))
+    name = given.id.removeprefix("minari:")
+    output = folders.check_data_folder(given.output or folders.default_data_folder(name))
 
     from seqdec import sources
 
-    dataset = sources.from_minari(
-        given.id.removeprefix("minari:"), on_nonfinite=given.on_nonfinite, clip_actions=given.clip_actions
+    return _convert(sources.minari_source(name), output, given, clip_actions=given.clip_actions)
+
+
+def data_hdf5(given: flags.DataHdf5) -> int:
+    """Convert a flat HDF5 file."""
+    output = folders.check_data_folder(given.output or f"data/{Path(given.file).stem}")
+
+    from seqdec import hdf5_files
+
+    spec = assembly.spec_of(given.env) if given.env else None
+    source = hdf5_files.source(given.file, spec, max_episode_steps=given.max_episode_steps or None)
+    return _convert(source, output, given, clip_actions=given.clip_actions)
+
+
+def data_table(given: flags.DataTable) -> int:
+    """Convert a table."""
+    output = folders.check_data_folder(given.output or f"data/{Path(folders.name_of(given.name)).stem}")
+
+    from seqdec import table_files
+
+    spec = assembly.spec_of(given.env) if given.env else None
+    source = table_files.source(
+        given.name, assembly.table_columns(given), spec, split=given.split, config=given.config or None
     )
-    return _keep(dataset, output)
+    return _convert(source, output, given, clip_actions=given.clip_actions)
+
+
+def data_lerobot(given: flags.DataLerobot) -> int:
+    """Convert a LeRobot data set."""
+    output = folders.check_data_folder(given.output or folders.default_data_folder(folders.name_of(given.name)))
+    size = assembly.whole_numbers(given.image_size, "--image-size")
+    if len(size) not in (0, 2):
+        raise UsageError(f"--image-size has {len(size)} numbers: give height and width")
+
+    from seqdec import lerobot_files
+
+    source = lerobot_files.source(
+        given.name,
+        cameras=given.cameras[0] if given.cameras in (("read",), ("skip",)) else given.cameras,  # pyright: ignore
+        image_size=(size[0], size[1]) if size else None,
+        episodes=assembly.whole_numbers(given.episodes, "--episodes") or None,
+    )
+    return _convert(source, output, given)
 
 
 def data_record(given: flags.DataRecord) -> int:
-    """Record episodes of an environment, acted in at random or by a policy."""
+    """Record episodes of an environment, acted in at random or by a policy; go on where a recording was cut off."""
     output = folders.check_new_folder(given.output or folders.default_data_folder(given.env_id))
-    policy_folder = None if given.policy == "random" else folders.find_policy(Path(given.policy))[0]
 
     import gymnasium
 
     from seqdec import sources
-    from seqdec.environment import EnvironmentSpec, check_spaces, make_envs
 
     if given.env_id not in gymnasium.registry and ":" not in given.env_id:
         raise UsageError(
             f"no environment {given.env_id!r} is registered{suggest(given.env_id, gymnasium.registry)}; "
             "an environment of another package is named PACKAGE:ID"
         )
-    if policy_folder is None:
-        # made once, only to know its actions; every episode draws from its own generator
-        unknown = EnvironmentSpec(gymnasium.spaces.Discrete(1), gymnasium.spaces.Discrete(1))
-        with closing(make_envs(unknown, 1, env_id=given.env_id)) as envs:
-            actor = _random_policy(envs.single_action_space)
-    else:
-        from seqdec.evaluation import resolve_targets
-        from seqdec.model import SequenceModel
-        from seqdec.policy import Policy
-
-        model = SequenceModel.load(policy_folder, merge_adapters=True)
-        with closing(make_envs(model.data.spec, 1, env_id=given.env_id)) as envs:
-            check_spaces(model.data.spec, envs)
-        actor = Policy(model, resolve_targets([given.target_return], model.data.returns)[0], seed=given.seed)
-    with _progress(given.episodes, "episode") as advance:
-        dataset = sources.record(
+    policy, name = _recorded_policy(given)
+    num_episodes = None if given.timesteps else given.episodes
+    with _progress(num_episodes, "episode") as advance:
+        sources.record(
             given.env_id,
-            actor,
-            num_episodes=given.episodes,
+            policy,
+            num_episodes=num_episodes,
+            num_timesteps=given.timesteps or None,
             seed=given.seed,
             num_envs=given.num_envs,
             max_steps=given.max_steps or None,
+            missing=given.missing,
+            policy_name=name,
+            folder=output,
             progress=advance,
         )
-    return _keep(dataset, output)
+    return _show(output)
 
 
 def data_show(given: flags.DataShow) -> int:
@@ -127,11 +168,19 @@ def data_show(given: flags.DataShow) -> int:
 
     from seqdec import sources, storage
 
-    description = str(sources.describe(sources.load(given.path)))
+    dataset = sources.load(given.path)
+    description = str(sources.describe(dataset))
     print(description)
+    output = Path(given.output) if given.output else Path()
     if given.output:
-        folders.make_folder(Path(given.output))
-        storage.write_text(Path(given.output) / "description.txt", description + "\n")
+        folders.make_folder(output)
+        storage.write_text(output / "description.txt", description + "\n")
+    if given.plot:
+        from seqdec.description import plot_description
+
+        name = "description.png" if given.output else f"{folders.name_of(given.path)}.png"
+        plot_description(dataset, output / name)
+        print(f"picture: {output / name}")
     return 0
 
 
@@ -159,11 +208,11 @@ def evaluate_run(given: flags.Eval) -> int:
     from seqdec import storage
     from seqdec.environment import check_spaces
     from seqdec.evaluation import evaluate, plot_report, resolve_targets
-    from seqdec.model import SequenceModel
     from seqdec.policy import Policy
+    from seqdec.tasks import load_policy, task_of
     from seqdec.training import join_processes
 
-    model = SequenceModel.load(policy_folder, merge_adapters=True)
+    model = task_of(load_policy(policy_folder, merge_adapters=True), given.task)
     targets: list[float | None] = [*resolve_targets(given.target_return, model.data.returns)]
     if assembly.reads_return(model.layout):
         assembly.note_far_targets(targets, model.data.returns)
@@ -177,7 +226,9 @@ def evaluate_run(given: flags.Eval) -> int:
     model.to(device)
     with closing(envs), _progress(given.episodes * len(targets), "episode") as advance:
         report = evaluate(
-            lambda target: Policy(model, target, temperature=given.temperature, seed=given.seed),
+            lambda target: Policy(
+                model, target, text=given.text or None, temperature=given.temperature, seed=given.seed
+            ),
             envs,
             targets=targets,
             num_episodes=given.episodes,
@@ -189,9 +240,10 @@ def evaluate_run(given: flags.Eval) -> int:
             progress=advance,
         )
     folders.make_folder(output)
-    storage.write_json(output / "report.json", report.to_json())
-    plot_report({run_folder.name: report}, output / "report.png")
-    print(f"{report.table()}\nreport: {output / 'report.json'}, {output / 'report.png'}", flush=True)
+    name = f"report-{given.task}" if given.task else "report"
+    storage.write_json(output / f"{name}.json", report.to_json())
+    plot_report({run_folder.name: report}, output / f"{name}.png")
+    print(f"{report.table()}\nreport: {output / f'{name}.json'}, {output / f'{name}.png'}", flush=True)
     return 0
 
 
@@ -224,29 +276,33 @@ def show_environment(given: flags.Env) -> int:
     return 0
 
 
+def _next_command(given: flags.Train, folder: Path) -> str:
+    """Return the words that evaluate the run: those it takes to find its environment, and its first task."""
+    words = ["seqdec", "eval", str(folder)]
+    task, _ = folders.split_task(given.data[0])
+    if task:
+        words += ["--task", task]
+    if given.env:
+        words += ["--env", given.env]
+    if given.trust_env:
+        words += ["--trust-env"]
+    return shlex.join(words)
+
+
 def _train(given: flags.Train, folder: Path) -> int:
-    from seqdec import sources, storage
-    from seqdec.model import build_model, summarize_returns
+    from seqdec import storage
     from seqdec.training import join_processes, train
-    from seqdec.windows import Windows, split_episodes
 
     processes = join_processes()
-    dataset = assembly.load_data(given.data)
-
-    spec = sources.environment_of(dataset)
-    layout = assembly.make_layout(given, spec)
-    counting = {"discount": given.discount, "delayed_reward": given.delayed_reward}
-    train_rows, heldout_rows = split_episodes(len(dataset), given.heldout_fraction, given.seed)
-    windows = Windows(dataset, layout, episodes=train_rows, **counting)
-    heldout = Windows(dataset, layout, episodes=heldout_rows, **counting) if len(heldout_rows) else None
-    measure = assembly.make_evaluation(given, spec, layout, summarize_returns(windows.returns))
-    config = assembly.make_config(given, dataset)
+    tasks = assembly.load_tasks(given)
+    windows, heldout = assembly.all_windows(tasks)
+    measure = assembly.make_evaluation(given, tasks)
+    config = assembly.make_config(given, tasks)
     if given.resume:
         assembly.check_same_run(folder, config)
-    backbone = assembly.make_backbone(given, layout)
-    model = build_model(windows, spec, backbone, seed=given.seed)
+    model = assembly.build(given, tasks)
     if assembly.is_main_process():
-        print(assembly.describe_run(given, folder, dataset, layout, model), flush=True)
+        print(assembly.describe_run(given, folder, tasks, model), flush=True)
         storage.write_json(folder / "config.json", config)
     outcome = train(
         model,
@@ -255,13 +311,14 @@ def _train(given: flags.Train, folder: Path) -> int:
         steps=given.steps,
         batch_size=given.batch_size,
         learning_rate=given.learning_rate,
-        backbone_learning_rate=assembly.backbone_rate(given, backbone.source.init),
+        backbone_learning_rate=assembly.backbone_rate(given, model.backbone_source.source.init),
         weight_decay=given.weight_decay,
         warmup_steps=given.warmup_steps,
         schedule=given.schedule,
         clip_norm=given.clip_norm,
         accumulate=given.accumulate,
         precision=given.precision,
+        mask_observation=given.mask_observation,
         seed=given.seed,
         log_every=given.log_every,
         eval_every=given.eval_every,
@@ -284,7 +341,7 @@ def _train(given: flags.Train, folder: Path) -> int:
         print(f"seqdec: stopped by {cause} at step {outcome.step}, saved. Continue: {again}", file=sys.stderr)
         return EXIT_CODES[outcome.stopped_by]
     print(
-        f"{_last_numbers(folder)}\npolicy: {folder / 'policy'}\nnext: seqdec eval {shlex.quote(str(folder))}",
+        f"{_last_numbers(folder)}\npolicy: {folder / 'policy'}\nnext: {_next_command(given, folder)}",
         flush=True,
     )
     return 0
@@ -308,12 +365,81 @@ def _short(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4g}"
 
 
-def _random_policy(space: "Space") -> "Callable[[np.ndarray, np.random.Generator], np.ndarray | int]":
-    def act(observation: "np.ndarray", generator: "np.random.Generator") -> "np.ndarray | int":
-        space.seed(int(generator.integers(2**31)))
-        return space.sample()
+def _recorded_policy(given: flags.DataRecord) -> "tuple[Actor | Callable[..., object], str]":
+    """Return who acts, and a name for it that no other policy has."""
+    path = Path(given.policy)
+    if path.is_file() or path.suffix == ".zip":
+        from seqdec.stable_baselines import from_sb3, load_sb3
 
-    return act
+        model = load_sb3(path, given.algorithm, trust_policy=given.trust_policy)
+        return from_sb3(model), f"{path.stem} ({given.algorithm} {_digest(path)})"
+    is_random = given.policy == "random"
+    folder = None if is_random else folders.find_policy(path)[0]
+
+    from gymnasium.spaces import Discrete
+
+    from seqdec.environment import EnvironmentSpec, check_spaces, make_envs
+    from seqdec.recording import random_policy
+
+    if folder is None:
+        # made once, only to know its actions
+        unknown = EnvironmentSpec(Discrete(1), Discrete(1))
+        with closing(make_envs(unknown, 1, env_id=given.env_id)) as envs:
+            return random_policy(envs.single_action_space), "random"
+
+    from seqdec.evaluation import resolve_targets
+    from seqdec.policy import Policy
+    from seqdec.tasks import load_policy, task_of
+    from seqdec.training import join_processes
+
+    model = task_of(load_policy(folder, merge_adapters=True), given.task)
+    with closing(make_envs(model.data.spec, 1, env_id=given.env_id)) as envs:
+        check_spaces(model.data.spec, envs)
+    device = join_processes().device
+    assert device is not None
+    model.to(device)
+    target = None
+    if assembly.reads_return(model.layout):
+        target = resolve_targets([given.target_return], model.data.returns)[0]
+    place = folder.resolve()
+    words = [_digest(folder / "manifest.json"), given.task, "" if target is None else f"asked for {target:g}"]
+    name = place.parent.name if place.name == "policy" else place.name
+    return Policy(model, target, seed=given.seed), f"{name} ({', '.join(filter(None, words))})"
+
+
+def _digest(path: Path) -> str:
+    """Return the beginning of a file's sha256."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def _convert(
+    source: "Source",
+    folder: Path,
+    given: flags.DataMinari | flags.DataHdf5 | flags.DataTable | flags.DataLerobot,
+    *,
+    clip_actions: bool = False,
+) -> int:
+    """Write a source to a data folder as it is read, unless it is there already."""
+    from seqdec import sources, storage
+
+    if given.missing and not isinstance(given, flags.DataTable):
+        source = replace(source, spec=replace(source.spec, missing=given.missing))
+    folders.make_folder(folder.parent)
+    for sentence in storage.recover(folder.parent):
+        print(f"seqdec: {sentence}", file=sys.stderr, flush=True)
+    with _progress(source.num_episodes, "episode") as advance:
+        is_new = sources.convert(
+            source,
+            folder,
+            on_nonfinite=given.on_nonfinite,
+            clip_actions=clip_actions,
+            replace=given.replace,
+            progress=advance,
+        )
+    if not is_new:
+        print(f"{folder} holds this already: nothing to do", flush=True)
+    return _show(folder)
 
 
 def _keep(dataset: "Dataset", folder: Path) -> int:
@@ -322,14 +448,19 @@ def _keep(dataset: "Dataset", folder: Path) -> int:
 
     folders.make_folder(folder.parent)
     sources.save(dataset, folder)
-    print(
-        f"{sources.describe(dataset)}\ndata: {folder}\nnext: seqdec train --data {shlex.quote(str(folder))}", flush=True
-    )
+    return _show(folder)
+
+
+def _show(folder: Path) -> int:
+    from seqdec import sources
+
+    description = sources.describe(sources.load(folder))
+    print(f"{description}\ndata: {folder}\nnext: seqdec train --data {shlex.quote(str(folder))}", flush=True)
     return 0
 
 
 @contextmanager
-def _progress(total: int, unit: str) -> "Iterator[Callable[[int], None]]":
+def _progress(total: int | None, unit: str) -> "Iterator[Callable[[int], None]]":
     """Show a bar on a terminal; yield what moves it on."""
     from tqdm import tqdm
 

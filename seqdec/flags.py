@@ -47,6 +47,10 @@ class DataMinari:
     """Minari id (such as mujoco/hopper/medium-v0) or the path of a local one."""
     output: str = ""
     """Folder to write (default: data/ and the id's last parts)."""
+    replace: bool = False
+    """Make the folder again if it holds something else."""
+    missing: tuple[str, ...] = ()
+    """Leaves of the observation whose values may be missing (observation, observation.camera, ...)."""
     on_nonfinite: Literal["refuse", "drop-episode"] = "refuse"
     """What to do with NaN or infinity."""
     clip_actions: bool = False
@@ -56,25 +60,127 @@ class DataMinari:
 
 
 @dataclass(frozen=True)
+class DataHdf5:
+    """Convert a flat HDF5 file, as D4RL has them."""
+
+    file: str
+    """File with observations, actions, rewards, terminals and, where there are any, timeouts."""
+    env: str = ""
+    """Environment id that the file was recorded in, for its spaces and for evaluations (default: seen in the file)."""
+    max_episode_steps: int = 0
+    """Time limit that cuts episodes where the file has no timeouts (0: the environment's, or none)."""
+    output: str = ""
+    """Folder to write (default: data/ and the file's name)."""
+    replace: bool = False
+    """Make the folder again if it holds something else."""
+    missing: tuple[str, ...] = ()
+    """Leaves of the observation whose values may be missing (observation, observation.camera, ...)."""
+    on_nonfinite: Literal["refuse", "drop-episode"] = "refuse"
+    """What to do with NaN or infinity."""
+    clip_actions: bool = False
+    """Clip actions outside the action space instead of refusing them."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class DataTable:
+    """Convert a table: Parquet, JSON lines, CSV, a folder of these, or a data set of the Hub."""
+
+    name: str
+    """File, folder, or a Hub id such as user/name."""
+    episode: str = ""
+    """Column that says which episode a step belongs to (default: one row is one episode)."""
+    observation: tuple[str, ...] = ("observation",)
+    """Columns of the observation: one, several that make a vector, or KEY=COLUMN,... of a Dict."""
+    action: tuple[str, ...] = ("action",)
+    """Columns of the action, likewise."""
+    final: tuple[str, ...] = ("final",)
+    """Columns of what was seen after a step, likewise, where there are any."""
+    reward: str = "reward"
+    """Column of the reward."""
+    terminated: str = "terminated"
+    """Column that is true where the task ended (none: there is none)."""
+    truncated: str = "truncated"
+    """Column that is true where a time limit cut the episode (none: there is none)."""
+    text: str = "text"
+    """Column with words about the episode (none: there is none)."""
+    keep: tuple[str, ...] = ()
+    """Further columns to keep of an episode."""
+    env: str = ""
+    """Environment id that the table was recorded in, for its spaces and evaluations (default: seen in the table)."""
+    split: str = "train"
+    """Part of a data set that has several."""
+    config: str = ""
+    """Configuration of a Hub id that has several."""
+    output: str = ""
+    """Folder to write (default: data/ and the name's last part)."""
+    replace: bool = False
+    """Make the folder again if it holds something else."""
+    missing: tuple[str, ...] = ()
+    """Leaves of the observation whose values may be missing, or LEAF=COLUMN where a column says so."""
+    on_nonfinite: Literal["refuse", "drop-episode"] = "refuse"
+    """What to do with NaN or infinity."""
+    clip_actions: bool = False
+    """Clip actions outside the action space instead of refusing them."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
+class DataLerobot:
+    """Convert a LeRobot data set (v2.0, v2.1, v3.0): a folder or a Hub id."""
+
+    name: str
+    """Folder, or a Hub id such as lerobot/pusht."""
+    cameras: tuple[str, ...] = ("read",)
+    """Cameras to read by name, or read (all), or skip (none). Videos need seqdec[video]."""
+    image_size: tuple[str, ...] = ()
+    """Height and width to bring images to (default: their own)."""
+    episodes: tuple[str, ...] = ()
+    """Numbers of the episodes to read (default: all)."""
+    output: str = ""
+    """Folder to write (default: data/ and the name's last part)."""
+    replace: bool = False
+    """Make the folder again if it holds something else."""
+    missing: tuple[str, ...] = ()
+    """Leaves of the observation whose values may be missing (observation, observation.camera, ...)."""
+    on_nonfinite: Literal["refuse", "drop-episode"] = "refuse"
+    """What to do with NaN or infinity."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(frozen=True)
 class DataRecord:
-    """Record episodes of a Gymnasium environment."""
+    """Record episodes of a Gymnasium environment; the same command goes on where it was cut off."""
 
     env_id: str
     """Registered environment id."""
     output: str = ""
     """Folder to write (default: data/ and the id)."""
     policy: str = "random"
-    """Who acts: random, or a run or policy folder."""
+    """Who acts: random, a run or policy folder, or the zip file of a Stable-Baselines3 model."""
     target_return: str = "max"
     """Return a trained policy is asked for: a number or a quantile of its data."""
+    task: str = ""
+    """Which task of a policy that has several."""
+    algorithm: str = ""
+    """What saved the zip file: ppo, sac, dqn, ..."""
+    trust_policy: bool = False
+    """Open the zip file, which runs code that is in it."""
     episodes: int = 100
     """How many episodes."""
+    timesteps: int = 0
+    """Record whole episodes until there are so many timesteps (0: count --episodes instead)."""
     num_envs: int = 1
     """Environments that run together."""
     seed: int = 0
     """Seed of the first episode; the next one has the next seed."""
     max_steps: int = 0
     """Longest episode (0: the environment's own limit)."""
+    missing: tuple[str, ...] = ()
+    """Leaves of the observation whose values may be missing (such as observation.camera)."""
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -87,6 +193,8 @@ class DataShow:
     """Data folder, or minari:ID."""
     output: str = ""
     """Folder to write the same lines to, as description.txt (default: print only)."""
+    plot: bool = False
+    """Draw histograms of returns and lengths, as a PNG."""
     debug: bool = False
     """Show the traceback of an error."""
 
@@ -96,7 +204,23 @@ class Train:
     """Finetune a backbone on trajectories; leaves a run folder with a policy in it."""
 
     data: tuple[str, ...] = ("data/cartpole",)
-    """Data folders or minari:ID."""
+    """Data folders or minari:ID; of several tasks each as TASK=FOLDER."""
+    weights: tuple[str, ...] = ()
+    """How often each of --data is drawn (default: all timesteps alike, all tasks alike)."""
+    fraction: float | None = None
+    """Share of the episodes to train on, drawn at random (default: all)."""
+    best: float | None = None
+    """Share of the episodes to train on, those of the highest return (default: all)."""
+    streaming: bool = False
+    """Read the one source of --data while training, without converting it."""
+    columns: str = ""
+    """JSON file that says which column is what, for --streaming of a table (default: seqdec's names)."""
+    buffer: int = 1024
+    """Episodes that a process holds at a time while --streaming."""
+    reuse: float = 1.0
+    """How often a timestep is used each time that its episode passes the buffer while --streaming."""
+    heldout_episodes: int = 0
+    """First episodes of a stream that are held out."""
     output: str = ""
     """Run folder (default: runs/ and the name of the data)."""
     backbone: str = "smollm2"
@@ -113,6 +237,14 @@ class Train:
     """How continuous actions are predicted."""
     return_head: Literal["gaussian", "binned"] = "binned"
     """How returns are predicted, where the layout predicts them."""
+    prompt: tuple[str, ...] = ()
+    """What stands in the prompt: target_return, text, leaves of the observation (default: its texts that stay)."""
+    fuse: tuple[str, ...] = ()
+    """Nested observation or action whose leaves share one token."""
+    text_tokens: int = 32
+    """Most tokens of a text."""
+    mask_observation: float = 0.0
+    """Share of the observations that are hidden while training, at random."""
     context_length: int = 10
     """Timesteps the model sees."""
     discount: float = 1.0
@@ -185,6 +317,10 @@ class Eval:
 
     run: str
     """Run folder or policy folder."""
+    task: str = ""
+    """Task of a policy that has several."""
+    text: str = ""
+    """What to do, in words, for a policy with a text in its prompt (default: its data's)."""
     target_return: tuple[str, ...] = ("q10", "median", "q90", "max")
     """Returns to ask for: numbers, or min, q10 .. q90, median, max of the data."""
     episodes: int = 32
@@ -219,6 +355,9 @@ VERBS: dict[str, type] = {
     "demo": Demo,
     "data cartpole": DataCartpole,
     "data minari": DataMinari,
+    "data hdf5": DataHdf5,
+    "data table": DataTable,
+    "data lerobot": DataLerobot,
     "data record": DataRecord,
     "data show": DataShow,
     "train": Train,
@@ -231,21 +370,29 @@ LIMITS: dict[str, tuple[float, float]] = {
     "accumulate": (1, 65536),
     "backbone_learning_rate": (0, 10),
     "batch_size": (1, 2**31),
+    "buffer": (1, 2**31),
+    "best": (0, 1),
     "checkpoint_every": (0, 2**62),
     "clip_norm": (0, 1e12),
     "context_length": (1, 2**31),
     "discount": (0, 1),
     "dropout": (0, 0.9),
     "episodes": (1, 10**9),
+    "fraction": (0, 1),
+    "mask_observation": (0, 1),
+    "text_tokens": (1, 65536),
     "eval_every": (0, 2**62),
+    "heldout_episodes": (0, 2**31),
     "heldout_fraction": (0, 0.9),
     "keep_checkpoints": (1, 10**6),
     "learning_rate": (0, 10),
     "log_every": (1, 2**62),
+    "max_episode_steps": (0, 10**9),
     "max_steps": (0, 2**62),
     "nproc": (1, 1024),
     "num_envs": (1, 65536),
     "num_layers": (0, 10000),
+    "reuse": (0, 1e6),
     "seed": (0, 2**31 - 1),
     "steps": (1, 2**62),
     "temperature": (0, 1000),
@@ -297,11 +444,12 @@ def parse(kind: type[Flags], words: Sequence[str], *, default: Flags | None = No
     else:
         _check_words(kind, words)
     options = (tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff)
-    if default is not None:  # a flag that is on already must still be taken, and can be turned off
+    # a flag that is on already must still be taken, and can be turned off
+    if default is not None or any(word.startswith(("--no-", "--no_")) for word in words):
         options = (tyro.conf.PositionalRequiredArgs,)
     parsed: Flags = tyro.cli(kind, prog=program, args=list(words), default=default, config=options)  # pyright: ignore
     for name in LIMITS.keys() & get_type_hints(kind).keys():
-        if getattr(parsed, name) is not None:
+        if isinstance(getattr(parsed, name), int | float):
             _check_limits(flag(name), name, getattr(parsed, name))
     return parsed
 
@@ -319,7 +467,9 @@ def from_config(kind: type[Flags], config: Mapping[str, object], where: str) -> 
     for key in values:
         if key not in known:
             raise UsageError(f"{where}: unknown key {key!r}{suggest(str(key), known)}")
-    return kind(**{name: _from_json(hints[name], value, name, where) for name, value in values.items()})
+    empty = [entry.name for entry in fields(kind) if entry.default == ()]  # pyright: ignore[reportArgumentType]
+    read = {name: value for name, value in values.items() if not (name in empty and value == [])}
+    return kind(**{name: _from_json(hints[name], value, name, where) for name, value in read.items()})
 
 
 def to_config(flags: object) -> dict[str, object]:
@@ -353,7 +503,7 @@ def _with_readable_help(kind: type[Flags]) -> type[Flags]:
         if default is dataclasses.MISSING:
             value = entry.name.upper()
         # a switch is off until it is given, and of what is empty the line itself says what that means
-        told = "" if default is None or default is False or default == "" else None
+        told = "" if default is None or default is False or default in ("", ()) else None
         shown.append((entry.name, Annotated[hint, arg(metavar=value, help_behavior_hint=told)]))
     return dataclasses.make_dataclass(
         kind.__name__, shown, bases=(kind,), frozen=True, namespace={"__doc__": kind.__doc__}

@@ -5,6 +5,7 @@ Told before anything heavy is imported, so that nobody waits for a model only to
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +17,25 @@ logger = logging.getLogger(__name__)
 
 
 def run_folder(output: str, data: Sequence[str]) -> Path:
-    """Return --output, or runs/ and the name of the data."""
-    return Path(output or f"runs/{Path(data[0].removeprefix('minari:')).name}")
+    """Return --output, or runs/ and the name of the data, or of all tasks."""
+    tasks = [task for task, _ in map(split_task, data) if task]
+    place = split_task(data[0])[1]
+    kind = place.partition(":")[0]
+    name = name_of(default_data_folder(place) if kind == "minari" else place)
+    name = Path(name).stem if kind in ("hdf5", "table") else name
+    return Path(output or f"runs/{'-'.join(dict.fromkeys(tasks)) or name}")
+
+
+def name_of(place: str) -> str:
+    """Return what to call what is made of a data folder or source: "medium-v0" of "minari:hopper/medium-v0"."""
+    path = Path(re.sub(r"^(minari|hdf5|table|lerobot):", "", place))
+    return path.name if path.name not in ("", "..") else path.resolve().name
+
+
+def split_task(word: str) -> tuple[str, str]:
+    """Return task and place of a word of --data: ("a", "data/x") of "a=data/x", ("", "data/x") of "data/x"."""
+    match = re.fullmatch(r"([A-Za-z0-9][\w-]{0,63})=(.+)", word)
+    return (match[1], match[2]) if match else ("", word)
 
 
 def check_run_folder(folder: Path, *, resume: bool) -> None:
@@ -45,6 +63,17 @@ def check_new_folder(name: str) -> Path:
     check_writable(folder)
     if os.path.lexists(folder):
         raise UsageError(f"{folder} exists already: choose another --output, or see `seqdec data show {folder}`")
+    return folder
+
+
+def check_data_folder(name: str) -> Path:
+    """Return the folder for a data set that is to be converted, unless it cannot be made or is something else."""
+    folder = Path(name)
+    check_writable(folder)
+    if os.path.lexists(folder) and not all(
+        (folder / name).is_file() for name in ("manifest.json", "dataset_info.json")
+    ):
+        raise UsageError(f"{folder} exists already and is no data set: choose another --output")
     return folder
 
 
@@ -91,5 +120,5 @@ def find_policy(folder: Path) -> tuple[Path, Path]:
 
 def default_data_folder(name: str) -> str:
     """Return data/hopper-medium-v0 for minari:mujoco/hopper/medium-v0."""
-    parts = Path(name.removeprefix("minari:")).parts[-2:]
-    return "data/" + "-".join(part.replace(":", "-") for part in parts if part != os.sep)
+    parts = [part for part in Path(name.removeprefix("minari:")).parts[-2:] if part not in (os.sep, "..")]
+    return "data/" + "-".join(part.replace(":", "-") for part in parts or [name_of(name)])

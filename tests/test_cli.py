@@ -29,16 +29,27 @@ QUICK = f"{TINY} --episodes 2 --num-envs 2 --max-steps 20"
 FLAGS = {
     "demo": "data output debug",
     "data cartpole": "output episodes seed debug",
-    "data minari": "id output on-nonfinite clip-actions debug",
-    "data record": "env-id output policy target-return episodes num-envs seed max-steps debug",
-    "data show": "path output debug",
-    "train": (
-        "data output backbone init num-layers finetune layout head return-head context-length discount delayed-reward "
-        "steps batch-size accumulate learning-rate backbone-learning-rate weight-decay warmup-steps schedule clip-norm "
-        "dropout precision seed heldout-fraction log-every eval-every checkpoint-every keep-checkpoints target-return "
-        "episodes num-envs env trust-env temperature max-steps tracker resume config nproc debug"
+    "data minari": "id output replace missing on-nonfinite clip-actions debug",
+    "data hdf5": "file env max-episode-steps output replace missing on-nonfinite clip-actions debug",
+    "data table": (
+        "name episode observation action final reward terminated truncated text keep env split config output "
+        "replace missing on-nonfinite clip-actions debug"
     ),
-    "eval": "run target-return episodes num-envs seed temperature env trust-env max-steps output debug",
+    "data lerobot": "name cameras image-size episodes output replace missing on-nonfinite debug",
+    "data record": (
+        "env-id output policy target-return task algorithm trust-policy episodes timesteps num-envs seed "
+        "max-steps missing debug"
+    ),
+    "data show": "path output plot debug",
+    "train": (
+        "data weights fraction best streaming columns buffer reuse heldout-episodes output backbone init "
+        "num-layers finetune layout head return-head prompt fuse text-tokens mask-observation context-length "
+        "discount delayed-reward steps batch-size accumulate learning-rate backbone-learning-rate "
+        "weight-decay warmup-steps schedule clip-norm dropout precision seed heldout-fraction log-every "
+        "eval-every checkpoint-every keep-checkpoints target-return episodes num-envs env trust-env "
+        "temperature max-steps tracker resume config nproc debug"
+    ),
+    "eval": "run task text target-return episodes num-envs seed temperature env trust-env max-steps output debug",
     "env": "debug",
 }
 
@@ -189,6 +200,8 @@ def test_what_cannot_be_trained_is_said_in_one_line(data: Path, tmp_path: Path, 
     assert "nan" in errors_of(f"{train} --target-return nan", 2, capsys)
     assert "no backbone" in errors_of(f"{train} --backbone smolm2", 2, capsys)
     assert "registered" in errors_of(f"{train} --env CartPole-v11", 2, capsys)
+    assert "--columns is for --streaming" in errors_of(f"{train} --columns columns.json", 2, capsys)
+    assert "--heldout-episodes is for --streaming" in errors_of(f"{train} --heldout-episodes 3", 2, capsys)
     said = errors_of(f"{train} --env Pendulum-v1", 2, capsys)
     assert "Box(4)" in said and "Box(3)" in said, "both sides are shown"
     (tmp_path / "layout.json").write_text('{"stpe": []}')
@@ -387,7 +400,9 @@ def test_what_a_run_writes_down_reads_back_as_the_same_flags():
     again = flags.from_config(flags.Train, json.loads(json.dumps({"flags": flags.to_config(given)})), "config.json")
     assert again == given
     assert flags.parse(flags.Train, ["--delayed-reward"], default=again) == given
-    assert not flags.parse(flags.Train, ["--no-delayed-reward"], default=again).delayed_reward
+    for words in (["--no-delayed-reward"], ["--no_delayed_reward"]):
+        assert not flags.parse(flags.Train, words, default=again).delayed_reward
+        assert not flags.parse(flags.Train, words).delayed_reward, "as they are read before the run's own are known"
 
 
 def test_what_is_not_given_is_decided_by_the_backbone_and_stays_undecided_in_config_json():
@@ -490,6 +505,16 @@ def test_the_demo_and_train_flags_that_are_fixed_in_one_place_parse():
     flags.parse(flags.Train, commands.DEMO_TRAIN.split())
     flags.parse(flags.Eval, ["runs/demo", *commands.DEMO_EVAL.split()])
     flags.parse(flags.Eval, ["runs/demo", *commands.DEMO_NEXT.split()])
+
+
+def test_a_run_says_what_it_is_trained_on_and_how_to_evaluate_it(data: Path, tmp_path: Path, capsys):
+    train = f"train --output {tmp_path / 'run'} {QUICK} --steps 1"
+    assert main(f"{train} --data pole={data} --best 0.5 --env CartPole-v1".split()) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r": 6 of 12 episodes, [\d,]+ timesteps, returns ", shown)
+    words = shown.splitlines()[-1].removeprefix("next: seqdec ")
+    assert words == f"eval {tmp_path / 'run'} --task pole --env CartPole-v1"
+    assert main([*words.split(), "--episodes", "1", "--target-return", "20"]) == 0
 
 
 def test_a_request_for_two_processes_that_got_one_is_refused(data: Path, tmp_path: Path, capsys, monkeypatch):
