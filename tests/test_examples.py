@@ -1,0 +1,47 @@
+"""The examples run as their first lines say, made small."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seqdec.cli import main
+from seqdec.leaves import leaf_kind
+from seqdec.sources import environment_of, load
+
+ROOT = Path(__file__).parent.parent
+TINY = "--backbone small --num-layers 1 --steps 4 --batch-size 8 --context-length 4 --episodes 2 --num-envs 2"
+
+
+def play(script: str, *words: str, cwd: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SDL_VIDEODRIVER": "dummy"}
+    subprocess.run(
+        [sys.executable, str(ROOT / "examples" / script), *words], check=True, cwd=cwd, env=environment, timeout=120
+    )
+
+
+def test_the_bots_episodes_train_a_policy_that_reads_its_mission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("minigrid")
+    monkeypatch.chdir(tmp_path)
+    play("minigrid_bot.py", "--episodes", "12", "--noise", "0.5", "--output", "data/tiny", cwd=tmp_path)
+    dataset = load("data/tiny")
+    spec = environment_of(dataset)
+    assert {name: leaf_kind(leaf) for name, leaf in spec.observation_leaves.items()} == {
+        "observation.direction": "discrete", "observation.image": "image", "observation.mission": "text",
+    }  # fmt: skip
+    assert dataset["metadata.seed"][:] == list(range(12))
+    words = ["--data", "data/tiny", "--output", "runs/tiny", "--env", f"minigrid:{spec.id}", *TINY.split()]
+    assert main(["train", *words]) == 0
+    assert main(["eval", "runs/tiny", "--env", f"minigrid:{spec.id}", "--episodes", "2"]) == 0
+    assert main(["eval", "runs/tiny", "--episodes", "2"]) == 0  # registered by now: the data's own id is enough
+
+
+def test_the_dials_are_turned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    play("dials.py", cwd=tmp_path)
+    assert len(load("data/dials")) == 600
+    monkeypatch.syspath_prepend(str(ROOT))
+    words = ["--data", "data/dials", "--output", "runs/dials", "--env", "examples.dials:Dials-v0", *TINY.split()]
+    assert main(["train", *words, "--layout", "fused", "--target-return", "max"]) == 0
