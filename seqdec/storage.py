@@ -188,16 +188,28 @@ def claim(folder: Path) -> Iterator[None]:
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Wait until no other process is at work on what shall stand at `path`, and keep others waiting meanwhile."""
+    lock = path.with_name(f".lock-{path.name}")
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_name(f".lock-{path.name}")
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _lock_file(lock)
     try:
-        if fcntl is not None:
-            with suppress(OSError):  # a file system without locks is as Windows
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        lock.unlink(missing_ok=True)  # while it is held: whoever waits for it sees that it is gone
+        os.close(descriptor)
+
+
+def _lock_file(lock: Path) -> int:
+    """Return the descriptor of a file that this process alone has locked and that still stands under its name."""
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        if fcntl is None:
+            return descriptor
+        with suppress(OSError):  # a file system without locks is as Windows
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+                return descriptor
         os.close(descriptor)
 
 

@@ -190,7 +190,7 @@ def test_an_error_half_way_leaves_what_was_there(episodes, message, is_there, tm
         before = file_times(tmp_path / "a")
     with pytest.raises(DataError, match=message):
         sources.convert(source_of(episodes), tmp_path / "a", replace=is_there)
-    assert os.listdir(tmp_path) == [".lock-a"] or is_there
+    assert os.listdir(tmp_path) == [] or is_there
     if is_there:
         assert file_times(tmp_path / "a") == before and leftovers(tmp_path) == []
     assert sources.convert(source_of(box_episodes()), tmp_path / "a", replace=is_there), "and nothing is in the way"
@@ -320,7 +320,7 @@ def test_two_processes_that_convert_at_once_leave_one_data_set(tmp_path: Path):
     texts = [(tmp_path / name).read_text() for name in ("first", "second")]
     assert "nothing to do" not in texts[0] and "data/a holds this already: nothing to do" in texts[1]
     assert texts[0].splitlines()[-12:] == texts[1].splitlines()[-12:], "both show the same data set"
-    assert sorted(os.listdir(tmp_path / "data")) == [".lock-a", "a"]
+    assert sorted(os.listdir(tmp_path / "data")) == ["a"]
     assert_same(sources.load(tmp_path / "data" / "a"), sources.read(hdf5_files.source(path)))
 
 
@@ -340,7 +340,7 @@ def test_a_process_that_waits_for_another_can_be_stopped(tmp_path: Path):
         os.kill(pid, signal.SIGTERM)
         assert exit_code(pid) == 143
     assert (tmp_path / "said").read_text().splitlines()[-1] == "seqdec: stopped by SIGTERM"
-    assert os.listdir(tmp_path / "data") == [".lock-a"]
+    assert os.listdir(tmp_path / "data") == []
 
 
 def too_large(sentence: str, folder: Path) -> bool:
@@ -359,7 +359,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, capsys):
         assert main(["data", "hdf5", str(path), "--output", str(disk / "a")]) == 74
         sentence = capsys.readouterr().err.splitlines()[-1]
         assert too_large(sentence, disk / "a") and "No space left on device" in sentence
-        assert os.listdir(disk) == [".lock-a"]
+        assert os.listdir(disk) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -375,7 +375,7 @@ def test_a_file_that_outgrows_its_limit_is_one_sentence_and_leaves_nothing(tmp_p
     assert exit_code(fork(convert)) == 74
     sentence = said.read_text().splitlines()[-1]
     assert too_large(sentence, tmp_path / "data" / "a") and "File too large" in sentence
-    assert os.listdir(tmp_path / "data") == [".lock-a"]
+    assert os.listdir(tmp_path / "data") == []
 
 
 def private_bytes() -> int:
