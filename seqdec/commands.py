@@ -30,6 +30,8 @@ DEMO_TRAIN = "--backbone smollm2 --layout fused --steps 400 --batch-size 32 --co
 DEMO_EVAL = "--target-return 25 100 200 350 500 --episodes 32 --num-envs 32"
 DEMO_NEXT = "--target-return 60 300 --episodes 16"
 
+RECORDED_EPISODES = 100  # unless told otherwise
+
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
 EXTRAS = {
     "lora": "peft",
@@ -143,7 +145,9 @@ def data_record(given: flags.DataRecord) -> int:
             "an environment of another package is named PACKAGE:ID"
         )
     policy, name = _recorded_policy(given)
-    num_episodes = None if given.timesteps else given.episodes
+    if given.timesteps and given.episodes is not None:
+        raise UsageError("--episodes and --timesteps both say how much to record: give one of them")
+    num_episodes = None if given.timesteps else given.episodes or RECORDED_EPISODES
     with _progress(num_episodes, "episode") as advance:
         sources.record(
             given.env_id,

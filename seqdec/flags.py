@@ -169,10 +169,10 @@ class DataRecord:
     """What saved the zip file: ppo, sac, dqn, ..."""
     trust_policy: bool = False
     """Open the zip file, which runs code that is in it."""
-    episodes: int = 100
-    """How many episodes."""
+    episodes: int | None = None
+    """How many episodes (default: 100, unless --timesteps is given)."""
     timesteps: int = 0
-    """Record whole episodes until there are so many timesteps (0: count --episodes instead)."""
+    """Record whole episodes until there are so many timesteps (0: count episodes instead)."""
     num_envs: int = 1
     """Environments that run together."""
     seed: int = 0
@@ -499,7 +499,7 @@ def _with_readable_help(kind: type[Flags]) -> type[Flags]:
     shown: list[tuple[str, object]] = []
     for entry in fields(kind):  # pyright: ignore[reportArgumentType]
         hint, default = get_type_hints(kind)[entry.name], entry.default
-        value = {float: "FLOAT", tuple[str, ...]: "STR [STR ...]"}.get(_without_none(hint))
+        value = {float: "FLOAT", int: "INT", tuple[str, ...]: "STR [STR ...]"}.get(_without_none(hint))
         if default is dataclasses.MISSING:
             value = entry.name.upper()
         # a switch is off until it is given, and of what is empty the line itself says what that means

@@ -149,6 +149,9 @@ def _parts(space: gymnasium.Space, values: Batch, name: str) -> dict[str, tuple[
                 raise DataError(f"{name} is no tuple of {len(space.spaces)} parts")
             part = values[index]
         found |= _parts(child, part, f"{name}.{key}")
+    unknown = next((key for key in values if key not in space.spaces), None) if isinstance(values, Mapping) else None
+    if unknown is not None:
+        raise DataError(f"{name} has {str(unknown)!r}, which its space has not: leave it out, or add it there")
     return found
 
 

@@ -49,8 +49,12 @@ class Policy:
         is_asked = "return_to_go" in layout.step_names and "return_to_go" not in layout.predicted
         if target_return is None and (is_asked or "target_return" in layout.prompt_names):
             raise UsageError("this policy was trained to be asked for a return: give a target_return")
-        if target_return is not None and not np.isfinite(target_return).all():
-            raise UsageError(f"target_return is {target_return}: a finite number is needed")
+        if target_return is not None:
+            asked = np.asarray(target_return)
+            if asked.dtype.kind not in "iuf" or not np.isfinite(asked).all():
+                raise UsageError(f"target_return is {target_return!r}: a finite number is needed")
+        if temperature < 0:
+            raise UsageError(f"temperature is {temperature}: 0 or more is needed")
         if text is not None and "text" not in layout.prompt_names:
             raise UsageError("this policy was not trained with a text in its prompt (--prompt text): leave text out")
         self.model = model.eval()

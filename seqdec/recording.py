@@ -107,6 +107,8 @@ def _check_count(num_episodes: int | None, num_timesteps: int | None) -> None:
 def _open_envs(
     env: str | Callable[[], gymnasium.Env], num_envs: int, max_steps: int | None, missing: tuple[str, ...]
 ) -> VectorEnv:
+    if isinstance(env, gymnasium.Env):
+        raise UsageError("record makes its environments itself: give an id, or a function such as lambda: env")
     if isinstance(env, str):
         unknown = EnvironmentSpec(Discrete(1), Discrete(1))
         return make_envs(unknown, num_envs, env_id=env, max_steps=max_steps, missing=missing)

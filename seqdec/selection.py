@@ -78,6 +78,8 @@ def mix(parts: Sequence[Dataset], weights: Sequence[float] | None = None) -> tup
     Raises:
         UsageError: the spaces differ (both are shown), or the weights do not fit.
     """
+    if not parts:
+        raise UsageError("no data sets to mix: give at least one")
     specs = [environment_of(part) for part in parts]
     for index, spec in enumerate(specs[1:], start=1):
         for side in ("observation", "action"):

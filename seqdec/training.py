@@ -275,6 +275,8 @@ def _check_settings(
                 f"the stream is read as by process {theirs[0]} of {theirs[1]}, this is {accelerator.process_index} of "
                 f"{accelerator.num_processes}: give StreamWindows process_index and num_processes"
             )
+    if batch_size < 1 or accumulate < 1:
+        raise UsageError(f"batch size is {batch_size}, in {accumulate} parts: at least 1 of each is needed")
     parts = accelerator.num_processes * accumulate
     if batch_size % parts:
         raise UsageError(

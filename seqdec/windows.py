@@ -108,10 +108,12 @@ class Windows:
         chosen = np.sort(np.asarray(episodes))
         if len(chosen) == 0:
             raise DataError("no episodes to take windows from")
+        num_all = len(self._all_lengths)
+        if chosen[0] < 0 or chosen[-1] >= num_all or len(np.unique(chosen)) < len(chosen):
+            raise UsageError(f"episodes are rows of the data set, 0 to {num_all - 1}, each named once")
         firsts = np.cumsum(self._all_lengths) - self._all_lengths  # flat index of each episode's timestep 0
         self.lengths, self._rows, self._firsts = self._all_lengths[chosen], chosen, firsts[chosen]
         self._ends = np.cumsum(self.lengths)
-        num_all = len(self._all_lengths)
         self._mass = None if weights is None else _cumulated_mass(weights, num_all, chosen, self.lengths)
 
     @property
@@ -359,7 +361,7 @@ def split_episodes(num_episodes: int, heldout_fraction: float, seed: int) -> tup
     if num_heldout >= num_episodes:
         raise DataError(
             f"the data set needs more episodes, it has only {num_episodes}: too few to hold out {num_heldout}; "
-            "record more, or give --heldout-fraction 0"
+            "record more, take a larger --fraction or --best, or give --heldout-fraction 0"
         )
     order = np.random.default_rng(seed).permutation(num_episodes)
     return np.sort(order[num_heldout:]), np.sort(order[:num_heldout])

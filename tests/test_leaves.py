@@ -94,6 +94,7 @@ def test_what_is_missing_is_said_beside_a_zero_and_comes_back():
     ("space", "batch", "message"),
     [
         (Dict(a=Discrete(2)), {"b": [1]}, "observation has no 'a'; it has b"),
+        (Dict(a=Discrete(2)), {"a": [1], "b": [2]}, "observation has 'b', which its space has not"),
         (Tuple((Discrete(2), Discrete(2))), ([1],), "observation is no tuple of 2 parts"),
         (Box(-1, 1, (2,)), np.array([[1, 2], [3]], dtype=object), "observation is ragged"),
         (Box(-1, 1, (1,)), np.array([["x"]]), "observation has type <U1"),

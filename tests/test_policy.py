@@ -29,6 +29,13 @@ def returns_asked(model, target, rewards: list[float]) -> list[list[float]]:
     return [step["return_to_go"].tensor.flatten().tolist() for step in policy._context._steps]  # pyright: ignore
 
 
+@pytest.mark.parametrize(("target", "temperature"), [("max", 1.0), (np.nan, 1.0), (1.0, -1.0)])
+def test_a_target_that_is_no_number_and_a_temperature_below_0_are_refused(backbone, target, temperature):
+    model, _ = make_model(backbone)
+    with pytest.raises(UsageError, match="a finite number is needed|0 or more is needed"):
+        Policy(model, target, temperature=temperature)
+
+
 def test_the_return_counts_down_by_the_rewards(backbone):
     model, _ = make_model(backbone)
     assert returns_asked(model, 10.0, [1.0, 2.5, -3.0]) == [[10.0], [9.0], [6.5], [9.5]]

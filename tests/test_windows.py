@@ -9,7 +9,7 @@ import torch
 from conftest import box_episodes, box_spec, discrete_episodes, make_windows, nested_episodes, nested_spec
 from seqdec import sources
 from seqdec.episode import Episode
-from seqdec.errors import DataError
+from seqdec.errors import DataError, UsageError
 from seqdec.layout import Layout, Variable, layout_from_spaces
 from seqdec.windows import Windows, concatenate, split_episodes
 
@@ -27,6 +27,12 @@ def counting_windows(lengths: list[int], context_length: int = 4, **options) -> 
     spec = box_spec()
     layout = layout_from_spaces("multi_game", spec.observation_space, spec.action_space, context_length=context_length)
     return Windows(sources.from_episodes(episodes, spec), layout, **options)
+
+
+@pytest.mark.parametrize("episodes", [[99], [-1], [1, 1]])
+def test_episodes_that_are_no_rows_or_named_twice_are_refused(episodes):
+    with pytest.raises(UsageError, match="episodes are rows of the data set, 0 to 11, each named once"):
+        make_windows(episodes=episodes)
 
 
 def test_one_golden_window_written_out():
