@@ -8,10 +8,10 @@ import gymnasium
 import numpy as np
 from datasets import Dataset
 
+from seqdec.columns import column, environment_of, lengths, num_bytes, returns
 from seqdec.episode import METADATA
 from seqdec.errors import StorageError
 from seqdec.leaves import MISSING
-from seqdec.rows import column, environment_of, lengths, num_bytes, returns
 from seqdec.spaces import describe_space, quote
 
 QUANTILES = ("min", "q10", "q20", "q30", "q40", "q50", "q60", "q70", "q80", "q90", "max")

@@ -15,11 +15,12 @@ import numpy as np
 from datasets import Dataset
 
 from seqdec import storage
+from seqdec.columns import lengths
 from seqdec.environment import EnvironmentSpec
 from seqdec.episode import Episode
 from seqdec.errors import DataError, UsageError
 from seqdec.rollouts import Actor
-from seqdec.rows import lengths, open_folder, row_of, write_joined, write_rows
+from seqdec.rows import open_folder, row_of, write_joined, write_rows
 from seqdec.spaces import quote
 
 # What a killed recording loses at most.

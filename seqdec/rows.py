@@ -1,14 +1,10 @@
-"""Episodes at rest: a `datasets.Dataset` with one row an episode, and a column for each leaf of its spaces.
+"""Rows, one an episode: how they become a data set, in memory or in a folder, and episodes again.
 
-    observation, observation.camera, ...   [T, entries] float32, uint8 (images) or int64; [T] int64 (Discrete) or text
-    action, action.gripper, ...            the same
-    reward                                 [T] float32
-    missing.observation...                 [T, entries] or [T], 1 where a value is missing; of leaves that can be
-    final, final.camera, missing.final...  the observation after the last step
-    terminated, truncated, text            metadata.seed, ...: what else the source knew of the episode
-    info.description                       the EnvironmentSpec as JSON
+    Source.read -> rows -> from_rows    a data set in memory
+                        -> write_rows   an open folder, as they come
+    Episode, dicts of arrays -> from_episodes
 
-The Arrow buffers are the arrays: `column` hands out all timesteps of all episodes without copying them.
+What the columns hold is in `columns`, what they must be in `checks`.
 """
 
 import json
@@ -18,24 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
-import gymnasium
 import numpy as np
 import pyarrow as pa
-from datasets import Array2D, Dataset, DatasetInfo, Features, List, Value
+from datasets import Dataset
 from datasets.features.features import Array2DExtensionType
-from datasets.table import InMemoryTable, MemoryMappedTable, Table, concat_tables
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from datasets.table import InMemoryTable, MemoryMappedTable, concat_tables
+from gymnasium.spaces import Box
 
 from seqdec import storage
+from seqdec.checks import MAX_MAGNITUDE, check
+from seqdec.columns import METADATA_TYPES, Column, columns_of, dataset_of, environment_of, features_of, lengths
 from seqdec.environment import EnvironmentSpec
 from seqdec.episode import METADATA, Episode, RowValue, final_name
 from seqdec.errors import DataError, UsageError, suggest
-from seqdec.leaves import MISSING, leaf_dtype, leaf_kind, num_entries, shape_of_missing, split, stack
+from seqdec.leaves import MISSING, leaf_dtype, leaf_kind, shape_of_missing, split, stack
 from seqdec.spaces import describe_space, kind_of, quote
 
 CHUNK_BYTES = 128 * 2**20
-# Squares and sums of larger numbers leave float32.
-MAX_MAGNITUDE = 1e18
 
 logger = logging.getLogger(__name__)
 Row = Mapping[str, RowValue]
@@ -66,20 +61,6 @@ class Source:
 def file_identity(paths: Iterable[Path]) -> list[list[object]]:
     """Return name, size and time of change of files, for a `Source.identity`."""
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(paths)]
-
-
-@dataclass(frozen=True)
-class _Column:
-    """What one column holds: `size` entries a value, None for a plain number or text; one value a step or one."""
-
-    dtype: str
-    size: int | None
-    of_steps: bool
-
-    def feature(self) -> Array2D | List | Value:
-        if self.of_steps:
-            return List(Value(self.dtype)) if self.size is None else Array2D((None, self.size), self.dtype)
-        return Value(self.dtype) if self.size is None else List(Value(self.dtype), length=self.size)
 
 
 def from_episodes(episodes: Iterable[Episode | Mapping[str, object]], spec: EnvironmentSpec) -> Dataset:
@@ -117,7 +98,7 @@ def from_rows(
     tables = list(_tables(rows, spec, numbers))
     if not tables:
         raise DataError("there are no episodes: give at least one")
-    return _dataset(InMemoryTable(pa.concat_tables(tables)), spec, fingerprint)
+    return dataset_of(InMemoryTable(pa.concat_tables(tables)), spec, fingerprint)
 
 
 def write_rows(rows: Iterable[Row], spec: EnvironmentSpec, folder: Path) -> None:
@@ -131,32 +112,6 @@ def write_joined(parts: Sequence[Dataset], folder: Path, *, num_episodes: int) -
     table = pa.concat_tables([part.data.table for part in parts]).slice(0, num_episodes)
     counts = np.concatenate([lengths(part) for part in parts])[:num_episodes]
     _write_tables(_cut(table, counts, _chunk_limit(spec)), spec, folder)
-
-
-def environment_of(dataset: Dataset) -> EnvironmentSpec:
-    """Return the spec of the environment that a data set was recorded in."""
-    try:
-        value = json.loads(dataset.info.description)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            "the data set does not describe its environment: make it with seqdec.sources, which keeps the "
-            "environment as JSON in info.description"
-        ) from error
-    return EnvironmentSpec.from_json(value)
-
-
-def column(dataset: Dataset, name: str) -> list[np.ndarray]:
-    """Return the timesteps of all episodes, one array an Arrow chunk: [timesteps, entries] or [timesteps].
-
-    Not a copy, but a view of the data set's memory, unless episodes were selected out of order. For texts, see
-    `text_column`.
-    """
-    return [_flat(chunk) for chunk in _chunks(dataset, name)]
-
-
-def text_column(dataset: Dataset, name: str) -> list[pa.StringArray]:
-    """Return the texts of all timesteps, one Arrow array a chunk, not copied."""
-    return [chunk.flatten() if isinstance(chunk, pa.ListArray) else chunk for chunk in _chunks(dataset, name)]
 
 
 def episode_at(dataset: Dataset, index: int) -> Episode:
@@ -175,63 +130,6 @@ def episode_at(dataset: Dataset, index: int) -> Episode:
             if key in row:
                 row[key] = np.asarray(row[key], dtype).reshape(wanted if leaf_kind(leaf) != "text" else wanted[:1])
     return Episode.from_row(row)
-
-
-def lengths(dataset: Dataset) -> np.ndarray:
-    """Return the number of timesteps of each episode: [episodes] int64."""
-    found = [chunk.value_lengths().to_numpy().astype(np.int64) for chunk in _chunks(dataset, "reward")]
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
-
-
-def returns(dataset: Dataset) -> np.ndarray:
-    """Return the undiscounted return of each episode: [episodes] float64."""
-    found = [np.zeros(0)]
-    for chunk in _chunks(dataset, "reward"):
-        counts = chunk.value_lengths().to_numpy().astype(np.int64)
-        found.append(np.add.reduceat(_flat(chunk).astype(np.float64), np.cumsum(counts) - counts))
-    return np.concatenate(found)
-
-
-def num_bytes(dataset: Dataset) -> int:
-    """Return what the episodes take up in memory or in the file they are mapped from."""
-    return sum(chunk.nbytes for name in dataset.column_names for chunk in _chunks(dataset, name))
-
-
-def check(dataset: Dataset, numbers: Sequence[int] | None = None) -> None:
-    """Refuse a data set that cannot be trained on; `numbers` name its episodes, by default their places.
-
-    Raises:
-        DataError: it is empty, has other columns, arrays of unequal length, entries that are missing, not
-            finite or too large, or actions outside their space; with the first offender and how many there are.
-    """
-    spec = environment_of(dataset)
-    columns = _columns(spec)
-    expected = _features(spec, dataset.features)
-    if dataset.features != expected:
-        raise DataError(f"the data set's columns are {dataset.features}, expected {expected}")
-    if len(dataset) == 0:
-        raise DataError("the data set has no episodes: give at least one")
-    num_episodes = len(dataset)
-    numbers = range(num_episodes) if numbers is None else numbers
-    _check_complete(dataset, columns)
-    _check_lengths(dataset, columns, numbers)
-    for name, kind in columns.items():
-        if kind.dtype != "float32":
-            continue
-        first, bad, what = _bad_entries(dataset, name, numbers, -MAX_MAGNITUDE, MAX_MAGNITUDE)
-        if bad:
-            advice = "" if "large" in what else "; drop such episodes with --on-nonfinite drop-episode"
-            raise DataError(f"{first}{what} ({bad} of {num_episodes} episodes are affected){advice}")
-    for name, space in {**spec.observation_leaves, **spec.action_leaves}.items():
-        if leaf_kind(space) in ("image", "text") or (isinstance(space, Box) and name in spec.observation_leaves):
-            continue  # environments are lax with the bounds of their observations, and nothing relies on them
-        low, high = _limits(space)
-        for key in (name, final_name(name)) if name in spec.observation_leaves else (name,):
-            first, bad, what = _bad_entries(dataset, key, numbers, low, high, missing=name in spec.missing)
-            if bad:
-                advice = "; clip them with --clip-actions" if isinstance(space, Box) else ""
-                affected = f"({bad} of {num_episodes} episodes are affected)"
-                raise DataError(f"{first}{what}, outside {describe_space(space)} {affected}{advice}")
 
 
 def drop_nonfinite(rows: Iterable[Row], spec: EnvironmentSpec) -> Iterator[Row]:
@@ -292,10 +190,10 @@ def open_folder(folder: Path) -> Dataset:
             table.table.validate()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read: damaged or cut off; make or fetch the data set again") from error
-        if not table.schema.equals(_features(spec, table.schema.names, table.schema).arrow_schema):
+        if not table.schema.equals(features_of(spec, table.schema.names, table.schema).arrow_schema):
             raise DataError(f"{path} has other columns than its environment's data: make the data set again")
         tables.append(table)
-    return _dataset(concat_tables(tables), spec)
+    return dataset_of(concat_tables(tables), spec)
 
 
 def row_of(episode: Episode) -> Row:
@@ -366,23 +264,6 @@ def _collected(episode: Mapping[str, object], spec: EnvironmentSpec) -> Episode:
     )
 
 
-def _columns(spec: EnvironmentSpec) -> dict[str, _Column]:
-    """Return what the columns of an environment's data hold, metadata and ends aside."""
-    columns = {"reward": _Column("float32", None, True)}
-    for name, leaf in {**spec.observation_leaves, **spec.action_leaves}.items():
-        plain = isinstance(leaf, Discrete) or leaf_kind(leaf) == "text"
-        dtype = "string" if leaf_kind(leaf) == "text" else str(leaf_dtype(leaf))
-        size = None if plain else num_entries(leaf)
-        columns[name] = _Column(dtype, size, True)
-        if name in spec.observation_leaves:
-            columns[final_name(name)] = _Column(dtype, size, False)
-        if name in spec.missing:
-            entries = num_entries(leaf) if leaf_kind(leaf) == "vector" else None
-            columns[MISSING + name] = _Column("uint8", entries, True)
-            columns[MISSING + final_name(name)] = _Column("uint8", entries, False)
-    return columns
-
-
 def _write_tables(tables: Iterable[pa.Table], spec: EnvironmentSpec, folder: Path) -> None:
     path = folder / "data-00000.arrow"
     writer = None
@@ -398,7 +279,7 @@ def _write_tables(tables: Iterable[pa.Table], spec: EnvironmentSpec, folder: Pat
     except pa.ArrowException as error:
         raise DataError(f"{path} cannot be written: {error}") from error
     mapped = MemoryMappedTable.from_file(str(path))
-    dataset = _dataset(mapped, spec)
+    dataset = dataset_of(mapped, spec)
     check(dataset)
     dataset.info.write_to_directory(str(folder))
     state = {
@@ -422,41 +303,9 @@ def _cut(table: pa.Table, counts: np.ndarray, limit: int) -> Iterator[pa.Table]:
         num_waiting += num_steps
 
 
-_METADATA_TYPES = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
-
-
-def _features(spec: EnvironmentSpec, names: Iterable[str], schema: "Features | pa.Schema | None" = None) -> Features:
-    """Return the columns of an environment's data, with the metadata among `names` in the types that it has."""
-    known: dict[str, Array2D | List | Value] = {name: kind.feature() for name, kind in _columns(spec).items()}
-    known |= {"terminated": Value("bool"), "truncated": Value("bool"), "text": Value("string")}
-    source = names if schema is None and isinstance(names, Features) else schema
-    for name in names:
-        if name.startswith(METADATA) and source is not None:
-            if isinstance(source, Features):
-                kind = getattr(source[name], "dtype", None)
-            else:
-                found = source.field(name).type
-                kind = next((word for word, arrow in _METADATA_TYPES.items() if arrow == found), None)
-            if kind not in _METADATA_TYPES:
-                raise DataError(f"the column {quote(name)} holds no text, number or truth value: leave it out")
-            known[name] = Value(kind)
-    return Features({name: known[name] for name in sorted(known, key=_order)})
-
-
-def _order(name: str) -> tuple[int, str]:
-    roles = ("observation", "action", "reward", "final", "terminated", "truncated", "text", "metadata")
-    return roles.index(name.removeprefix(MISSING).split(".")[0]), name
-
-
-def _dataset(table: Table, spec: EnvironmentSpec, fingerprint: str | None = None) -> Dataset:
-    description = json.dumps(spec.to_json(), allow_nan=False)
-    features = _features(spec, table.schema.names, table.schema)
-    return Dataset(table, info=DatasetInfo(description=description, features=features), fingerprint=fingerprint)
-
-
 def _tables(rows: Iterable[Row], spec: EnvironmentSpec, numbers: Iterable[int] | None = None) -> Iterator[pa.Table]:
     """Yield rows as tables of bounded size."""
-    columns = _columns(spec)
+    columns = columns_of(spec)
     limit = _chunk_limit(spec)
     metadata: dict[str, pa.DataType] | None = None
     waiting: list[Row] = []
@@ -478,7 +327,7 @@ def _tables(rows: Iterable[Row], spec: EnvironmentSpec, numbers: Iterable[int] |
 
 def _chunk_limit(spec: EnvironmentSpec) -> int:
     """Return how many timesteps one table holds."""
-    of_steps = [column for column in _columns(spec).values() if column.of_steps]
+    of_steps = [column for column in columns_of(spec).values() if column.of_steps]
     width = sum((32 if c.dtype == "string" else np.dtype(c.dtype).itemsize) * (c.size or 1) for c in of_steps)
     return max(1, CHUNK_BYTES // width)
 
@@ -530,7 +379,7 @@ def _metadata_type(name: str, value: RowValue) -> pa.DataType:
     kind = next((word for python, word in kinds if isinstance(value, python)), "string")
     if value is not None and kind == "string" and not isinstance(value, str):
         raise DataError(f"{name} is {type(value).__name__}: metadata are texts, numbers and truth values")
-    return _METADATA_TYPES[kind]
+    return METADATA_TYPES[kind]
 
 
 def _check_shapes(row: Row, spec: EnvironmentSpec, index: int) -> None:
@@ -552,7 +401,7 @@ def _check_shapes(row: Row, spec: EnvironmentSpec, index: int) -> None:
 
 
 def _table(
-    rows: Sequence[Row], columns: Mapping[str, _Column], metadata: Mapping[str, pa.DataType], spec: EnvironmentSpec
+    rows: Sequence[Row], columns: Mapping[str, Column], metadata: Mapping[str, pa.DataType], spec: EnvironmentSpec
 ) -> pa.Table:
     counts = [_num_steps(row) for row in rows]
     arrays = {name: _array(rows, name, kind, counts) for name, kind in columns.items()}
@@ -569,11 +418,11 @@ def _table(
         except (pa.ArrowException, TypeError) as error:
             raise DataError(f"{name} is not of one type in all episodes: {error}") from error
     bare = pa.schema([(name, kind) for name, kind in metadata.items()])
-    schema = _features(spec, list(arrays), bare).arrow_schema
+    schema = features_of(spec, list(arrays), bare).arrow_schema
     return pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
 
 
-def _array(rows: Sequence[Row], name: str, kind: _Column, counts: Sequence[int]) -> pa.Array:
+def _array(rows: Sequence[Row], name: str, kind: Column, counts: Sequence[int]) -> pa.Array:
     if kind.dtype == "string":
         values = _texts(np.concatenate([np.asarray(row[name], dtype=object).reshape(-1) for row in rows]), name)
         return _nest(counts, values) if kind.of_steps else values
@@ -606,132 +455,5 @@ def _nest(counts: Sequence[int], values: pa.Array) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)), values)
 
 
-def _chunks(dataset: Dataset, name: str) -> list[pa.Array]:
-    if name not in dataset.column_names:
-        raise UsageError(f"the data set has no column {name!r}{suggest(name, dataset.column_names)}")
-    # Episodes selected out of order are an index over the table: only the gathered table has them in order.
-    table = dataset.data.table if dataset._indices is None else _gathered(dataset)
-    chunks = table.column(name).chunks
-    return [chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in chunks if len(chunk)]
-
-
-def _gathered(dataset: Dataset) -> pa.Table:
-    table = dataset.with_format("arrow")[:]
-    assert isinstance(table, pa.Table)
-    return table
-
-
-def _flat(chunk: pa.Array) -> np.ndarray:
-    """Return the numbers of a chunk: episodes of vectors, episodes of numbers, vectors or numbers."""
-    depth, dim = 0, None
-    values = chunk
-    while isinstance(values, pa.ListArray | pa.FixedSizeListArray):
-        inner, depth = values.flatten(), depth + 1
-        if depth == 2 or isinstance(values, pa.FixedSizeListArray):
-            dim = len(inner) // max(len(values), 1)
-        values = inner
-    flat = values.to_numpy(zero_copy_only=True)
-    return flat if dim is None else flat.reshape(-1, dim)
-
-
-def _check_complete(dataset: Dataset, columns: Mapping[str, _Column]) -> None:
-    for name in (*columns, "terminated", "truncated", "text"):
-        for chunk in _chunks(dataset, name):
-            while chunk.null_count == 0 and isinstance(chunk, pa.ListArray | pa.FixedSizeListArray):
-                chunk = chunk.flatten()
-            if chunk.null_count:
-                raise DataError(f"{name} has {chunk.null_count} empty entries: every step needs one")
-
-
-def _check_lengths(dataset: Dataset, columns: Mapping[str, _Column], numbers: Sequence[int]) -> None:
-    expected = lengths(dataset)
-    if (expected < 1).any():
-        raise DataError(f"episode {numbers[int(np.argmin(expected))]} has no steps: each needs at least one")
-    for name, kind in columns.items():
-        if not kind.of_steps:
-            continue
-        chunks = _chunks(dataset, name)
-        found = np.concatenate([chunk.value_lengths().to_numpy() for chunk in chunks])
-        wrong = np.flatnonzero(found != expected)
-        if len(wrong):
-            first = int(wrong[0])
-            raise DataError(
-                f"episode {numbers[first]}: {name} has {found[first]} steps, reward has {expected[first]} "
-                f"({len(wrong)} of {len(expected)} episodes are affected)"
-            )
-        for chunk in chunks if kind.size is not None else []:
-            if (chunk.flatten().value_lengths().to_numpy() != kind.size).any():
-                raise DataError(f"{name} has a row that does not have {kind.size} entries")
-
-
 def _is_usable(values: np.ndarray) -> bool:
     return values.dtype.kind != "f" or bool((np.abs(values) <= MAX_MAGNITUDE).all())
-
-
-def _limits(space: gymnasium.Space) -> tuple[np.ndarray, np.ndarray]:
-    """Return the least and the largest value of each entry."""
-    if isinstance(space, Discrete):
-        return np.array([space.start]), np.array([space.start + space.n - 1])
-    if isinstance(space, MultiDiscrete):
-        return space.start.reshape(-1), (space.start + space.nvec - 1).reshape(-1)
-    if isinstance(space, MultiBinary):
-        return np.zeros(num_entries(space), np.int64), np.ones(num_entries(space), np.int64)
-    assert isinstance(space, Box)
-    # Bounds and actions may have been rounded to float32 separately.
-    slack = 1e-6 * np.maximum(1, np.maximum(np.abs(space.low), np.abs(space.high)))
-    return (space.low - slack).reshape(-1), (space.high + slack).reshape(-1)
-
-
-def _bad_entries(
-    dataset: Dataset,
-    name: str,
-    numbers: Sequence[int],
-    low: np.ndarray | float,
-    high: np.ndarray | float,
-    *,
-    missing: bool = False,
-) -> tuple[str, int, str]:
-    """Return where the first entry outside [low, high] is, how many episodes have one, and what it is.
-
-    What is not missing must be inside; NaN is outside of everything.
-    """
-    first, what, num_before, num_bad = "", "", 0, 0
-    masks = [_flat(chunk) for chunk in _chunks(dataset, MISSING + name)] if missing else []
-    for index, chunk in enumerate(_chunks(dataset, name)):
-        values = _flat(chunk)
-        # Extremes first: no memory is needed for them, and nearly always they are all that is needed; those of all
-        # entries at once are found much faster than those of each.
-        axis = None if np.min(low) == np.max(low) and np.min(high) == np.max(high) else 0
-        least, most = (values.min(axis=axis), values.max(axis=axis)) if len(values) else (low, high)
-        if missing or not (np.all(least >= low) and np.all(most <= high)):
-            bad = ~((values >= low) & (values <= high))
-            if missing:
-                bad &= masks[index].reshape(len(values), -1) == 0 if bad.ndim == 2 else masks[index] == 0
-            rows = np.flatnonzero(bad.any(axis=1) if bad.ndim == 2 else bad)
-            of_steps = isinstance(chunk, pa.ListArray)
-            ends = np.cumsum(chunk.value_lengths().to_numpy()) if of_steps else np.arange(1, len(chunk) + 1)
-            owners = np.searchsorted(ends, rows, side="right")
-            if len(rows) and not first:
-                first, what = _first_bad(values, bad, ends, int(rows[0]), numbers[num_before:], name, of_steps)
-            num_bad += len(np.unique(owners))
-        num_before += len(chunk)
-    return first, num_bad, what
-
-
-def _first_bad(
-    values: np.ndarray,
-    bad: np.ndarray,
-    ends: np.ndarray,
-    row: int,
-    numbers: Sequence[int],
-    name: str,
-    of_steps: bool,
-) -> tuple[str, str]:
-    owner = int(np.searchsorted(ends, row, side="right"))
-    step = row - (int(ends[owner - 1]) if owner else 0)
-    entry = int(np.flatnonzero(bad[row])[0]) if bad.ndim == 2 else None
-    value = values[row] if entry is None else values[row, entry]
-    place = f", step {step}" if of_steps else ""
-    first = f"episode {numbers[owner]}{place}: {name}" + ("" if entry is None else f"[{entry}]")
-    large = ", too large to train on" if np.isfinite(value) and abs(float(value)) > MAX_MAGNITUDE else ""
-    return first, f" is {value:g}{large}"

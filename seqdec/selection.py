@@ -7,9 +7,9 @@ import datasets
 import numpy as np
 from datasets import Dataset
 
+from seqdec.columns import environment_of, lengths, returns
 from seqdec.episode import METADATA
 from seqdec.errors import DataError, UsageError
-from seqdec.rows import environment_of, lengths, returns
 from seqdec.spaces import describe_space, spaces_agree
 
 

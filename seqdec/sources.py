@@ -18,24 +18,21 @@ from typing import Literal
 from datasets import Dataset
 
 from seqdec import hdf5_files, lerobot_files, minari_files, storage, table_files
+from seqdec.checks import check as check
+from seqdec.columns import column as column
+from seqdec.columns import environment_of as environment_of
+from seqdec.columns import lengths as lengths
+from seqdec.columns import returns as returns
 from seqdec.description import describe as describe
 from seqdec.environment import EnvironmentSpec
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.hub import hub_host, is_hub_reachable
 from seqdec.recording import record as record
 from seqdec.rows import Row, Source, drop_nonfinite, from_rows, open_folder, write_rows
-from seqdec.rows import check as check
 from seqdec.rows import clip_actions as clipped
-from seqdec.rows import column as column
-from seqdec.rows import environment_of as environment_of
 from seqdec.rows import from_episodes as from_episodes
-from seqdec.rows import lengths as lengths
-from seqdec.rows import returns as returns
 from seqdec.rows import save as save
-from seqdec.rows import text_column as text_column
 from seqdec.sample import scripted_cartpole as scripted_cartpole
-from seqdec.selection import mix as mix
-from seqdec.selection import subset as subset
 from seqdec.spaces import quote
 from seqdec.table_columns import Columns
 

@@ -17,9 +17,10 @@ from itertools import islice
 import numpy as np
 from torch import Tensor
 
+from seqdec.checks import check
 from seqdec.errors import DataError, StorageError, UsageError
 from seqdec.layout import Layout
-from seqdec.rows import Row, Source, check, from_rows
+from seqdec.rows import Row, Source, from_rows
 from seqdec.windows import Windows, concatenate
 
 BLOCKS = 16  # in which a buffer is replaced: fewer read more at once, more make a batch slower

@@ -14,11 +14,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from seqdec import hindsight, sources, texts
+from seqdec import columns, hindsight, texts
 from seqdec.episode import delay_rewards, returns_to_go
 from seqdec.errors import DataError, UsageError
 from seqdec.layout import Layout
-from seqdec.leaves import MISSING, leaf_kind
+from seqdec.leaves import MISSING
 
 STATISTICS_SAMPLE = 250_000  # timesteps read for means, deviations and quantiles
 STATISTICS_BYTES = 256 * 2**20  # and at most so much of a variable
@@ -65,11 +65,11 @@ class Windows:
         numbers: Sequence[int] | None = None,
     ):
         self.layout, self.discount, self.delayed_reward, self.text = layout, discount, delayed_reward, text
-        self.spec = sources.environment_of(dataset)
+        self.spec = columns.environment_of(dataset)
         layout.check_spaces(self.spec.observation_space, self.spec.action_space, self.spec.missing)
-        self._all_lengths = all_lengths = sources.lengths(dataset)
+        self._all_lengths = all_lengths = columns.lengths(dataset)
         self._choose(np.arange(len(all_lengths)) if episodes is None else episodes, weights)
-        rewards = sources.column(dataset, "reward")
+        rewards = columns.column(dataset, "reward")
         self._returns_to_go = _returns_to_go(rewards, all_lengths, discount, delayed_reward)
         if delayed_reward and "reward" in layout.step_names:
             rewards = [delay_rewards(np.concatenate(rewards), all_lengths)]
@@ -82,15 +82,15 @@ class Windows:
         for variable in layout.variables:
             name = variable.name
             if name == "text":
-                self._row_texts = sources.text_column(dataset, "text")
+                self._row_texts = columns.text_column(dataset, "text")
             elif variable.kind == "text":
-                self._texts[name] = sources.text_column(dataset, name)
+                self._texts[name] = columns.text_column(dataset, name)
             elif name not in self._chunks and name != "target_return":
-                self._chunks[name] = sources.column(dataset, name)
+                self._chunks[name] = columns.column(dataset, name)
             if name in self.spec.missing:
-                self._chunks[MISSING + name] = sources.column(dataset, MISSING + name)
+                self._chunks[MISSING + name] = columns.column(dataset, MISSING + name)
             if name in layout.prompt_names and name.split(".")[0] == "observation":
-                changing = changing_episode(dataset, name)
+                changing = columns.changing_episode(dataset, name)
                 if changing is not None:
                     number = changing if numbers is None else numbers[changing]
                     raise UsageError(
@@ -271,26 +271,6 @@ def _shifted(indices: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
     """Return indices into several things of these sizes as indices into all of them, one after the other."""
     before = np.cumsum([0, *sizes[:-1]])
     return np.concatenate([found + shift for found, shift in zip(indices, before, strict=True)])
-
-
-def changing_episode(dataset: datasets.Dataset, name: str) -> int | None:
-    """Return the first episode within which a column's values change, or None: then it may stand in a prompt."""
-    is_text = leaf_kind(sources.environment_of(dataset).observation_leaves[name]) == "text"
-    # equal texts have equal numbers: those of a dictionary
-    if is_text:
-        found = [chunk.dictionary_encode().indices.to_numpy() for chunk in sources.text_column(dataset, name)]
-    else:
-        found = sources.column(dataset, name)
-    counts, num_before = sources.lengths(dataset), 0
-    for chunk in found:
-        ends = np.cumsum(counts[num_before:])
-        own = counts[num_before : num_before + int(np.searchsorted(ends, len(chunk))) + 1]
-        firsts = np.repeat(np.cumsum(own) - own, own)
-        differs = (chunk != chunk[firsts]).reshape(len(chunk), -1).any(axis=1)
-        if differs.any():
-            return num_before + int(np.searchsorted(np.cumsum(own), int(np.argmax(differs)), side="right"))
-        num_before += len(own)
-    return None
 
 
 def _cumulated_mass(

@@ -5,11 +5,12 @@ from gymnasium.vector.utils import batch_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqdec.columns import column, text_column
 from seqdec.environment import EnvironmentSpec
 from seqdec.episode import Episode
 from seqdec.errors import DataError, UsageError
 from seqdec.leaves import MISSING, join, leaf_dtype, leaf_kind, leaves, num_entries, split
-from seqdec.rows import column, drop_nonfinite, episode_at, from_episodes, from_rows, text_column
+from seqdec.rows import drop_nonfinite, episode_at, from_episodes, from_rows
 from seqdec.sources import load, save
 
 NESTED = Dict(

@@ -26,6 +26,7 @@ from conftest import nested_episodes, nested_spec
 from seqdec import parts, rows, sources
 from seqdec.backbone import load_backbone
 from seqdec.cli import main
+from seqdec.columns import environment_of, lengths
 from seqdec.environment import spec_of_env
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError
 from seqdec.layout import layout_from_spaces
@@ -34,7 +35,7 @@ from seqdec.parts import Seekable
 from seqdec.policy import Policy
 from seqdec.recording import random_policy, record
 from seqdec.rollouts import Actor
-from seqdec.rows import environment_of, episode_at, lengths
+from seqdec.rows import episode_at
 from seqdec.stable_baselines import from_sb3, load_sb3
 from seqdec.storage import read_json
 from seqdec.tasks import MultiTaskModel

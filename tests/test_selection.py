@@ -5,11 +5,12 @@ import pytest
 from gymnasium.spaces import Box
 
 from conftest import box_episodes, box_spec, discrete_episodes, discrete_spec, nested_episodes, nested_spec
+from seqdec.columns import lengths, returns
 from seqdec.environment import EnvironmentSpec
 from seqdec.episode import Episode
 from seqdec.errors import UsageError
 from seqdec.layout import layout_from_spaces
-from seqdec.rows import from_episodes, lengths, returns
+from seqdec.rows import from_episodes
 from seqdec.selection import chosen, mix, subset
 from seqdec.windows import Windows
 
