@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seqdec import assembly, flags, folders
+from seqdec import assembly, flags, folders, loading
 from seqdec.errors import UsageError, suggest
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def data_hdf5(given: flags.DataHdf5) -> int:
 
     from seqdec import hdf5_files
 
-    spec = assembly.spec_of(given.env) if given.env else None
+    spec = loading.spec_of(given.env) if given.env else None
     source = hdf5_files.source(given.file, spec, max_episode_steps=given.max_episode_steps or None)
     return _convert(source, output, given, clip_actions=given.clip_actions)
 
@@ -106,9 +106,9 @@ def data_table(given: flags.DataTable) -> int:
 
     from seqdec import table_files
 
-    spec = assembly.spec_of(given.env) if given.env else None
+    spec = loading.spec_of(given.env) if given.env else None
     source = table_files.source(
-        given.name, assembly.table_columns(given), spec, split=given.split, config=given.config or None
+        given.name, loading.table_columns(given), spec, split=given.split, config=given.config or None
     )
     return _convert(source, output, given, clip_actions=given.clip_actions)
 
@@ -116,7 +116,7 @@ def data_table(given: flags.DataTable) -> int:
 def data_lerobot(given: flags.DataLerobot) -> int:
     """Convert a LeRobot data set."""
     output = folders.check_data_folder(given.output or folders.default_data_folder(folders.name_of(given.name)))
-    size = assembly.whole_numbers(given.image_size, "--image-size")
+    size = loading.whole_numbers(given.image_size, "--image-size")
     if len(size) not in (0, 2):
         raise UsageError(f"--image-size has {len(size)} numbers: give height and width")
 
@@ -126,7 +126,7 @@ def data_lerobot(given: flags.DataLerobot) -> int:
         given.name,
         cameras=given.cameras[0] if given.cameras in (("read",), ("skip",)) else given.cameras,  # pyright: ignore
         image_size=(size[0], size[1]) if size else None,
-        episodes=assembly.whole_numbers(given.episodes, "--episodes") or None,
+        episodes=loading.whole_numbers(given.episodes, "--episodes") or None,
     )
     return _convert(source, output, given)
 
@@ -294,12 +294,13 @@ def _next_command(given: flags.Train, folder: Path) -> str:
 
 
 def _train(given: flags.Train, folder: Path) -> int:
+    tasks = loading.load_tasks(given)  # before torch is imported, which takes seconds
+
     from seqdec import storage
     from seqdec.training import join_processes, train
 
     processes = join_processes()
-    tasks = assembly.load_tasks(given)
-    windows, heldout = assembly.all_windows(tasks)
+    windows, heldout = loading.all_windows(tasks)
     measure = assembly.make_evaluation(given, tasks)
     config = assembly.make_config(given, tasks)
     if given.resume:

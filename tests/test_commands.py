@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import subprocess
 import sys
 from collections import OrderedDict
 from dataclasses import replace
@@ -23,14 +24,14 @@ from test_hdf5_files import Sentinel
 from test_sources import make_episodes, spoil, write_minari
 
 from conftest import box_episodes, box_spec, discrete_episodes, discrete_spec
-from seqdec import assembly, flags, sources, storage
+from seqdec import flags, folders, loading, sources, storage
 from seqdec.cli import main
 from seqdec.environment import EnvironmentSpec
 from seqdec.episode import Episode
 from seqdec.layout import Layout
 from seqdec.model import SequenceModel
 from seqdec.rows import episode_at
-from seqdec.selection import chosen
+from seqdec.selection import chosen, mix
 from seqdec.table_columns import Columns
 
 TINY = (
@@ -131,7 +132,7 @@ def test_words_of_data_hdf5_are_the_arguments_of_from_hdf5(tmp_path: Path, monke
     assert sources.lengths(found).tolist() == [8, 2, 8, 6]
     spec = sources.environment_of(found)
     assert (spec.id, spec.max_episode_steps, spec.action_space) == ("CartPole-v1", 8, Discrete(2))
-    assert_same(found, sources.from_hdf5("pole.hdf5", assembly.spec_of("CartPole-v1"), max_episode_steps=8))
+    assert_same(found, sources.from_hdf5("pole.hdf5", loading.spec_of("CartPole-v1"), max_episode_steps=8))
     run("data hdf5 pole.hdf5 --output data/plain")
     assert sources.environment_of(sources.load("data/plain")).id is None
 
@@ -242,7 +243,7 @@ def test_a_place_without_a_name_is_called_as_its_folder(tmp_path: Path, monkeypa
     assert Path("arm.png").is_file() and Path("../description.png").is_file()
     names = {".": "arm", "data/a.b": "a.b", "minari:a/b/c-v0": "b-c-v0", "hdf5:x.hdf5": "x", "task=table:t.csv": "task"}
     for place, name in names.items():
-        assert assembly.folders.run_folder("", [place]) == Path("runs") / name
+        assert folders.run_folder("", [place]) == Path("runs") / name
 
 
 def test_show_describes_and_draws_into_a_folder_or_here(root: Path, tmp_path: Path, monkeypatch, capsys):
@@ -414,7 +415,7 @@ def test_windows_come_from_two_data_sets_by_their_weights(root: Path, tmp_path: 
     ]
     save(tmp_path / "far", shifted, box_spec())
     words = f"--data {root}/box {tmp_path}/far --weights 1 3 {TINY} --heldout-fraction 0"
-    (task,) = assembly.load_tasks(flags.parse(flags.Train, words.split()))
+    (task,) = loading.load_tasks(flags.parse(flags.Train, words.split()))
     drawn = task.windows.gather(task.windows.draw(0, 0, 4000))["observation"][:, 0, 0]
     assert abs((drawn > 500).double().mean() - 0.75) < 0.021, "three standard deviations of 4000 draws"
     run(f"train {words} --output {tmp_path}/a")
@@ -665,6 +666,15 @@ def test_constant_entries_and_episodes_of_one_step_train_to_finite_numbers(tmp_p
 def test_two_recordings_whose_metadata_differ_in_type_are_mixed_without_them(tmp_path: Path):
     for name, seed in (("a", 3), ("b", "three")):
         save(tmp_path / name, [replace(e, metadata={"seed": seed, "by": "me"}) for e in box_episodes(3)], box_spec())
-    merged, _ = sources.mix([sources.load(tmp_path / name) for name in ("a", "b")])
+    merged, _ = mix([sources.load(tmp_path / name) for name in ("a", "b")])
     assert len(merged) == 6 and [name for name in merged.column_names if "metadata" in name] == ["metadata.by"]
     run(f"train --data {tmp_path}/a {tmp_path}/b --output {tmp_path}/run {TINY}")
+
+
+@pytest.mark.parametrize("slip", ["--data nope", "--data {data} --layout nope", "--data {data} --weights 1 2"])
+def test_a_slip_in_the_words_is_told_before_torch_is_imported(slip, root):
+    words = f"train --output {root / 'never'} {slip}".format(data=root / "pendulum").split()
+    code = f"import sys; from seqdec.cli import main; print(main({words!r}), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False"]
+    assert "nope" in done.stderr or "--weights has 2 numbers" in done.stderr

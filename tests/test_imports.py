@@ -20,6 +20,8 @@ ORDER = (
         "environment",
         "episode",
         "rollouts",
+        "columns",
+        "checks",
         "rows",
         "foreign_files",
         "hdf5_files",
@@ -62,7 +64,8 @@ ORDER = (
         "metrics",
         "training",
     ]
-    + ["noise", "context", "policy", "evaluation", "flags", "folders", "assembly", "commands", "cli", "__main__"]
+    + ["noise", "context", "policy", "evaluation"]
+    + ["flags", "folders", "loading", "assembly", "commands", "cli", "__main__"]
 )
 TORCH = {
     "storage",
@@ -87,6 +90,8 @@ SPACES = {
     "environment",
     "episode",
     "rollouts",
+    "columns",
+    "checks",
     "rows",
     "foreign_files",
     "hdf5_files",
@@ -112,6 +117,8 @@ HOMES = {
     "accelerate": {"training"},
     "safetensors": {"storage", "backbone"},
     "datasets": {
+        "columns",
+        "checks",
         "rows",
         "parts",
         "tables",
@@ -121,15 +128,25 @@ HOMES = {
         "selection",
         "sources",
         "windows",
-        "assembly",
+        "loading",
         "commands",
     },
-    "pyarrow": {"rows", "foreign_files", "minari_storage", "lerobot_meta", "lerobot_files", "windows", "tables"}
+    "pyarrow": {
+        "columns",
+        "checks",
+        "rows",
+        "foreign_files",
+        "minari_storage",
+        "lerobot_meta",
+        "lerobot_files",
+        "windows",
+        "tables",
+    }
     | TABLES,
     "h5py": {"foreign_files", "hdf5_files", "minari_storage"},
     "PIL": {"minari_storage", "frames", "table_values"},
     "minari": {"sources"},
-    "gymnasium": SPACES | {"assembly", "commands"},
+    "gymnasium": SPACES | {"loading", "assembly", "commands"},
     "matplotlib": {"description", "evaluation"},
     "tyro": {"flags"},
     "tqdm": {"training", "commands"},
