@@ -240,12 +240,17 @@ def make_config(given: flags.Train, tasks: Sequence[Task]) -> dict[str, object]:
 def check_same_run(folder: Path, config: Mapping[str, object]) -> None:
     """Refuse to go on with a run on other data or as another model than it began with."""
     from seqdec import storage
+    from seqdec.spaces import quote
 
     before = storage.read_json(folder / "config.json")
     was, now = before.get("data"), config["data"]
     if was != now:
         sizes = _size_of(was), _size_of(now)
-        told = f"{sizes[0]}, now {sizes[1]}" if sizes[0] != sizes[1] else _difference(was, now, "data")
+        told = f"{sizes[0]}, now {sizes[1]}"
+        if sizes[0] == sizes[1] and isinstance(was, Mapping) and isinstance(now, Mapping):
+            found = storage.difference(was, now)
+            assert found is not None
+            told = f"{found[0]} was {quote(found[1])}, is {quote(found[2])}"
         raise UsageError(
             f"{folder} was trained on other data ({told}): give that data, or begin a new run with another --output"
         )
@@ -268,16 +273,6 @@ def _size_of(data: object) -> str:
     if isinstance(source := data.get("source"), Mapping):
         return f"{source.get('kind')} {source.get('name', '')}".strip()
     return ", ".join(f"{task}: {_size_of(part)}" for task, part in data.items())
-
-
-def _difference(was: object, now: object, name: str) -> str:
-    """Return, in words, the first entry in which two values of a config.json differ."""
-    from seqdec.spaces import quote
-
-    if isinstance(was, Mapping) and isinstance(now, Mapping) and was.keys() == now.keys():
-        key = next(key for key in now if was[key] != now[key])
-        return _difference(was[key], now[key], key)
-    return f"{name} was {quote(was)}, is {quote(now)}"
 
 
 def installed_versions() -> dict[str, str]:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from gymnasium.spaces import Discrete, Text
 
+from seqdec import storage
 from seqdec.environment import EnvironmentSpec
 from seqdec.episode import RowValue, final_name
 from seqdec.errors import DataError
@@ -25,7 +26,7 @@ from seqdec.spaces import describe_space, quote
 _MAX_RATIO = 1100
 _HARD_LINK = 0  # H5L_TYPE_HARD of the HDF5 format
 _STUMBLES = (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError, EOFError, MemoryError)
-_PICKLES = {".pkl", ".pickle", ".pk", ".dill", ".joblib", ".pt", ".pth", ".npy", ".npz"}
+PICKLES = {".pkl", ".pickle", ".pk", ".dill", ".joblib", ".pt", ".pth", ".npy", ".npz"}
 _MAX_PICKLE_PROTOCOL = 5
 
 
@@ -55,13 +56,17 @@ def refuse_pickle(path: Path) -> None:
     """Refuse a file that can hold a pickle, by its name or its first bytes, without opening it as one."""
     with reading(path), path.open("rb") as file:
         start = file.read(8)
-    is_pickle = start[:1] == b"\x80" and len(start) > 1 and start[1] <= _MAX_PICKLE_PROTOCOL
     named = Path(path.name.lower().removesuffix(".gz")).suffix
-    if is_pickle or start.startswith((b"PK\x03\x04", b"\x93NUMPY")) or named in _PICKLES:
+    if is_pickled(start) or start.startswith((b"PK\x03\x04", b"\x93NUMPY")) or named in PICKLES:
         raise DataError(
             f"{path} is or can hold a pickle, which runs code when it is opened: it is not read; write its arrays to "
             "an HDF5 file (observations, actions, rewards, terminals, timeouts) or a Minari data set where you trust it"
         )
+
+
+def is_pickled(beginning: bytes) -> bool:
+    """Say whether a file's first bytes are those of a pickle."""
+    return beginning[:1] == b"\x80" and len(beginning) > 1 and beginning[1] <= _MAX_PICKLE_PROTOCOL
 
 
 def hdf5_member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
@@ -165,16 +170,13 @@ def _instead_of_data(path: Path) -> str | None:
         return "it is a folder" if path.is_dir() else "it is missing"
     try:
         with path.open("rb") as file:
-            start = file.read(512).lstrip().lower()
+            start = file.read(512)
     except OSError as error:
         return f"it cannot be opened ({error.strerror})"
     if path.stat().st_size == 0:
         return "it is empty"
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a git-LFS pointer, not the data (git lfs pull)"
-    if start.startswith((b"<!doctype html", b"<html")):
-        return "it is an HTML page, not the data"
-    return "it is packed with gzip (gunzip)" if start.startswith(b"\x1f\x8b") else None
+    instead = "packed with gzip (gunzip)" if start.startswith(b"\x1f\x8b") else storage.stand_in(start)
+    return f"it is {instead}" if instead else None
 
 
 def _plural(name: str) -> str:

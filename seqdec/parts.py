@@ -88,24 +88,13 @@ def _check_request(working: Path, request: Mapping[str, object]) -> None:
     if not path.exists():
         storage.write_json(path, request)
         return
-    found = _difference(storage.read_json(path), request)
-    if found:
+    found = storage.difference(storage.read_json(path), request)
+    if found is not None:
+        name, there, here = found
         raise UsageError(
-            f"another recording was begun in {working} ({found}): finish it by its own command, remove that folder, or "
-            "record into another one"
+            f"another recording was begun in {working} ({name}: {_word(there)} there, {_word(here)} here): finish it "
+            "by its own command, remove that folder, or record into another one"
         )
-
-
-def _difference(begun: Mapping[str, object], request: Mapping[str, object]) -> str:
-    """Return the first entry that differs, in words."""
-    for name in dict.fromkeys((*request, *begun)):
-        there, here = begun.get(name), request.get(name)
-        if isinstance(there, Mapping) and isinstance(here, Mapping):
-            if inner := _difference(there, here):
-                return f"{name} {inner}"
-        elif there != here:
-            return f"{name}: {_word(there)} there, {_word(here)} here"
-    return ""
 
 
 def _word(value: object) -> str:

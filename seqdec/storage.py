@@ -242,6 +242,18 @@ def read_json(path: Path) -> dict[str, Any]:  # Any: what the keys hold is known
     return value
 
 
+def difference(before: Mapping[str, object], now: Mapping[str, object]) -> tuple[str, object, object] | None:
+    """Return where two JSON objects differ first, "a b" for the key b in a, and what each has there; None if equal."""
+    for name in dict.fromkeys((*now, *before)):
+        was, is_now = before.get(name), now.get(name)
+        if isinstance(was, Mapping) and isinstance(is_now, Mapping):
+            if inner := difference(was, is_now):
+                return f"{name} {inner[0]}", *inner[1:]
+        elif was != is_now:
+            return name, was, is_now
+    return None
+
+
 def write_tensors(path: Path, tensors: "Mapping[str, Tensor]", metadata: dict[str, str] | None = None) -> None:
     """Write tensors as safetensors, whole or not at all; those that share memory become copies."""
     from safetensors.torch import save_file
@@ -308,12 +320,18 @@ def plain_text(text: str) -> str:
 def advice(path: Path) -> str:
     """Say what a damaged file really is, where that shows, and what to do."""
     with _explained(path), open(path, "rb") as file:
-        beginning = file.read(512).lstrip().lower()
-    if beginning.startswith(b"version https://git-lfs"):
-        return ": it is a git-LFS pointer, get the file itself with git lfs pull"
-    if beginning.startswith((b"<!doctype html", b"<html")):
-        return ": it is an HTML page, not the file; download it again"
-    return ": copy or download it again"
+        instead = stand_in(file.read(512))
+    return f": it is {instead}" if instead else ": copy or download it again"
+
+
+def stand_in(beginning: bytes) -> str | None:
+    """Return what stands in a file's place, in words, where its first bytes show that; None elsewhere."""
+    words = beginning.lstrip().lower()
+    if words.startswith(b"version https://git-lfs"):
+        return "a git-LFS pointer, not the file itself: get it with git lfs pull"
+    if words.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page, not the file itself: download it again"
+    return None
 
 
 def _text_of(path: Path) -> str:

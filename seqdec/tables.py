@@ -19,6 +19,7 @@ from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImp
 
 from seqdec import storage
 from seqdec.errors import DataError, UsageError, suggest
+from seqdec.foreign_files import PICKLES, is_pickled
 from seqdec.hub import hub_host, is_hub_reachable
 from seqdec.spaces import quote
 from seqdec.table_formats import (
@@ -38,7 +39,6 @@ from seqdec.table_formats import (
 
 PARQUET = (".parquet", ".pq")
 SUFFIXES = (*PARQUET, *LINES, ".csv")
-PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".joblib")
 _HUB_FORMATS = ("parquet", "arrow", "json", "csv", "cache")
 
 
@@ -262,17 +262,13 @@ def _check_file(path: Path) -> None:
 
 
 def _what_it_is(start: bytes) -> str:
-    words = start.strip().lower()
-    if not words:
+    if not start.strip():
         return "empty: make or fetch it again"
-    if words.startswith(b"version https://git-lfs"):
-        return "a git-LFS pointer, not the data: get it with git lfs pull"
-    if words.startswith((b"<!doctype html", b"<html")):
-        return "an HTML page, not the data: download the file itself"
-    if start.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+    if is_pickled(start):
         return "a pickle, which runs code when it is read: save the table as Parquet instead"
-    packed = start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd", b"BZh"))
-    return "compressed: unpack it first" if packed else ""
+    if start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd", b"BZh")):
+        return "compressed: unpack it first"
+    return storage.stand_in(start) or ""
 
 
 def _distinct(names: Sequence[str], path: Path) -> tuple[str, ...]:

@@ -558,7 +558,7 @@ def test_a_table_streams_by_a_file_of_columns_and_resumes_bit_for_bit(tmp_path: 
     capsys.readouterr()
     assert main(f"train --output {tmp_path}/a --resume --steps 7".split()) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "/a was trained on other data (files was \"[['walk.csv', " in last and len(last) < 500
+    assert "/a was trained on other data (source files was \"[['walk.csv', " in last and len(last) < 500
 
 
 def test_a_minari_data_set_streams_and_resumes_bit_for_bit(tmp_path: Path, monkeypatch, capsys):
