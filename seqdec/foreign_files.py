@@ -13,13 +13,14 @@ import gymnasium
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 from gymnasium.spaces import Discrete, Text
 
 from seqdec import storage
 from seqdec.environment import EnvironmentSpec
 from seqdec.episode import RowValue, final_name
-from seqdec.errors import DataError
-from seqdec.leaves import MISSING, split
+from seqdec.errors import DataError, UsageError
+from seqdec.leaves import all_known, split
 from seqdec.spaces import describe_space, quote
 
 # Deflate packs at most about 1000 to 1: a file that declares more than it can hold is not read.
@@ -35,7 +36,7 @@ def reading(path: Path, advice: str = "") -> Iterator[None]:
     """Turn whatever a damaged file makes its library raise into one sentence, which `advice` ends."""
     try:
         yield
-    except DataError:
+    except (DataError, UsageError):
         raise
     except (*_STUMBLES, pa.ArrowException) as error:
         words = " ".join(str(error).split())
@@ -49,6 +50,22 @@ def opened_hdf5(path: Path) -> Iterator[h5py.File]:
     with reading(path, "; fetch the data set again"):
         file = h5py.File(path, "r")
     with file:
+        yield file
+
+
+@contextmanager
+def opened_parquet(path: Path, advice: str) -> Iterator[pyarrow.parquet.ParquetFile]:
+    """Open a Parquet file, if it is large enough for the rows that it declares.
+
+    Rows that are all equal pack without end, but no real table has only these.
+    """
+    # Arrow would otherwise keep whole row groups in memory, and those it is past.
+    with (
+        reading(path, advice),
+        pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**16, page_checksum_verification=True) as file,
+    ):
+        if file.metadata.num_rows > _MAX_RATIO * path.stat().st_size:
+            raise DataError(f"{path} declares {file.metadata.num_rows} rows: it is too small for them")
         yield file
 
 
@@ -144,7 +161,7 @@ def as_row(arrays: Mapping[str, np.ndarray], spec: EnvironmentSpec) -> dict[str,
             row[key], row[final_name(key)] = values[:-1], values[-1]
     for name, leaf in spec.action_leaves.items():
         check_length(arrays[name], _plural(name), num_steps, "one per reward")
-        row[name] = _known(split(leaf, _shaped(arrays[name], leaf, _plural(name)), name), name)
+        row[name] = all_known(split(leaf, _shaped(arrays[name], leaf, _plural(name)), name), name)
     return row
 
 
@@ -193,14 +210,3 @@ def _shaped(values: np.ndarray, leaf: gymnasium.Space, name: str) -> np.ndarray:
         wanted = f"has {list(shape)}" if shape else f"is {describe_space(leaf)}"
         raise DataError(f"{name} have shape {list(values.shape[1:])}, the declared space {wanted}")
     return values
-
-
-def _known(found: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """Return the values of an action, NaN again where `split` found that: what was done is known or wrong."""
-    missing = found.get(MISSING + name)
-    if missing is None:
-        return found[name]
-    if missing.shape == found[name].shape and found[name].dtype.kind == "f":
-        return np.where(missing, np.float32(np.nan), found[name])
-    step = int(np.flatnonzero(missing)[0])
-    raise DataError(f"{_plural(name)} hold no number at step {step}: every step needs an action")

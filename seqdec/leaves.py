@@ -98,6 +98,21 @@ def join(space: gymnasium.Space, arrays: Mapping[str, np.ndarray], name: str) ->
     return marked
 
 
+def all_known(found: Mapping[str, np.ndarray], leaf: str) -> np.ndarray:
+    """Return what `split` found of a leaf of the action, NaN again where it was: what was done is known or wrong.
+
+    Raises:
+        DataError: a value is not known, and its type has no NaN to be found by.
+    """
+    values, missing = found[leaf], found.get(MISSING + leaf)
+    if missing is None:
+        return values
+    if values.dtype.kind == "f" and missing.shape == values.shape:
+        return np.where(missing, np.float32(np.nan), values)
+    step = int(np.flatnonzero(missing)[0])
+    raise DataError(f"{leaf} has no value at step {step}: only beside a final observation may an action be missing")
+
+
 def unstack(batch: Batch, num_rows: int) -> list[Batch]:
     """Return the rows of a nested batch, each nested alike."""
     if isinstance(batch, Mapping):

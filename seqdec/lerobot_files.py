@@ -27,9 +27,10 @@ import pyarrow as pa
 from seqdec import frames
 from seqdec.episode import METADATA, RowValue, final_name
 from seqdec.errors import DataError, UsageError
-from seqdec.leaves import join, split
+from seqdec.foreign_files import opened_parquet
+from seqdec.leaves import all_known, split
 from seqdec.lerobot_hub import fetch, locate, member
-from seqdec.lerobot_meta import AGAIN, Info, Recording, open_parquet, read_info, read_recordings, read_tasks
+from seqdec.lerobot_meta import AGAIN, Info, Recording, read_info, read_recordings, read_tasks
 from seqdec.lerobot_spaces import FACTS, Cameras, Plan, make_plan
 from seqdec.rows import Row, Source, file_identity
 from seqdec.spaces import quote
@@ -115,7 +116,7 @@ def _rows(plan: Plan, recordings: Sequence[Recording]) -> Iterator[Row]:
 def _tables(plan: Plan, name: str, recordings: Iterable[Recording]) -> Iterator[tuple[Recording, pa.Table]]:
     """Yield the frames of each episode of one file, of which only the row groups at hand are in memory."""
     path = member(plan.info.folder, name)
-    with open_parquet(path) as file:
+    with opened_parquet(path, f"; {AGAIN}") as file:
         lacking = next((c for c in ("episode_index", *plan.columns) if c not in file.schema_arrow.names), None)
         if lacking is not None:
             raise DataError(f"{path} has no column {quote(lacking)}, which info.json tells of; {AGAIN}")
@@ -183,9 +184,7 @@ def _arrays(
     found |= {final_name(name): values[-1] for name, values in list(found.items())}
     for name, leaf in plan.spec.action_leaves.items():
         values = _values(table, name, tuple(leaf.shape or ()))
-        acted = join(leaf, split(leaf, values, name), name)  # in its type, with nan where it was: that is refused later
-        assert isinstance(acted, np.ndarray)
-        found[name] = acted
+        found[name] = all_known(split(leaf, values, name), name)
     return {**found, "reward": _rewards(facts)}
 
 

@@ -7,7 +7,6 @@
 Nothing here is believed: names stay inside the folder, counts are compared, and what is missing is said.
 """
 
-import contextlib
 import json
 import math
 import re
@@ -15,11 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
 from pyarrow.parquet import ParquetFile
 
 from seqdec import storage
-from seqdec.errors import DataError, UsageError
+from seqdec.errors import DataError
+from seqdec.foreign_files import opened_parquet
 from seqdec.lerobot_hub import member
 from seqdec.spaces import MAX_ENTRIES, is_int, kind_of, quote
 
@@ -29,8 +28,6 @@ AGAIN = "fetch the data set again"
 _ROLES = ("observation", "action", "next", "episode_index", "frame_index", "task_index", "timestamp")
 _FIELD = re.compile(r"\{(\w+)(?::0(\d{1,2})d)?\}")
 _LARGEST_LINES = 2**30
-# As in `minari_files`: no compression packs tighter, so a file that declares more rows than this is not read.
-_MAX_ROWS_A_BYTE = 1100
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,7 @@ def read_tasks(info: Info) -> dict[int, str]:
         pairs = [(entry.get("task_index"), entry.get("task")) for entry in _lines(path)]
     else:
         path = member(info.folder, "meta/tasks.parquet")
-        with open_parquet(path) as file:
+        with opened_parquet(path, f"; {AGAIN}") as file:
             # pandas keeps the texts as an index, which older versions of LeRobot left without a name
             text = next((name for name in ("task", "__index_level_0__") if name in file.schema_arrow.names), "task")
             columns = _columns(file, ["task_index", text], path)
@@ -161,23 +158,6 @@ def read_tasks(info: Info) -> dict[int, str]:
         if not is_int(index) or not isinstance(task, str):
             raise DataError(f"{path}: a task is {quote(task)} of index {quote(index)}: expected a text and a number")
     return dict(pairs)  # pyright: ignore[reportReturnType]
-
-
-@contextlib.contextmanager
-def open_parquet(path: Path) -> Iterator[ParquetFile]:
-    """Open a Parquet file; damage, wherever it shows, is one sentence."""
-    if not path.is_file():
-        raise DataError(f"{path} is missing; {AGAIN}")
-    try:
-        with ParquetFile(path) as file:
-            if file.metadata.num_rows > _MAX_ROWS_A_BYTE * path.stat().st_size:
-                raise DataError(f"{path} declares {file.metadata.num_rows} rows: it is too small for them")
-            yield file
-    except (DataError, UsageError):
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = quote(" ".join(str(error).split())[:120])[1:-1]
-        raise DataError(f"{path} cannot be read ({reason}){storage.advice(path)}") from error
 
 
 def _feature(name: str, value: object, path: Path) -> Feature:
@@ -228,7 +208,7 @@ def _episode_table(info: Info, cameras: Sequence[str]) -> Iterator[Recording]:
         wanted += [f"videos/{camera}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
     for name in names:
         path = member(info.folder, name)
-        with open_parquet(path) as file:
+        with opened_parquet(path, f"; {AGAIN}") as file:
             columns = _columns(file, wanted, path)
         for values in zip(*columns.values(), strict=True):
             yield _tabled(dict(zip(columns, values, strict=True)), info, cameras, path)

@@ -14,18 +14,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as parquet
 
 from seqdec.errors import DataError, suggest
-from seqdec.foreign_files import reading
+from seqdec.foreign_files import opened_parquet, reading
 from seqdec.spaces import quote
 
 LINES = (".jsonl", ".ndjson", ".json")
 BLOCK_BYTES = 8 * 2**20
 BLOCK_ROWS = 4096
 _AGAIN = "; make or fetch it again"
-# Parquet packs equal rows without end, but no real column is all of them.
-_MAX_RATIO = 1100
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of Arrow's stream format
 _NULLS = ("", "#N/A", "N/A", "n/a", "NA", "NULL", "null", "NaN", "nan", "-NaN", "-nan", "None")
 _TRUTH = {"true", "false", "True", "False", "TRUE", "FALSE"}
@@ -57,20 +54,16 @@ def place(file: str, row: int) -> str:
 
 def parquet_names(path: Path) -> list[str]:
     """Return the names of a Parquet file's columns."""
-    with reading(path, _AGAIN), parquet.ParquetFile(path) as file:
+    with opened_parquet(path, _AGAIN) as file:
         return file.schema_arrow.names
 
 
 def parquet_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
     """Yield the rows of a Parquet file."""
     found = 0
-    # Arrow would otherwise keep whole row groups in memory, and those it is past.
-    options = {"pre_buffer": False, "buffer_size": 2**16, "page_checksum_verification": True}
-    with reading(path, _AGAIN), parquet.ParquetFile(path, **options) as file:
+    with opened_parquet(path, _AGAIN) as file:
         _check_names(path, file.schema_arrow.names, names)
         declared = file.metadata.num_rows
-        if declared > _MAX_RATIO * path.stat().st_size:
-            raise DataError(f"{path} declares {declared} rows: it is too small for them")
         size = sum(file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups))
         fitting = BLOCK_BYTES * max(declared, 1) // max(size, 1)
         for batch in file.iter_batches(max(1, min(BLOCK_ROWS, fitting)), columns=list(names), use_threads=False):

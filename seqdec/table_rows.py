@@ -14,7 +14,7 @@ import numpy as np
 
 from seqdec.episode import RowValue, final_name
 from seqdec.errors import DataError
-from seqdec.leaves import MISSING, leaf_kind
+from seqdec.leaves import MISSING, all_known, leaf_kind
 from seqdec.spaces import quote
 from seqdec.table_columns import Roles
 from seqdec.table_episodes import TableEpisode
@@ -41,7 +41,7 @@ def row_of(episode: TableEpisode, roles: Roles, spaces: Mapping[str, gymnasium.S
     for leaf in roles.observation:
         row |= _observation(episode, roles, leaf, spaces[leaf], observed[leaf], num_steps)
     for leaf, values in acted.items():
-        row[leaf] = _action(values[:num_steps], spaces[leaf], leaf)
+        row[leaf] = all_known(leaf_values(values[:num_steps], spaces[leaf], leaf), leaf)
     row["reward"] = _rewards(episode.steps[roles.reward], num_steps, num_observed)
     row["terminated"], row["truncated"] = _ends(episode, roles, num_steps)
     text = None if roles.text is None else episode.facts[roles.text]
@@ -126,19 +126,6 @@ def _spread(mask: np.ndarray, like: np.ndarray) -> np.ndarray:
         came, wanted = list(mask.shape), list(like.shape)
         raise DataError(f"what is missing has shape {came}, expected {wanted} or {wanted[:1]}")
     return np.broadcast_to(mask.reshape(-1, *[1] * (like.ndim - 1)), like.shape)
-
-
-def _action(values: np.ndarray, leaf: gymnasium.Space, name: str) -> np.ndarray:
-    found = leaf_values(values, leaf, name)
-    missing = found.get(MISSING + name)
-    if missing is None:
-        return found[name]
-    if leaf_kind(leaf) != "vector":
-        step = int(np.flatnonzero(missing)[0])
-        raise DataError(
-            f"{name} is null or nan at step {step}: an action can be missing only beside a final observation"
-        )
-    return np.where(missing, np.float32(np.nan), found[name])
 
 
 def _rewards(values: np.ndarray, num_steps: int, num_observed: int) -> np.ndarray:

@@ -259,7 +259,7 @@ def test_a_key_that_one_episode_lacks_is_named_with_it(tmp_path, monkeypatch, da
         ("observations/mission", np.zeros(4), "mission has type 'float64', expected one text per step"),
         ("observations/mission", [b"\xff"] * 4, "cannot be read: damaged or cut off"),
         ("observations", np.zeros(4), "observations is an array, the declared space is a Dict"),
-        ("actions", np.full((3, 1), np.nan), "actions hold no number at step 0: every step needs an action"),
+        ("actions", np.full((3, 1), np.nan), "action has no value at step 0: only beside a final observation"),
         ("rewards", [b"a"] * 3, "rewards has type .*, expected numbers"),
         ("terminations", np.zeros(2), "terminations has 2 rows, expected 3, one per reward"),
     ],
