@@ -233,12 +233,26 @@ def read_json(path: Path) -> dict[str, Any]:  # Any: what the keys hold is known
     with _explained(path):
         content = path.read_bytes()
     try:
-        value = json.loads(content, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(content, object_pairs_hook=unique, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else plain_text(str(error))
         raise DataError(f"{path} is not valid JSON ({reason}){advice(path)}") from error
     if not isinstance(value, dict):
         raise DataError(f"{path} holds a JSON {type(value).__name__}, expected an object {{...}}")
+    return value
+
+
+def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the pairs of a JSON object as a dict, which would keep the last of two keys alike; a hook for `json`.
+
+    Raises:
+        ValueError: a key is there twice.
+    """
+    value: dict[str, object] = {}
+    for name, item in pairs:
+        if name in value:
+            raise ValueError(f"the key {name!r} is there twice")
+        value[name] = item
     return value
 
 
@@ -486,15 +500,6 @@ def _check_file(folder: Path, name: str, entry: dict[str, object], hashes: bool)
             f"{name} in {folder} does not match its manifest (expected {plain_text(expected)}, found {found})"
             f"{advice(path)}"
         )
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    value: dict[str, object] = {}
-    for name, item in pairs:
-        if name in value:
-            raise ValueError(f"the key {name!r} is there twice")
-        value[name] = item
-    return value
 
 
 def _refuse(literal: str) -> NoReturn:

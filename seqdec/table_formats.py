@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 
+from seqdec import storage
 from seqdec.errors import DataError, suggest
 from seqdec.foreign_files import opened_parquet, reading
 from seqdec.spaces import quote
@@ -166,20 +167,12 @@ def _json_rows(path: Path) -> Iterator[tuple[list[dict[str, object]], int]]:
 
 def _json_object(line: bytes, where: str) -> dict[str, object]:
     try:
-        value = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique)
+        value = json.loads(line.decode("utf-8-sig"), object_pairs_hook=storage.unique)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else quote(error)[1:-1]
         raise DataError(f"{where} is no JSON ({reason}): write one object a line") from error
     if not isinstance(value, dict):
         raise DataError(f"{where} is a JSON {type(value).__name__}: write one object a line")
-    return value
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
     return value
 
 
