@@ -566,7 +566,9 @@ def test_a_missing_or_damaged_file_is_one_sentence(tmp_path, version, name):
         with pytest.raises(DataError, match=f"{path.name}.*{reason}|expected 4 episodes|not among the"):
             read(folder)
     path.unlink()
-    with pytest.raises(DataError, match=f"{path.name} (cannot be read: it )?is missing|has no meta/info.json|expected 4 episodes"):
+    with pytest.raises(
+        DataError, match=f"{path.name} (cannot be read: it )?is missing|has no meta/info.json|expected 4 episodes"
+    ):
         read(folder)
 
 
