@@ -29,8 +29,10 @@ from transformers import (
 )
 
 from seqdec import storage
+from seqdec.dropout import use_bits
 from seqdec.errors import DataError, UsageError
 from seqdec.hub import hub_host, is_hub_reachable, quietly
+from seqdec.last_layer import LastLayer, find_last_layer
 from seqdec.smollm2 import SMOLLM2_HUB_ID, SMOLLM2_WHEEL, smollm2_folder
 
 if TYPE_CHECKING:
@@ -64,7 +66,8 @@ class Backbone:
     """A decoder ready to be finetuned, and what its surroundings must know of it.
 
     `embedding_scale` is the standard deviation of its token embeddings, which new embeddings should start with;
-    `takes_positions` says whether it must be told the place of each token where there is padding between them.
+    `takes_positions` says whether it must be told the place of each token where there is padding between them, and
+    `last_layer` lets it skip work at tokens whose states nobody reads.
     """
 
     model: "PreTrainedModel | PeftModel"
@@ -73,6 +76,7 @@ class Backbone:
     embedding_scale: float
     takes_positions: bool = False
     tokenizer: PreTrainedTokenizerBase | None = None
+    last_layer: LastLayer | None = None
 
     def tokenize(self, text: str) -> list[int]:
         """Return a text's token ids, without any that mark its beginning or end.
@@ -158,7 +162,9 @@ def load_backbone(
             _try_out_padding(model, width, name, takes_positions)
         trainable = _choose_parameters(model, finetune, lora_rank)
         _table_of(model).weight.requires_grad_(vocabulary and init == "random" and finetune == "full")
-    return Backbone(trainable, source, width, scale, takes_positions, tokenizer)
+        last_layer = find_last_layer(model, config.num_hidden_layers, width)
+    use_bits(trainable)
+    return Backbone(trainable, source, width, scale, takes_positions, tokenizer, last_layer)
 
 
 def save_backbone(backbone: Backbone, folder: Path) -> None:
@@ -213,7 +219,10 @@ def reload_backbone(folder: Path, *, merge_adapters: bool = False) -> Backbone:
         model = _load_weights(folder, _read_config(str(folder), str(folder)), str(folder))
         takes_positions = _takes_positions(model)
         _choose_parameters(model, source.finetune, source.lora_rank)
-    return Backbone(model, source, _table_of(model).embedding_dim, scale, takes_positions, tokenizer)
+    width = _table_of(model).embedding_dim
+    last_layer = find_last_layer(model, model.config.num_hidden_layers, width)
+    use_bits(model)
+    return Backbone(model, source, width, scale, takes_positions, tokenizer, last_layer)
 
 
 def _locate(name: str) -> str:

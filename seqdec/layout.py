@@ -290,6 +290,7 @@ _STEPS: dict[str, tuple[tuple[tuple[str, ...], ...], tuple[str, ...], dict[str, 
         (),
         {"action": 1.0, "observation": 0.1, "reward": 0.1, "return_to_go": 0.01},
     ),
+    "paired": ((("return_to_go", "observation"), ("action",)), (), {"action": 1.0}),
     "fused": ((("action", "return_to_go", "observation"),), ("action",), {"action": 1.0}),
 }
 PRESETS = tuple(_STEPS)
@@ -312,8 +313,9 @@ def layout_from_spaces(
 
     Args:
         preset: `decision_transformer` (Chen et al. 2021), `multi_game` (Lee et al. 2022: the return is predicted
-            before the action), `behaviour_cloning`, `trajectory` (Janner et al. 2021) or `fused` (one token a
-            timestep: the previous action, the return to go and the observation summed).
+            before the action), `behaviour_cloning`, `trajectory` (Janner et al. 2021), `paired` (two tokens a
+            timestep: the return to go and the observation summed, then the action) or `fused` (one: the previous
+            action, the return to go and the observation summed).
         observation_space: any supported space (see `spaces`).
         action_space: any supported space without images and texts.
         context_length: timesteps in a full window.

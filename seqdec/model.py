@@ -6,12 +6,14 @@ and what the data was. It loads and acts without the data set, and nothing in it
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache
 
@@ -110,28 +112,32 @@ class SequenceModel(nn.Module):
             return codec.embed_tokens(values, unknown)
         return self.codec(name).embed(values, unknown)[..., None, :], None
 
-    def read(self, tokens: Tensor, is_word: Tensor | None, cache: Cache | None = None) -> Tensor:
+    def read(
+        self,
+        tokens: Tensor,
+        is_word: Tensor | None,
+        cache: Cache | None = None,
+        only_at: Tensor | None = None,
+    ) -> Tensor:
         """Let the backbone read tokens [B, L, D]; return its hidden states [B, L, D].
 
         Args:
             tokens: what is new.
             is_word: False on the padding of texts, [B, all tokens read so far and new]; None where there is none.
             cache: of what was read before; it takes up what is new.
+            only_at: the tokens whose states are wanted, int64 [n]; the others' may be anything.
         """
         mask, places = None, None
         if is_word is not None:
             mask, places = is_word.long(), (is_word.long().cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        if self.backbone_source.takes_positions:
+        given = {"position_ids": places} if self.backbone_source.takes_positions else {}
+        last = self.backbone_source.last_layer
+        skipping = nullcontext()
+        if last is not None and only_at is not None and len(only_at) < tokens.shape[1]:
+            skipping = last.only_at(only_at)
+        with skipping:
             read = self.backbone(
-                inputs_embeds=tokens,
-                attention_mask=mask,
-                position_ids=places,
-                past_key_values=cache,
-                use_cache=cache is not None,
-            )
-        else:
-            read = self.backbone(
-                inputs_embeds=tokens, attention_mask=mask, past_key_values=cache, use_cache=cache is not None
+                inputs_embeds=tokens, attention_mask=mask, past_key_values=cache, use_cache=cache is not None, **given
             )
         return read.last_hidden_state
 
@@ -146,29 +152,40 @@ class SequenceModel(nn.Module):
             the tokens, and False where a token is padding of a text [B, L], None where there are no texts.
         """
         layout = self.layout
-        num_tokens = max(int(layout.positions(name)[-1]) for name in layout.predicted)
         time = self.embed_time(batch["timestep"])  # [B, K, D]
-        tokens = time.new_zeros(len(time), layout.num_tokens, time.shape[-1])
-        tokens[:, 0] = self.start.to(time.dtype)
-        tokens[:, layout.first_step :] = time.repeat_interleave(layout.step_tokens, 1)
-        is_word = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if layout.has_text else None
-        for name in (*layout.prompt_names, *layout.step_names):
+        prompt = [self._embed_slot(slot, batch) for slot in layout.prompt]
+        steps = [self._embed_slot(slot, batch, drop_observation) for slot in layout.step]
+        start = self.start.to(time.dtype).expand(len(time), 1, -1)
+        written = [(tokens + time[:, :, None]).to(time.dtype) for tokens, _ in steps]  # [B, K, n, D] each
+        tokens = torch.cat(
+            [start, *(fact.flatten(1, 2).to(time.dtype) for fact, _ in prompt), torch.cat(written, 2).flatten(1, 2)], 1
+        )
+        num_tokens = max(layout.position(name, time.shape[1] - 1) for name in layout.predicted)
+        if not layout.has_text:
+            return tokens[:, :num_tokens], None
+        marks = [torch.ones_like(tokens[:, :1, 0], dtype=torch.bool)]
+        marks += [_marks(fact, words).flatten(1) for fact, words in prompt]
+        marks += [torch.cat([_marks(step, words) for step, words in steps], 2).flatten(1)]
+        return tokens[:, :num_tokens], torch.cat(marks, 1)[:, :num_tokens]
+
+    def _embed_slot(
+        self, slot: tuple[str, ...], batch: Mapping[str, Tensor], drop_observation: float = 0.0
+    ) -> tuple[Tensor, Tensor | None]:
+        """Embed a slot of every timestep [B, K, n, D]; of a text, also which tokens are words [B, K, n]."""
+        parts: list[Tensor] = []
+        words = None
+        for name in slot:
             unknown = batch.get(MISSING + name)
-            if drop_observation > 0 and name in layout.step_names and name.split(".")[0] == "observation":
-                dropped = torch.rand(batch["timestep"].shape, device=time.device) < drop_observation
+            if drop_observation > 0 and name.split(".")[0] == "observation":
+                dropped = torch.rand(batch["timestep"].shape, device=self.device) < drop_observation
                 unknown = (
                     dropped if unknown is None else unknown | dropped.reshape(*dropped.shape, *[1] * (unknown.ndim - 2))
                 )
-            embedded, words = self.embed_values(name, batch[name], unknown)  # [B, K, n, D]
-            positions = torch.as_tensor(layout.positions(name), device=tokens.device)
-            positions = positions[:, None] + torch.arange(embedded.shape[2], device=tokens.device)  # [K, n]
-            inside = positions[:, -1] < layout.num_tokens
-            places = positions[inside].flatten()
-            tokens = tokens.index_add(1, places, embedded[:, inside].flatten(1, 2).to(tokens.dtype))
-            if words is not None:
-                assert is_word is not None
-                is_word[:, places] = words[:, inside].flatten(1, 2)
-        return tokens[:, :num_tokens], None if is_word is None else is_word[:, :num_tokens]
+            embedded, words = self.embed_values(name, batch[name], unknown)
+            if name in self.layout.late:  # in the slot of the next timestep; the first has none
+                embedded = F.pad(embedded[:, :-1], (0, 0, 0, 0, 1, 0))
+            parts.append(embedded)
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0), words
 
     def forward(self, batch: Mapping[str, Tensor], drop_observation: float = 0.0) -> dict[str, Tensor]:
         """Return each predicted variable's loss, summed over the slots that are there, in nats per entry.
@@ -176,17 +193,21 @@ class SequenceModel(nn.Module):
         A slot of padding is not there, nor is one whose value is missing, even in part.
         """
         tokens, is_word = self.embed_window(batch, drop_observation)
-        places = torch.arange(tokens.shape[1], device=tokens.device)
+        num_timesteps = batch["mask"].shape[1]
+        before = {
+            name: torch.as_tensor(self.layout.positions(name)[:num_timesteps] - 1, device=tokens.device)
+            for name in self.layout.predicted
+        }
         if is_word is not None:  # what is padding in every sequence need not be read
             kept = is_word.any(0)
             places = kept.cumsum(0) - 1
+            before = {name: places[positions] for name, positions in before.items()}
             tokens, is_word = tokens[:, kept], is_word[:, kept]
-        hidden = self.read(tokens, is_word)
+        hidden = self.read(tokens, is_word, only_at=torch.cat([*before.values()]).unique())
         losses = {}
-        for name in self.layout.predicted:
-            positions = torch.as_tensor(self.layout.positions(name), device=hidden.device)
-            loss = self.codec(name).loss(hidden[:, places[positions - 1]], batch[name])  # [B, K]
-            valid = batch["mask"] if loss.shape[1] == batch["mask"].shape[1] else torch.ones_like(loss).bool()
+        for name, positions in before.items():
+            loss = self.codec(name).loss(hidden.index_select(1, positions), batch[name])  # [B, K]
+            valid = batch["mask"] if loss.shape[1] == num_timesteps else torch.ones_like(loss).bool()
             if MISSING + name in batch:
                 valid = valid & ~batch[MISSING + name].reshape(*valid.shape, -1).any(2)
             losses[name] = loss.masked_fill(~valid, 0.0).sum()
@@ -317,6 +338,11 @@ def build_model(
     for name, values in windows.statistics().items():
         model.codec(name).fit(values)
     return model
+
+
+def _marks(tokens: Tensor, words: Tensor | None) -> Tensor:
+    """Return which tokens [..., n, D] of a slot are words; all of them where it has no text."""
+    return torch.ones_like(tokens[..., 0], dtype=torch.bool) if words is None else words
 
 
 def _key(name: str) -> str:
