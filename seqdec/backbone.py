@@ -32,7 +32,7 @@ from seqdec import storage
 from seqdec.dropout import use_bits
 from seqdec.errors import DataError, UsageError
 from seqdec.hub import hub_host, is_hub_reachable, quietly
-from seqdec.last_layer import LastLayer, find_last_layer
+from seqdec.last_layer import last_mlp
 from seqdec.smollm2 import SMOLLM2_HUB_ID, SMOLLM2_WHEEL, smollm2_folder
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Backbone:
 
     `embedding_scale` is the standard deviation of its token embeddings, which new embeddings should start with;
     `takes_positions` says whether it must be told the place of each token where there is padding between them, and
-    `last_layer` lets it skip work at tokens whose states nobody reads.
+    `last_mlp` may be computed only at the tokens whose states are read (see `last_layer`).
     """
 
     model: "PreTrainedModel | PeftModel"
@@ -76,7 +76,7 @@ class Backbone:
     embedding_scale: float
     takes_positions: bool = False
     tokenizer: PreTrainedTokenizerBase | None = None
-    last_layer: LastLayer | None = None
+    last_mlp: nn.Module | None = None
 
     def tokenize(self, text: str) -> list[int]:
         """Return a text's token ids, without any that mark its beginning or end.
@@ -162,9 +162,9 @@ def load_backbone(
             _try_out_padding(model, width, name, takes_positions)
         trainable = _choose_parameters(model, finetune, lora_rank)
         _table_of(model).weight.requires_grad_(vocabulary and init == "random" and finetune == "full")
-        last_layer = find_last_layer(model, config.num_hidden_layers, width)
+        mlp = last_mlp(model, config.num_hidden_layers, width)
     use_bits(trainable)
-    return Backbone(trainable, source, width, scale, takes_positions, tokenizer, last_layer)
+    return Backbone(trainable, source, width, scale, takes_positions, tokenizer, mlp)
 
 
 def save_backbone(backbone: Backbone, folder: Path) -> None:
@@ -220,9 +220,9 @@ def reload_backbone(folder: Path, *, merge_adapters: bool = False) -> Backbone:
         takes_positions = _takes_positions(model)
         _choose_parameters(model, source.finetune, source.lora_rank)
     width = _table_of(model).embedding_dim
-    last_layer = find_last_layer(model, model.config.num_hidden_layers, width)
+    mlp = last_mlp(model, model.config.num_hidden_layers, width)
     use_bits(model)
-    return Backbone(model, source, width, scale, takes_positions, tokenizer, last_layer)
+    return Backbone(model, source, width, scale, takes_positions, tokenizer, mlp)
 
 
 def _locate(name: str) -> str:

@@ -162,6 +162,9 @@ class Regression(nn.Module):
 
     low: Tensor
     high: Tensor
+    bounded: Tensor
+    squashed_low: Tensor
+    squashed_span: Tensor
 
     def __init__(self, variable: Variable, width: int, scale: float):
         super().__init__()
@@ -170,6 +173,11 @@ class Regression(nn.Module):
         low, high = bounds(variable)
         self.register_buffer("low", low, persistent=False)  # the layout carries the bounds
         self.register_buffer("high", high, persistent=False)
+        bounded = low.isfinite() & high.isfinite()
+        self.is_bounded = bool(bounded.all())
+        self.register_buffer("bounded", bounded, persistent=False)
+        self.register_buffer("squashed_low", torch.where(bounded, low, -1.0), persistent=False)
+        self.register_buffer("squashed_span", torch.where(bounded, high - low, 2.0) / 2, persistent=False)
 
     def fit(self, values: np.ndarray) -> None:
         self.embed_values.fit(values)
@@ -179,12 +187,12 @@ class Regression(nn.Module):
 
     def _mean(self, hidden: Tensor) -> Tensor:
         output = self.head(hidden).float()
-        bounded = self.low.isfinite() & self.high.isfinite()
-        low, high = torch.where(bounded, self.low, -1.0), torch.where(bounded, self.high, 1.0)
-        squashed = low + (high - low) * (output.tanh() + 1) / 2
+        squashed = self.squashed_low + self.squashed_span * (output.tanh() + 1)
+        if self.is_bounded:
+            return squashed
         free = output * self.embed_values.std + self.embed_values.mean
         clipped = torch.minimum(torch.maximum(free, self.low), self.high)
-        return torch.where(bounded, squashed, clipped)
+        return torch.where(self.bounded, squashed, clipped)
 
     def _error(self, hidden: Tensor, values: Tensor) -> Tensor:
         return (values - self._mean(hidden)) / self.embed_values.std

@@ -16,20 +16,23 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from seqdec import noise, texts
 from seqdec.errors import UsageError, suggest
+from seqdec.kv_cache import make_cache
 from seqdec.layout import READ_ONLY, Variable
 from seqdec.leaves import MISSING
 from seqdec.model import SequenceModel
 
+# Made at a time, because a call costs more than its work: draws of random numbers, timesteps beyond a window.
+DRAWS, AHEAD = 32, 32
 
-class _Value(NamedTuple):
-    """What was written: a tensor [B, ...] and which of it is missing; no tensor where all of it is unknown."""
 
-    tensor: Tensor | None
-    missing: Tensor | None
+class _Written(NamedTuple):
+    """A value as tokens [B, n, D], without their time; of a text, also which of them are words [B, n]."""
+
+    tokens: Tensor
+    words: Tensor | None
 
 
 class Context:
@@ -60,20 +63,23 @@ class Context:
         self.num_sequences, self.use_cache = num_sequences, use_cache
         self._streams = noise.streams(0, 0, num_sequences) if streams is None else streams
         self._num_draws = 0
+        self._drawn: dict[int, tuple[int, Tensor]] = {}  # random numbers by size: the first draw, and a block of draws
         self.timestep = 0  # inside the episode, of the newest timestep that is being written
         sizes = self.layout.slot_sizes(self.layout.step)
         self._slot_at = {sum(sizes[:index]): slot for index, slot in enumerate(self.layout.step)}
-        self._prompt: dict[str, _Value] = {}
-        self._steps: list[dict[str, _Value]] = [{}]  # the timesteps of the window, the last one open
+        self._prompt: dict[str, _Written] = {}
+        self._steps: list[dict[str, _Written]] = [{}]  # the timesteps of the window, the last one open
+        self._times: tuple[int, Tensor] = 0, torch.empty(0)  # embeddings of a range of timesteps from the first on
         self._restart()
 
     def _restart(self) -> None:
         """Forget what the backbone has read; the values stay and are read again."""
-        self._cache = DynamicCache(config=self.model.backbone.config) if self.use_cache else None
+        self._cache = make_cache(self.model.backbone.config, self.layout.num_tokens) if self.use_cache else None
         self._num_read = 0  # tokens
         self._hidden: Tensor | None = None  # state after the last token read, [B, D]
         self._is_word: Tensor | None = None  # False on the padding of texts, [B, tokens read]; None without texts
 
+    @torch.inference_mode()
     def write(self, **values: object) -> None:
         """Write variables, each [B, size] or [B] in raw units, images in their own shape, texts as B strings.
 
@@ -93,18 +99,21 @@ class Context:
             if name in values:
                 if self._num_read > 1 or len(self._steps) > 1 or self._steps[0]:
                     raise UsageError(f"{name} belongs to the prompt: write it before the first step")
-                self._prompt[name] = self._value(name, values[name], values.get(MISSING + name))
+                self._prompt[name] = self._embed(name, *self._value(name, values[name], values.get(MISSING + name)))
         for name in self.layout.step_names:
             if name in values:
-                self._set(name, self._value(name, values[name], values.get(MISSING + name)))
+                self._set(name, *self._value(name, values[name], values.get(MISSING + name)))
 
-    def _set(self, name: str, value: "_Value") -> None:
+    def _set(self, name: str, value: Tensor, missing: Tensor | None = None) -> None:
         if name in self._steps[-1]:
-            missing = [other for other in self.layout.step_names if other not in self._steps[-1]]
-            if missing:
-                raise UsageError(f"{name} of timestep {self.timestep} is written already; {missing[0]} is missing")
+            absent = [other for other in self.layout.step_names if other not in self._steps[-1]]
+            if absent:
+                raise UsageError(f"{name} of timestep {self.timestep} is written already; {absent[0]} is missing")
             self._begin_timestep()
-        self._steps[-1][name] = value
+        self._steps[-1][name] = self._embed(name, value, missing)
+
+    def _embed(self, name: str, value: Tensor, missing: Tensor | None) -> _Written:
+        return _Written(*self.model.embed_values(name, value, missing))
 
     def _begin_timestep(self) -> None:
         self.timestep += 1
@@ -114,29 +123,31 @@ class Context:
             self._restart()
         self._steps.append({})
 
-    def _value(self, name: str, value: object, missing: object = None) -> "_Value":
-        if value is None:
-            return _Value(None, None)
+    def _value(self, name: str, value: object, missing: object = None) -> tuple[Tensor, Tensor | None]:
+        """Return a value as the codec takes it, [B, ...], and which of it is missing."""
         variable = self.layout.variable(name)
+        if value is None:
+            shape = (self.num_sequences, *(variable.shape if variable.kind != "text" else (0,)))
+            unknown = torch.ones(self.num_sequences, dtype=torch.bool, device=self.model.device)
+            return torch.zeros(shape, dtype=_dtype(variable), device=self.model.device), unknown
         if variable.kind == "text":
             written = [value] * self.num_sequences if isinstance(value, str) else list(value)  # pyright: ignore
             if len(written) != self.num_sequences:
                 raise UsageError(f"{name} has {len(written)} texts: {self.num_sequences} are expected")
             tensor = texts.encode([text or "" for text in written]).to(self.model.device)
-            return _Value(tensor, None)
+            return tensor, None
         tensor = torch.as_tensor(value)
         if tensor.is_floating_point() and tensor.isnan().any():  # looked for where the values came from, mostly a CPU
             unknown = tensor.isnan() if missing is None else torch.as_tensor(missing).to(tensor.device) | tensor.isnan()
             tensor, missing = tensor.nan_to_num(0.0), unknown
-        dtype = torch.long if variable.is_whole else torch.uint8 if variable.kind == "image" else torch.float32
-        tensor = tensor.to(self.model.device, dtype)
+        tensor = tensor.to(self.model.device, _dtype(variable))
         if tensor.ndim != 1 + len(variable.shape) and tensor.numel() == self.num_sequences * math.prod(variable.shape):
             tensor = tensor.reshape(self.num_sequences, *variable.shape)  # images, and vectors of any shape
         if tensor.shape != (self.num_sequences, *variable.shape):
             raise UsageError(
                 f"{name} has shape {tuple(tensor.shape)}: {(self.num_sequences, *variable.shape)} is expected"
             )
-        return _Value(tensor, None if missing is None else self._missing(variable, missing))
+        return tensor, None if missing is None else self._missing(variable, missing)
 
     def _missing(self, variable: Variable, missing: object) -> Tensor:
         """Return what is missing as the codec takes it: [B], or [B, size] for entries of an optional vector."""
@@ -151,7 +162,6 @@ class Context:
             )
         return given.any(1)
 
-    @torch.no_grad()
     def sample(self, name: str, *, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
         """Sample a variable given all slots before its own, and write it; raw units, [B, size] or [B].
 
@@ -163,15 +173,25 @@ class Context:
         Raises:
             UsageError: if the layout does not predict it, or a slot before it has not been written.
         """
-        hidden = self.predict(name)
-        shape = self.layout.variable(name).shape
-        uniform = noise.uniform(self._streams, self._num_draws, shape, hidden.device)
-        self._num_draws += 1
-        value = self.model.codec(name).sample(hidden, uniform, temperature, top_k)
-        self._set(name, _Value(value, None))
-        return value
+        with torch.inference_mode():
+            hidden = self.predict(name)
+            uniform = self._draw(self.layout.variable(name).shape)
+            value = self.model.codec(name).sample(hidden, uniform, temperature, top_k)
+            self._set(name, value)
+        return value.clone()  # outside of inference mode, so that it can be used in any way
 
-    @torch.no_grad()
+    def _draw(self, shape: tuple[int, ...]) -> Tensor:
+        """Return the random numbers of the next draw, [B, *shape]; they are made many draws at a time."""
+        size = math.prod(shape)
+        first, block = self._drawn.get(size, (-DRAWS, torch.empty(0)))
+        if self._num_draws >= first + DRAWS:
+            first = self._num_draws
+            block = noise.uniform(self._streams, first, DRAWS, size, self.model.device)
+            self._drawn[size] = first, block
+        self._num_draws += 1
+        return block[self._num_draws - 1 - first].reshape(self.num_sequences, *shape)
+
+    @torch.inference_mode()
     def predict(self, name: str) -> Tensor:
         """Return the hidden state that predicts a variable's next value, [B, D], reading what is queued."""
         if name not in self.layout.predicted:
@@ -198,55 +218,69 @@ class Context:
             known = [self._all_words(slot) if mask is None else mask for slot, mask in zip(tokens, words, strict=True)]
             before = self._is_word if first > 0 else None
             self._is_word = torch.cat([*([] if before is None else [before]), *known], 1)
-        self._hidden = self.model.read(new, self._is_word, self._cache)[:, -1]
+        newest = torch.tensor([new.shape[1] - 1], device=new.device)
+        self._hidden = self.model.read(new, self._is_word, self._cache, only_at=newest)[:, -1]
         self._num_read = end
 
-    def _slots(self, first: int, end: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Embed the slots between two positions: tokens [B, n, D], and which of a text's are words [B, n]."""
+    def _slots(self, first: int, end: int) -> Iterator[_Written]:
+        """Return the tokens of the slots between two positions."""
         position = first
         if position == 0:
-            yield self.model.start.expand(self.num_sequences, 1, -1), None
+            yield _Written(self.model.start.expand(self.num_sequences, 1, -1), None)
             position = 1
         for slot in self.layout.prompt if position < self.layout.first_step else ():
             begin = self.layout.position(slot[0])
             if position <= begin < end:
-                embedded = [self._embed(name, self._prompt, "the prompt") for name in slot]
-                tokens = torch.stack([tokens for tokens, _ in embedded]).sum(0)
-                yield tokens, embedded[0][1]
-                position = begin + tokens.shape[1]
+                found = _sum([self._written(name, self._prompt, "the prompt") for name in slot])
+                yield found
+                position = begin + found.tokens.shape[1]
+        if position == end:
+            return
+        index, offset = divmod(position - self.layout.first_step, self.layout.step_tokens)
+        before = self.timestep - (len(self._steps) - 1)  # timesteps that left the window
         while position < end:
-            index, offset = divmod(position - self.layout.first_step, self.layout.step_tokens)
-            slot = self._slot_at[offset]
-            tokens, words = self._step_slot(index, slot)
-            yield tokens, words
-            position += tokens.shape[1]
+            time = self._time(before + index)
+            for slot in self._slots_from(offset):
+                if position == end:
+                    return
+                found = self._step_slot(index, slot, time, before + index)
+                yield found
+                position += found.tokens.shape[1]
+            index, offset = index + 1, 0
 
-    def _step_slot(self, index: int, slot: tuple[str, ...]) -> tuple[Tensor, Tensor | None]:
-        size = self.layout.variable(slot[0]).num_tokens
-        timestep = self.timestep - (len(self._steps) - 1) + index
-        time = self.model.embed_time(torch.tensor(timestep, device=self.model.device))
-        tokens, words = time.expand(self.num_sequences, size, -1), None
+    def _time(self, timestep: int) -> Tensor:
+        """Return the embedding of an index inside the episode, [D]; they are made many at a time."""
+        first, block = self._times
+        if not first <= timestep < first + len(block):
+            first, last = timestep, timestep + self.layout.context_length + AHEAD
+            block = self.model.embed_time(torch.arange(first, last, device=self.model.device))
+            self._times = first, block
+        return block[timestep - first]
+
+    def _slots_from(self, offset: int) -> Iterator[tuple[str, ...]]:
+        """Return the slots of a timestep from the one that begins at this token on."""
+        for begin, slot in self._slot_at.items():
+            if begin >= offset:
+                yield slot
+
+    def _step_slot(self, index: int, slot: tuple[str, ...], time: Tensor, timestep: int) -> _Written:
+        written = []
         for name in slot:
             written_at = index - (name in self.layout.late)
             if written_at >= 0:
-                embedded, words = self._embed(name, self._steps[written_at], f"timestep {timestep}")
-                tokens = tokens + embedded
-        return tokens, words
+                written.append(self._written(name, self._steps[written_at], f"timestep {timestep}"))
+        if not written:
+            return _Written(time.expand(self.num_sequences, self.layout.variable(slot[0]).num_tokens, -1), None)
+        found = _sum(written)
+        return _Written(found.tokens + time, found.words)
 
     def _all_words(self, tokens: Tensor) -> Tensor:
         return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
 
-    def _embed(self, name: str, values: "dict[str, _Value]", where: str) -> tuple[Tensor, Tensor | None]:
+    def _written(self, name: str, values: dict[str, _Written], where: str) -> _Written:
         if name not in values:
             raise UsageError(f"{name} of {where} has not been written: the layout reads it before what was asked")
-        written, missing = values[name].tensor, values[name].missing
-        if written is None:
-            variable = self.layout.variable(name)
-            shape = (self.num_sequences, *(variable.shape if variable.kind != "text" else (0,)))
-            dtype = torch.uint8 if variable.kind in READ_ONLY else torch.long if variable.is_whole else torch.float32
-            written = torch.zeros(shape, dtype=dtype, device=self.model.device)
-            missing = torch.ones(self.num_sequences, dtype=torch.bool, device=self.model.device)
-        return self.model.embed_values(name, written, missing)
+        return values[name]
 
     def fork(self, num_branches: int) -> None:
         """Repeat every sequence: row i becomes rows i * num_branches to (i + 1) * num_branches - 1.
@@ -263,10 +297,11 @@ class Context:
 
     def _select(self, rows: Tensor) -> None:
         self._streams = self._streams[rows.cpu().numpy()]
+        self._drawn.clear()
         rows = rows.to(self.model.device)
         for values in (self._prompt, *self._steps):
             for name, value in values.items():
-                values[name] = _Value(*(None if part is None else part[rows] for part in value))
+                values[name] = _Written(value.tokens[rows], None if value.words is None else value.words[rows])
         if self._cache is not None and self._num_read > 0:
             self._cache.batch_select_indices(rows)
         if self._hidden is not None:
@@ -274,3 +309,17 @@ class Context:
         if self._is_word is not None:
             self._is_word = self._is_word[rows]
         self.num_sequences = len(rows)
+
+
+def _sum(written: list[_Written]) -> _Written:
+    """Return what several values that share a slot look like; a text has a slot of its own."""
+    tokens = written[0].tokens
+    for other in written[1:]:
+        tokens = tokens + other.tokens
+    return _Written(tokens, written[0].words)
+
+
+def _dtype(variable: Variable) -> torch.dtype:
+    if variable.kind in READ_ONLY:
+        return torch.uint8
+    return torch.long if variable.is_whole else torch.float32

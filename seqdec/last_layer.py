@@ -2,7 +2,7 @@
 
 Attention needs keys and values of every token, but what the last layer does to one token alone, its MLP, is needed
 only where something is predicted: at one token of three in Decision Transformer's order, at the newest while acting.
-The rest of the states is then not what the decoder would have given, and nobody looks at it.
+The other states are then not what the decoder would have given, and nobody looks at them.
 """
 
 from collections.abc import Iterator
@@ -12,68 +12,51 @@ import torch
 from torch import Tensor, nn
 
 
-class LastLayer:
-    """Lets the MLP of a decoder's last layer skip tokens; no code of the decoder is changed.
+@contextmanager
+def only_at(mlp: nn.Module, places: Tensor) -> Iterator[None]:
+    """Let a layer's MLP compute these tokens of the sequence only, int64 [n], and give zeros for the others.
 
     Example:
-        >>> with last_layer.only_at(torch.tensor([4, 7])):
+        >>> with only_at(decoder.layers[-1].mlp, torch.tensor([4, 7])):
         ...     states = decoder(inputs_embeds=tokens).last_hidden_state[:, [4, 7]]
     """
+    num_tokens = 0
 
-    def __init__(self, mlp: nn.Module):
-        self._places: Tensor | None = None
-        self._num_tokens = 0
-        self._hooks = [mlp.register_forward_pre_hook(self._select), mlp.register_forward_hook(self._spread)]
+    def select(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+        nonlocal num_tokens
+        (tokens,) = given  # [B, L, D]
+        num_tokens = tokens.shape[1]
+        return (tokens.index_select(1, places),)
 
-    @contextmanager
-    def only_at(self, places: Tensor) -> Iterator[None]:
-        """Compute only these tokens of the sequence, int64 [n], within the block."""
-        self._places = places
-        try:
-            yield
-        finally:
-            self._places = None
+    def spread(_: nn.Module, given: tuple[Tensor], output: Tensor) -> Tensor:
+        whole = output.new_zeros(len(output), num_tokens, output.shape[2])
+        return whole.index_copy(1, places, output)
 
-    def remove(self) -> None:
-        """Give the decoder back as it was."""
-        for hook in self._hooks:
+    hooks = [mlp.register_forward_pre_hook(select), mlp.register_forward_hook(spread)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
             hook.remove()
 
-    def _select(self, _: nn.Module, given: tuple[Tensor]) -> tuple[Tensor] | None:
-        if self._places is None:
-            return None
-        (tokens,) = given  # [B, L, D]
-        self._num_tokens = tokens.shape[1]
-        return (tokens.index_select(1, self._places),)
 
-    def _spread(self, _: nn.Module, given: tuple[Tensor], output: Tensor) -> Tensor | None:
-        if self._places is None:
-            return None
-        whole = output.new_zeros(len(output), self._num_tokens, output.shape[2])
-        return whole.index_copy(1, self._places, output)
-
-
-def find_last_layer(model: nn.Module, num_layers: int, width: int) -> LastLayer | None:
-    """Return the handle to a decoder's last layer; None where skipping tokens would change the others, by trial."""
+def last_mlp(model: nn.Module, num_layers: int, width: int) -> nn.Module | None:
+    """Return the MLP of a decoder's last layer; None where skipping tokens in it would change others, by trial."""
     stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
     mlp = stacks[0][-1]._modules.get("mlp") if stacks else None
     if mlp is None:
         return None
-    found = LastLayer(mlp)
-    was_training = model.training
     tokens = torch.randn(2, 6, width, generator=torch.Generator().manual_seed(0))
     places = torch.tensor([2, 5])
+    was_training = model.training
     model.eval()
     with torch.no_grad():
         expected = model(inputs_embeds=tokens, use_cache=False).last_hidden_state[:, places]
         try:
-            with found.only_at(places):
+            with only_at(mlp, places):
                 states = model(inputs_embeds=tokens, use_cache=False).last_hidden_state[:, places]
             agrees = torch.allclose(expected, states, atol=1e-4, rtol=1e-3)
         except (TypeError, ValueError, IndexError, RuntimeError, AttributeError):
             agrees = False  # an MLP that takes or gives something else
     model.train(was_training)
-    if agrees:
-        return found
-    found.remove()
-    return None
+    return mlp if agrees else None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 import seqdec
-from seqdec import storage
+from seqdec import last_layer, storage
 from seqdec.backbone import Backbone, reload_backbone, save_backbone
 from seqdec.codec import Codec, build_codec, codecs_of
 from seqdec.environment import EnvironmentSpec
@@ -31,6 +31,7 @@ from seqdec.windows import Windows
 
 POLICY_FORMAT = 1
 TIME_FEATURES = 64
+WORTH_SKIPPING = 64  # tokens; the MLP of fewer takes less time than leaving them out
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class SequenceModel(nn.Module):
         >>> model = build_model(Windows(dataset, layout), spec, load_backbone("small"))
     """
 
+    frequencies: Tensor
+
     def __init__(self, layout: Layout, backbone: Backbone, data: DataSummary):
         super().__init__()
         self.layout, self.data = layout, data
@@ -80,6 +83,8 @@ class SequenceModel(nn.Module):
             self.codecs[_key(variable.name)] = build_codec(variable, width, scale, vocabulary)
         self.start = nn.Parameter(torch.randn(width) * scale)
         self.time_projection = nn.Linear(TIME_FEATURES, width, bias=False)
+        frequencies = torch.exp(torch.arange(TIME_FEATURES // 2) * (-math.log(1e4) / (TIME_FEATURES // 2)))
+        self.register_buffer("frequencies", frequencies, persistent=False)
         # 64 sines and cosines of mean square 1/2: together they come to the scale of one embedding
         nn.init.normal_(self.time_projection.weight, std=scale / math.sqrt(TIME_FEATURES / 2))
 
@@ -99,10 +104,7 @@ class SequenceModel(nn.Module):
 
     def embed_time(self, timesteps: Tensor) -> Tensor:
         """Embed indices inside an episode by a fixed sinusoid (Vaswani et al. 2017) and a projection, [..., D]."""
-        frequencies = torch.exp(
-            torch.arange(TIME_FEATURES // 2, device=timesteps.device) * (-math.log(1e4) / (TIME_FEATURES // 2))
-        )
-        angles = timesteps[..., None] * frequencies
+        angles = timesteps[..., None] * self.frequencies
         return self.time_projection(torch.cat([angles.sin(), angles.cos()], -1))
 
     def embed_values(self, name: str, values: Tensor, unknown: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -131,10 +133,10 @@ class SequenceModel(nn.Module):
         if is_word is not None:
             mask, places = is_word.long(), (is_word.long().cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         given = {"position_ids": places} if self.backbone_source.takes_positions else {}
-        last = self.backbone_source.last_layer
-        skipping = nullcontext()
-        if last is not None and only_at is not None and len(only_at) < tokens.shape[1]:
-            skipping = last.only_at(only_at)
+        skipping, mlp = nullcontext(), self.backbone_source.last_mlp
+        num_skipped = 0 if only_at is None else len(tokens) * (tokens.shape[1] - len(only_at))
+        if mlp is not None and only_at is not None and num_skipped >= WORTH_SKIPPING:
+            skipping = last_layer.only_at(mlp, only_at)
         with skipping:
             read = self.backbone(
                 inputs_embeds=tokens, attention_mask=mask, past_key_values=cache, use_cache=cache is not None, **given

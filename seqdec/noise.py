@@ -24,13 +24,13 @@ def branches(stream: np.ndarray, num_branches: int) -> np.ndarray:
     return np.where(numbers == 0, repeated, _hash(repeated ^ _hash(numbers + ENTRIES)))
 
 
-def uniform(stream: np.ndarray, draw: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return numbers strictly between 0 and 1 for one draw of every stream, float32 [B, *shape]."""
-    size = int(np.prod(shape))
-    entries = np.uint64(draw) * ENTRIES + np.arange(size, dtype=np.uint64)
-    bits = _hash(stream[:, None] ^ _hash(entries))
+def uniform(stream: np.ndarray, first: int, count: int, size: int, device: torch.device) -> Tensor:
+    """Return numbers strictly between 0 and 1, float32 [count, B, size]: `size` for each draw from `first` on."""
+    draws = np.arange(first, first + count, dtype=np.uint64)[:, None] * ENTRIES
+    entries = draws + np.arange(size, dtype=np.uint64)  # [count, size]
+    bits = _hash(stream[:, None] ^ _hash(entries)[:, None])
     numbers = ((bits >> np.uint64(40)).astype(np.float32) + np.float32(0.5)) / np.float32(1 << 24)
-    return torch.from_numpy(numbers.clip(1e-7, 1 - 1e-7)).to(device).reshape(len(stream), *shape)
+    return torch.from_numpy(numbers.clip(1e-7, 1 - 1e-7)).to(device)
 
 
 def _hash(values: np.ndarray) -> np.ndarray:

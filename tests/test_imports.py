@@ -66,7 +66,7 @@ ORDER = (
         "metrics",
         "training",
     ]
-    + ["noise", "context", "policy", "evaluation"]
+    + ["noise", "kv_cache", "context", "policy", "evaluation"]
     + ["flags", "folders", "loading", "assembly", "commands", "cli", "__main__"]
 )
 TORCH = {
@@ -85,6 +85,7 @@ TORCH = {
     "metrics",
     "training",
     "noise",
+    "kv_cache",
     "context",
     "policy",
 }
@@ -116,7 +117,7 @@ SPACES = {
 TABLES = {"table_formats", "table_values", "table_spaces", "table_episodes", "table_files"}
 HOMES = {
     "torch": TORCH | {"smollm2", "context", "policy", "assembly", "commands", "stable_baselines"},
-    "transformers": {"hub", "smollm2", "backbone", "model", "context"},
+    "transformers": {"hub", "smollm2", "backbone", "model", "kv_cache"},
     "peft": {"backbone"},
     "accelerate": {"training"},
     "safetensors": {"storage", "backbone"},

@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 def test_numbers_are_uniform_and_uncorrelated_between_streams_draws_and_entries():
     streams = noise.streams(0, 0, 2000)
-    numbers = torch.cat([noise.uniform(streams, draw, (4,), CPU) for draw in range(5)], 1).numpy()  # [2000, 20]
+    numbers = noise.uniform(streams, 0, 5, 4, CPU).transpose(0, 1).flatten(1).numpy()  # [2000, 20]
     assert numbers.min() > 0 and numbers.max() < 1
     counts, _ = np.histogram(numbers, bins=20, range=(0, 1))
     expected = numbers.size / 20
@@ -31,3 +31,10 @@ def test_the_first_branch_is_the_stream_and_the_others_are_new():
     branches = noise.branches(streams, 4)
     assert (branches[::4] == streams).all() and len(set(branches.tolist())) == 12
     assert (noise.branches(streams, 1) == streams).all()
+
+
+def test_a_draw_does_not_depend_on_how_many_are_made_at_once():
+    streams = noise.streams(0, 0, 6)
+    together = noise.uniform(streams, 3, 9, 2, CPU)
+    alone = torch.cat([noise.uniform(streams[[4]], 3 + draw, 1, 2, CPU) for draw in range(9)])
+    assert torch.equal(together[:, [4]], alone)

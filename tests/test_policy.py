@@ -7,7 +7,6 @@ import torch
 
 from conftest import make_model, make_windows
 from seqdec.backbone import load_backbone
-from seqdec.context import _Value
 from seqdec.environment import make_envs
 from seqdec.errors import UsageError
 from seqdec.layout import PRESETS, layout_from_spaces
@@ -18,15 +17,30 @@ from seqdec.sources import environment_of, scripted_cartpole
 from seqdec.windows import Windows
 
 
+def listen(policy: Policy, name: str) -> list[torch.Tensor]:
+    """What is written of a variable from now on, in raw units; the list grows."""
+    context, heard = policy._context, []
+    assert context is not None
+    embed = context._embed
+
+    def note(variable: str, value: torch.Tensor, missing: torch.Tensor | None):
+        if variable == name:
+            heard.append(value)
+        return embed(variable, value, missing)
+
+    context._embed = note
+    return heard
+
+
 def returns_asked(model, target, rewards: list[float]) -> list[list[float]]:
     """The returns to go that a policy writes, step by step, for one environment and these rewards."""
     policy = Policy(model, target)
     policy.reset(1)
+    heard = listen(policy, "return_to_go")
     for timestep in range(len(rewards) + 1):
         reward = None if timestep == 0 else np.array([rewards[timestep - 1]])
         policy.act(np.zeros((1, 3)), reward)
-    assert policy._context is not None
-    return [step["return_to_go"].tensor.flatten().tolist() for step in policy._context._steps]  # pyright: ignore
+    return [returns_to_go.flatten().tolist() for returns_to_go in heard]
 
 
 @pytest.mark.parametrize(("target", "temperature"), [("max", 1.0), (np.nan, 1.0), (1.0, -1.0)])
@@ -62,12 +76,12 @@ def test_the_acted_window_holds_what_the_trained_window_holds(backbone):
     for timestep in range(6):
         reward = batch["reward"][0, timestep - 1].numpy() if timestep else None
         policy.act(batch["observation"][:, timestep].numpy(), reward)
-        policy._context._steps[-1]["action"] = _Value(batch["action"][:, timestep], None)  # pyright: ignore
+        written = policy._context._embed("action", batch["action"][:, timestep], None)  # pyright: ignore
+        policy._context._steps[-1]["action"] = written  # pyright: ignore
     for timestep, step in enumerate(policy._context._steps):  # pyright: ignore
-        for name, value in step.items():
-            torch.testing.assert_close(
-                value.tensor, batch[name][:, timestep], atol=1e-5, rtol=1e-5, msg=f"{name} {timestep}"
-            )
+        for name, written in step.items():
+            expected, _ = model.embed_values(name, batch[name][:, timestep])
+            torch.testing.assert_close(written.tokens, expected, atol=1e-5, rtol=1e-5, msg=f"{name} {timestep}")
 
 
 def test_each_environment_has_its_own_target_and_keeps_it_when_rows_end(backbone):
@@ -76,8 +90,9 @@ def test_each_environment_has_its_own_target_and_keeps_it_when_rows_end(backbone
     policy.reset(3)
     policy.act(np.zeros((3, 3)), None)
     policy.keep(np.array([0, 2]))
+    heard = listen(policy, "return_to_go")
     policy.act(np.zeros((2, 3)), np.array([0.5, 0.5]))
-    assert policy._context._steps[-1]["return_to_go"].tensor.flatten().tolist() == [0.5, 2.5]  # pyright: ignore
+    assert heard[-1].flatten().tolist() == [0.5, 2.5]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -134,9 +149,9 @@ def test_without_a_target_a_predicted_return_is_sampled(backbone):
     model, _ = make_model(backbone, "multi_game")
     policy = Policy(model)
     policy.reset(2)
+    heard = listen(policy, "return_to_go")
     policy.act(np.zeros((2, 3)), None)
-    sampled = policy._context._steps[-1]["return_to_go"].tensor  # pyright: ignore
-    assert sampled is not None and sampled.isfinite().all()
+    assert len(heard) == 1 and heard[0].isfinite().all()
 
 
 def test_a_policy_that_needs_a_target_says_so(backbone):
