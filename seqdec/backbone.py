@@ -8,6 +8,7 @@ looked up.
 import hashlib
 import inspect
 import logging
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -16,23 +17,23 @@ import huggingface_hub
 import torch
 import transformers
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoTokenizer,
     ByT5Tokenizer,
+    Cache,
     DynamicCache,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from seqdec import storage
+from seqdec import last_layer, storage
 from seqdec.dropout import use_bits
 from seqdec.errors import DataError, UsageError
 from seqdec.hub import hub_host, is_hub_reachable, quietly
-from seqdec.last_layer import last_mlp
 from seqdec.smollm2 import SMOLLM2_HUB_ID, SMOLLM2_WHEEL, smollm2_folder
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ Finetune = Literal["full", "lora", "frozen"]
 DROPOUT_KEYS = (
     "resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "dropout", "activation_dropout",
 )  # fmt: skip
+
+WORTH_SKIPPING = 64  # tokens; the MLP of fewer takes less time than leaving them out
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +90,36 @@ class Backbone:
         if self.tokenizer is None:
             raise UsageError("this backbone has no vocabulary: load it with load_backbone(..., vocabulary=True)")
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
+
+    def read(
+        self,
+        tokens: Tensor,
+        is_word: Tensor | None = None,
+        cache: Cache | None = None,
+        only_at: Tensor | None = None,
+    ) -> Tensor:
+        """Read tokens [B, L, D]; return their hidden states [B, L, D].
+
+        Args:
+            tokens: what is new.
+            is_word: False on the padding of texts, [B, all tokens read so far and new]; None where there is none.
+            cache: of what was read before; it takes up what is new.
+            only_at: the tokens whose states are wanted, int64 [n]; the others' may be anything.
+        """
+        mask, given = None, {}
+        if is_word is not None:
+            mask = is_word.long()
+            if self.takes_positions:
+                given["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        skipping = nullcontext()
+        num_skipped = 0 if only_at is None else len(tokens) * (tokens.shape[1] - len(only_at))
+        if self.last_mlp is not None and only_at is not None and num_skipped >= WORTH_SKIPPING:
+            skipping = last_layer.only_at(self.last_mlp, only_at)
+        with skipping:
+            read = self.model(
+                inputs_embeds=tokens, attention_mask=mask, past_key_values=cache, use_cache=cache is not None, **given
+            )
+        return read.last_hidden_state
 
     @property
     def config(self) -> PretrainedConfig:
@@ -162,7 +195,7 @@ def load_backbone(
             _try_out_padding(model, width, name, takes_positions)
         trainable = _choose_parameters(model, finetune, lora_rank)
         _table_of(model).weight.requires_grad_(vocabulary and init == "random" and finetune == "full")
-        mlp = last_mlp(model, config.num_hidden_layers, width)
+        mlp = last_layer.last_mlp(model, config.num_hidden_layers, width)
     use_bits(trainable)
     return Backbone(trainable, source, width, scale, takes_positions, tokenizer, mlp)
 
@@ -220,7 +253,7 @@ def reload_backbone(folder: Path, *, merge_adapters: bool = False) -> Backbone:
         takes_positions = _takes_positions(model)
         _choose_parameters(model, source.finetune, source.lora_rank)
     width = _table_of(model).embedding_dim
-    mlp = last_mlp(model, model.config.num_hidden_layers, width)
+    mlp = last_layer.last_mlp(model, model.config.num_hidden_layers, width)
     use_bits(model)
     return Backbone(model, source, width, scale, takes_positions, tokenizer, mlp)
 

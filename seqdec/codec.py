@@ -7,7 +7,7 @@ the normalised value, [...]. Images and texts are read only, and a text has an e
 """
 
 import math
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -421,8 +421,3 @@ def _sample_index(log_probs: Tensor, uniform: Tensor, temperature: float, top_k:
     end = upper.gather(-1, index[..., None])[..., 0]
     begin = torch.where(index > 0, upper.gather(-1, (index - 1).clamp(min=0)[..., None])[..., 0], 0.0)
     return index, ((uniform - begin) / (end - begin)).clamp(0, 1)
-
-
-def codecs_of(modules: nn.ModuleDict) -> dict[str, Codec]:
-    """The same modules, typed by what they do."""
-    return {name: cast(Codec, module) for name, module in modules.items()}

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from seqdec import noise, texts
 from seqdec.errors import UsageError, suggest
-from seqdec.kv_cache import make_cache
 from seqdec.layout import READ_ONLY, Variable
 from seqdec.leaves import MISSING
 from seqdec.model import SequenceModel
+from seqdec.reading import Memory
 
 # Made at a time, because a call costs more than its work: draws of random numbers, timesteps beyond a window.
 DRAWS, AHEAD = 32, 32
@@ -60,7 +60,7 @@ class Context:
         use_cache: bool = True,
     ):
         self.model, self.layout = model, model.layout
-        self.num_sequences, self.use_cache = num_sequences, use_cache
+        self.num_sequences = num_sequences
         self._streams = noise.streams(0, 0, num_sequences) if streams is None else streams
         self._num_draws = 0
         self._drawn: dict[int, tuple[int, Tensor]] = {}  # random numbers by size: the first draw, and a block of draws
@@ -70,14 +70,15 @@ class Context:
         self._prompt: dict[str, _Written] = {}
         self._steps: list[dict[str, _Written]] = [{}]  # the timesteps of the window, the last one open
         self._times: tuple[int, Tensor] = 0, torch.empty(0)  # embeddings of a range of timesteps from the first on
+        self._memory = Memory(model.backbone_source, num_sequences, self.layout.num_tokens) if use_cache else None
         self._restart()
 
     def _restart(self) -> None:
         """Forget what the backbone has read; the values stay and are read again."""
-        self._cache = make_cache(self.model.backbone.config, self.layout.num_tokens) if self.use_cache else None
         self._num_read = 0  # tokens
         self._hidden: Tensor | None = None  # state after the last token read, [B, D]
-        self._is_word: Tensor | None = None  # False on the padding of texts, [B, tokens read]; None without texts
+        if self._memory is not None:
+            self._memory.forget()
 
     @torch.inference_mode()
     def write(self, **values: object) -> None:
@@ -137,10 +138,12 @@ class Context:
             tensor = texts.encode([text or "" for text in written]).to(self.model.device)
             return tensor, None
         tensor = torch.as_tensor(value)
-        if tensor.is_floating_point() and tensor.isnan().any():  # looked for where the values came from, mostly a CPU
+        # looked for where the values came from, mostly a CPU; a sum is quicker to look at
+        if tensor.is_floating_point() and not math.isfinite(tensor.sum()) and tensor.isnan().any():
             unknown = tensor.isnan() if missing is None else torch.as_tensor(missing).to(tensor.device) | tensor.isnan()
             tensor, missing = tensor.nan_to_num(0.0), unknown
-        tensor = tensor.to(self.model.device, _dtype(variable))
+        if tensor.dtype != _dtype(variable) or tensor.device != self.model.device:
+            tensor = tensor.to(self.model.device, _dtype(variable))
         if tensor.ndim != 1 + len(variable.shape) and tensor.numel() == self.num_sequences * math.prod(variable.shape):
             tensor = tensor.reshape(self.num_sequences, *variable.shape)  # images, and vectors of any shape
         if tensor.shape != (self.num_sequences, *variable.shape):
@@ -211,15 +214,15 @@ class Context:
 
     def _read(self, end: int) -> None:
         """Let the backbone read the tokens up to `end`, which is the beginning of a slot."""
-        first = self._num_read if self.use_cache else 0
-        tokens, words = zip(*self._slots(first, end), strict=True)
-        new = torch.cat(tokens, 1)  # [B, new, D]
+        slots = list(self._slots(self._num_read if self._memory is not None else 0, end))
+        tokens = torch.cat([slot.tokens for slot in slots], 1)  # [B, new, D]
+        is_word = None
         if self.layout.has_text:
-            known = [self._all_words(slot) if mask is None else mask for slot, mask in zip(tokens, words, strict=True)]
-            before = self._is_word if first > 0 else None
-            self._is_word = torch.cat([*([] if before is None else [before]), *known], 1)
-        newest = torch.tensor([new.shape[1] - 1], device=new.device)
-        self._hidden = self.model.read(new, self._is_word, self._cache, only_at=newest)[:, -1]
+            is_word = torch.cat([self._all_words(tokens) if words is None else words for tokens, words in slots], 1)
+        if self._memory is not None:
+            self._hidden = self._memory.read(tokens, is_word)
+        else:
+            self._hidden = self.model.backbone_source.read(tokens, is_word)[:, -1]
         self._num_read = end
 
     def _slots(self, first: int, end: int) -> Iterator[_Written]:
@@ -302,12 +305,10 @@ class Context:
         for values in (self._prompt, *self._steps):
             for name, value in values.items():
                 values[name] = _Written(value.tokens[rows], None if value.words is None else value.words[rows])
-        if self._cache is not None and self._num_read > 0:
-            self._cache.batch_select_indices(rows)
+        if self._memory is not None:
+            self._memory.select(rows)
         if self._hidden is not None:
             self._hidden = self._hidden[rows]
-        if self._is_word is not None:
-            self._is_word = self._is_word[rows]
         self.num_sequences = len(rows)
 
 

@@ -20,17 +20,15 @@ def only_at(mlp: nn.Module, places: Tensor) -> Iterator[None]:
         >>> with only_at(decoder.layers[-1].mlp, torch.tensor([4, 7])):
         ...     states = decoder(inputs_embeds=tokens).last_hidden_state[:, [4, 7]]
     """
-    num_tokens = 0
+    whole: list[Tensor] = []
 
     def select(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
-        nonlocal num_tokens
         (tokens,) = given  # [B, L, D]
-        num_tokens = tokens.shape[1]
+        whole.append(tokens)
         return (tokens.index_select(1, places),)
 
     def spread(_: nn.Module, given: tuple[Tensor], output: Tensor) -> Tensor:
-        whole = output.new_zeros(len(output), num_tokens, output.shape[2])
-        return whole.index_copy(1, places, output)
+        return torch.zeros_like(whole.pop(), dtype=output.dtype).index_copy(1, places, output)
 
     hooks = [mlp.register_forward_pre_hook(select), mlp.register_forward_hook(spread)]
     try:

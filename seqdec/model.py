@@ -6,21 +6,19 @@ and what the data was. It loads and acts without the data set, and nothing in it
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Cache
 
 import seqdec
-from seqdec import last_layer, storage
+from seqdec import storage
 from seqdec.backbone import Backbone, reload_backbone, save_backbone
-from seqdec.codec import Codec, build_codec, codecs_of
+from seqdec.codec import Codec, build_codec
 from seqdec.environment import EnvironmentSpec
 from seqdec.errors import DataError
 from seqdec.layout import Layout
@@ -31,7 +29,6 @@ from seqdec.windows import Windows
 
 POLICY_FORMAT = 1
 TIME_FEATURES = 64
-WORTH_SKIPPING = 64  # tokens; the MLP of fewer takes less time than leaving them out
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ class SequenceModel(nn.Module):
 
     def codec(self, name: str) -> Codec:
         """Return the codec of a variable."""
-        return codecs_of(self.codecs)[_key(name)]
+        return cast(Codec, self.codecs[_key(name)])
 
     def embed_time(self, timesteps: Tensor) -> Tensor:
         """Embed indices inside an episode by a fixed sinusoid (Vaswani et al. 2017) and a projection, [..., D]."""
@@ -109,39 +106,10 @@ class SequenceModel(nn.Module):
 
     def embed_values(self, name: str, values: Tensor, unknown: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Embed values of a variable, [..., tokens of its slot, D]; of a text, also which tokens are words [..., n]."""
-        codec = self.codecs[_key(name)]
+        codec = self.codec(name)
         if isinstance(codec, Text):
             return codec.embed_tokens(values, unknown)
-        return self.codec(name).embed(values, unknown)[..., None, :], None
-
-    def read(
-        self,
-        tokens: Tensor,
-        is_word: Tensor | None,
-        cache: Cache | None = None,
-        only_at: Tensor | None = None,
-    ) -> Tensor:
-        """Let the backbone read tokens [B, L, D]; return its hidden states [B, L, D].
-
-        Args:
-            tokens: what is new.
-            is_word: False on the padding of texts, [B, all tokens read so far and new]; None where there is none.
-            cache: of what was read before; it takes up what is new.
-            only_at: the tokens whose states are wanted, int64 [n]; the others' may be anything.
-        """
-        mask, places = None, None
-        if is_word is not None:
-            mask, places = is_word.long(), (is_word.long().cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        given = {"position_ids": places} if self.backbone_source.takes_positions else {}
-        skipping, mlp = nullcontext(), self.backbone_source.last_mlp
-        num_skipped = 0 if only_at is None else len(tokens) * (tokens.shape[1] - len(only_at))
-        if mlp is not None and only_at is not None and num_skipped >= WORTH_SKIPPING:
-            skipping = last_layer.only_at(mlp, only_at)
-        with skipping:
-            read = self.backbone(
-                inputs_embeds=tokens, attention_mask=mask, past_key_values=cache, use_cache=cache is not None, **given
-            )
-        return read.last_hidden_state
+        return codec.embed(values, unknown)[..., None, :], None
 
     def embed_window(self, batch: Mapping[str, Tensor], drop_observation: float = 0.0) -> tuple[Tensor, Tensor | None]:
         """Write a batch of windows into tokens [B, L, D], up to the last token that predicts something.
@@ -205,7 +173,7 @@ class SequenceModel(nn.Module):
             places = kept.cumsum(0) - 1
             before = {name: places[positions] for name, positions in before.items()}
             tokens, is_word = tokens[:, kept], is_word[:, kept]
-        hidden = self.read(tokens, is_word, only_at=torch.cat([*before.values()]).unique())
+        hidden = self.backbone_source.read(tokens, is_word, only_at=torch.cat([*before.values()]).unique())
         losses = {}
         for name, positions in before.items():
             loss = self.codec(name).loss(hidden.index_select(1, positions), batch[name])  # [B, K]

@@ -51,7 +51,7 @@ def test_the_window_acted_on_is_the_window_trained_on(preset: str, backbone):
     full = [i for i in range(len(windows)) if windows.gather(np.array([i]))["timestep"][0].tolist() == list(range(6))]
     batch = windows.gather(np.array(full[:3]))
     with torch.no_grad():
-        hidden = model.read(*model.embed_window(batch))
+        hidden = model.backbone_source.read(*model.embed_window(batch))
     trained = hidden[:, model.layout.positions("action") - 1]
     acted = torch.stack(play(model, batch, num_steps=6), 1)
     torch.testing.assert_close(acted, trained, atol=1e-5, rtol=1e-4)
@@ -66,7 +66,7 @@ def test_a_refilled_context_is_a_window_of_its_newest_half(backbone):
     batch = {name: torch.cat([value, torch.zeros(1, 2, value.shape[-1])], 1) for name, value in batch.items()}
     batch |= {"timestep": torch.tensor([[3, 4, 5, 6, 7, 8]]), "mask": torch.ones(1, 6, dtype=torch.bool)}
     with torch.no_grad():
-        hidden = model.read(*model.embed_window(batch))
+        hidden = model.backbone_source.read(*model.embed_window(batch))
     torch.testing.assert_close(last, hidden[:, model.layout.position("action", 3) - 1], atol=1e-5, rtol=1e-4)
     assert windows.layout.context_length == 6
 

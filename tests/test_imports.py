@@ -66,7 +66,7 @@ ORDER = (
         "metrics",
         "training",
     ]
-    + ["noise", "kv_cache", "context", "policy", "evaluation"]
+    + ["noise", "recorded", "reading", "context", "policy", "evaluation"]
     + ["flags", "folders", "loading", "assembly", "commands", "cli", "__main__"]
 )
 TORCH = {
@@ -85,7 +85,8 @@ TORCH = {
     "metrics",
     "training",
     "noise",
-    "kv_cache",
+    "recorded",
+    "reading",
     "context",
     "policy",
 }
@@ -117,7 +118,7 @@ SPACES = {
 TABLES = {"table_formats", "table_values", "table_spaces", "table_episodes", "table_files"}
 HOMES = {
     "torch": TORCH | {"smollm2", "context", "policy", "assembly", "commands", "stable_baselines"},
-    "transformers": {"hub", "smollm2", "backbone", "model", "kv_cache"},
+    "transformers": {"hub", "smollm2", "backbone", "reading"},
     "peft": {"backbone"},
     "accelerate": {"training"},
     "safetensors": {"storage", "backbone"},

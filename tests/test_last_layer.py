@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import seqdec.model
+import seqdec.backbone
 from conftest import FAMILIES, make_model
 from seqdec.backbone import load_backbone
 from seqdec.last_layer import last_mlp, only_at
@@ -35,7 +35,7 @@ def test_losses_and_gradients_are_those_of_the_whole_layer(family: str, preset: 
     found = {}
     for is_whole in (False, True):
         if is_whole:
-            monkeypatch.setattr(seqdec.model, "WORTH_SKIPPING", 10**9)
+            monkeypatch.setattr(seqdec.backbone, "WORTH_SKIPPING", 10**9)
         model.zero_grad()
         losses = model(batch)
         sum(losses.values()).backward()

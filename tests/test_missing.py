@@ -210,7 +210,7 @@ def test_what_a_policy_did_is_what_its_recording_says_that_it_would_do(model: Se
     batch = windows.gather(ends - windows.lengths)  # no episode is longer than a window
     with torch.no_grad():
         tokens, words = model.embed_window(batch)
-        states = model.read(tokens, words)
+        states = model.backbone_source.read(tokens, words)
         for name in spec.action_leaves:
             hidden = states[:, model.layout.positions(name) - 1]
             found = model.codec(name).sample(hidden, torch.full(batch[name].shape, 0.5), temperature=0)

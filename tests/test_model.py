@@ -21,7 +21,7 @@ from seqdec.policy import Policy
 
 def hidden_states(model: SequenceModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     with torch.no_grad():
-        return model.read(*model.embed_window(batch))
+        return model.backbone_source.read(*model.embed_window(batch))
 
 
 def one_batch(model_and_windows, count: int = 3) -> tuple[SequenceModel, dict[str, torch.Tensor]]:

@@ -68,7 +68,7 @@ def test_the_acted_window_reads_the_states_of_the_trained_window(case, use_cache
     model, windows = nested_model(small, **CASES[case])
     batch = windows.gather(np.array([0, 40, 80]))
     with torch.no_grad():
-        states = model.read(*model.embed_window(batch))
+        states = model.backbone_source.read(*model.embed_window(batch))
     context = Context(model, 3, use_cache=use_cache)
     context.timestep = 0
     layout = windows.layout
@@ -97,12 +97,12 @@ def test_a_text_reads_the_same_beside_longer_ones_in_every_family(family, family
     indices = np.array([0, 30, 60, 90])
     together = windows.gather(indices)
     with torch.no_grad():
-        batched = model.read(*model.embed_window(together))
+        batched = model.backbone_source.read(*model.embed_window(together))
         for row in range(len(indices)):
             tokens, is_word = model.embed_window({name: values[row : row + 1] for name, values in together.items()})
             assert is_word is not None
             kept = is_word[0]  # no padding at all
-            alone = model.read(tokens[:, kept], None)
+            alone = model.backbone_source.read(tokens[:, kept], None)
             torch.testing.assert_close(batched[row, kept], alone[0], atol=3e-5, rtol=1e-3)
 
 
