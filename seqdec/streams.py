@@ -124,6 +124,10 @@ class StreamWindows:
         self._move(self._block_of(step, batch_size))
         return self._held.draw(step, seed, batch_size)
 
+    def sizes(self, indices: np.ndarray) -> np.ndarray:
+        """Return how many timesteps each of these windows has, of the last step that was drawn, int64 [B]."""
+        return self._held.sizes(indices)
+
     def num_valid(self, indices: np.ndarray) -> int:
         """Count the timesteps of these windows, of the last step that was drawn, that are not padding."""
         return self._held.num_valid(indices)

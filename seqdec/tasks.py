@@ -63,6 +63,11 @@ class TaskWindows:
         windows = list(self.tasks.values())[index]
         return windows.draw(step, seed, batch_size) + self._ends[index] - len(windows)
 
+    def sizes(self, indices: np.ndarray) -> np.ndarray:
+        """Return how many timesteps each of these windows has, padding apart, int64 [B]."""
+        _, windows, own = self._of(indices)
+        return windows.sizes(own)
+
     def num_valid(self, indices: np.ndarray) -> int:
         """Count the timesteps of these windows that are not padding."""
         _, windows, own = self._of(indices)

@@ -41,6 +41,7 @@ TrainingWindows = Windows | TaskWindows | StreamWindows
 UNREADABLE = (DataError, UsageError, StorageError)  # what a stream may come to when it reads on
 MAX_SKIPPED = 3  # steps in a row whose gradient was not finite
 HELDOUT_WINDOWS = 512
+WORTH_A_PASS = 64  # timesteps: computing fewer takes no longer than what a pass costs beside them
 
 logger = logging.getLogger(__name__)
 
@@ -379,9 +380,10 @@ def _backward(
 ) -> dict[str, Tensor]:
     """Add this process's windows to the gradients, divided by the counts of all; return its losses, summed."""
     sums: dict[str, Tensor] = {}
-    for part, rows in enumerate(np.array_split(mine, accumulate)):
-        batch = _to_device(windows.gather(rows), accelerator.device)
-        is_last = part == accumulate - 1
+    parts = _parts(windows.sizes(mine), accumulate)
+    for index, part in enumerate(parts):
+        batch = _to_device(windows.gather(mine[part]), accelerator.device)
+        is_last = index == len(parts) - 1
         with contextlib.nullcontext() if is_last else accelerator.no_sync(wrapped):
             losses = wrapped(batch, mask_observation)
             loss = sum(weights[name] / max(1, known[name]) * value for name, value in losses.items())
@@ -391,6 +393,21 @@ def _backward(
         for name, value in losses.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
     return sums
+
+
+def _parts(sizes: np.ndarray, accumulate: int) -> list[np.ndarray]:
+    """Return which windows [B] are computed together: those of like size, for a batch is as long as its longest."""
+    order = np.argsort(sizes, kind="stable")
+    return [part for chunk in np.array_split(order, accumulate) for part in _divided(chunk, sizes)]
+
+
+def _divided(part: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """Divide windows in order of their size where that saves more padding than a pass of its own costs."""
+    saved = np.arange(1, len(part)) * (sizes[part[-1]] - sizes[part[:-1]])
+    if not len(saved) or saved.max() < WORTH_A_PASS:
+        return [part]
+    cut = 1 + int(saved.argmax())
+    return [*_divided(part[:cut], sizes), *_divided(part[cut:], sizes)]
 
 
 def _give_up(accelerator: Accelerator, out: Path, windows: TrainingWindows, indices: np.ndarray, step: int) -> NoReturn:

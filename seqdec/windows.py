@@ -136,10 +136,13 @@ class Windows:
         inside = np.minimum((share * self.lengths[rows]).astype(np.int64), self.lengths[rows] - 1)
         return self._ends[rows] - self.lengths[rows] + inside
 
+    def sizes(self, indices: np.ndarray) -> np.ndarray:
+        """Return how many timesteps each of these windows has, padding apart, int64 [B]."""
+        return np.minimum(self.lengths[self._rows_of(indices)], self.layout.context_length)
+
     def num_valid(self, indices: np.ndarray) -> int:
         """Count the timesteps of these windows that are not padding."""
-        lengths = self.lengths[np.searchsorted(self._ends, indices, side="right")]
-        return int(np.minimum(lengths, self.layout.context_length).sum())
+        return int(self.sizes(indices).sum())
 
     def num_known(self, indices: np.ndarray) -> dict[str, int]:
         """Count, for each variable that the layout predicts, the timesteps of these windows at which it is known."""
@@ -153,17 +156,21 @@ class Windows:
 
     def _timesteps(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the timesteps of windows [B, K], which of them are no padding [B, K], and their episodes [B]."""
-        rows = np.searchsorted(self._ends, indices, side="right")
+        rows = self._rows_of(indices)
         middles = indices - (self._ends[rows] - self.lengths[rows])
         length = self.layout.context_length
         starts = np.clip(middles - length // 2, 0, np.maximum(self.lengths[rows] - length, 0))
         sizes = np.minimum(self.lengths[rows], length)
-        offsets = np.arange(length)
+        offsets = np.arange(sizes.max(initial=1))
         timesteps = starts[:, None] + np.minimum(offsets, sizes[:, None] - 1)
         return timesteps, offsets < sizes[:, None], rows
 
+    def _rows_of(self, indices: np.ndarray) -> np.ndarray:
+        """Return the episode of each window, as its place among those chosen."""
+        return np.searchsorted(self._ends, indices, side="right")
+
     def gather(self, indices: np.ndarray) -> dict[str, Tensor]:
-        """Return windows as a batch, in raw units.
+        """Return windows as a batch, in raw units, K timesteps each: as many as the longest of them has.
 
         Returns:
             every variable of the layout: [B, K, size] float32, uint8 for an image, int64 where it is multi_discrete;
@@ -210,7 +217,7 @@ class Windows:
         sample = np.arange(len(self))
         if len(self) > STATISTICS_SAMPLE:
             sample = np.sort(np.random.default_rng(0).choice(len(self), STATISTICS_SAMPLE, replace=False))
-        rows = np.searchsorted(self._ends, sample, side="right")
+        rows = self._rows_of(sample)
         flat = sample - (self._ends - self.lengths)[rows] + self._firsts[rows]
         for variable in self.layout.variables:
             name = variable.name

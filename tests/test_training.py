@@ -139,6 +139,42 @@ def test_mixed_precision_keeps_float32_parameters_and_follows_the_full_one(tmp_p
     assert finals[0] == pytest.approx(finals[1], rel=0.02) and finals[0] != finals[1]
 
 
+@pytest.mark.parametrize("preset", ["multi_game", "fused"])
+def test_computing_windows_of_like_size_together_changes_no_gradient(preset: str, monkeypatch, tmp_path: Path):
+    gradients = []
+    for worth in (1, 10**9):  # divide wherever a timestep of padding is saved, and never
+        monkeypatch.setattr(training, "WORTH_A_PASS", worth)
+        windows, spec = make_windows(preset, context_length=28)
+        model = build_model(windows, spec, load_backbone("small", num_layers=1, dropout=0.0))
+        sizes = windows.sizes(windows.draw(0, 0, 24))
+        assert (len(training._parts(sizes, 1)) > 1) == (worth == 1)
+        train(model, windows, out=tmp_path / f"{worth}", steps=1, batch_size=24, clip_norm=0.0, warmup_steps=0)
+        gradients.append(
+            {name: p.detach().clone() for name, p in model.named_parameters()} | lines(tmp_path / f"{worth}")[0]
+        )
+        AcceleratorState._reset_state(reset_partial_state=True)
+    for name in ("train/loss", "train/gradient_norm"):
+        assert gradients[0][name] == pytest.approx(gradients[1][name], rel=1e-5)
+    for name, value in gradients[0].items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(value, gradients[1][name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_little_of_what_is_computed_is_padding(accumulate: int):
+    """Half of the episodes are shorter than the window, as in CartPole's mixed data; at most a tenth is padding."""
+    random = np.random.default_rng(0)
+    lengths = np.round(10 * 50 ** random.random(250)).astype(np.int64)  # log-uniform from 10 to 500
+    length = int(np.median(lengths))
+    for _ in range(20):
+        drawn = random.choice(lengths, size=63, p=lengths / lengths.sum())
+        sizes = np.minimum(drawn, length)
+        parts = training._parts(sizes, accumulate)
+        assert sorted(np.concatenate(parts).tolist()) == list(range(63)) and len(parts) >= accumulate
+        computed = sum(len(part) * sizes[part].max() for part in parts)
+        assert 1 - sizes.sum() / computed < 0.1
+
+
 def test_held_out_losses_count_every_valid_slot_once():
     model, windows = fresh(dropout=0.0, context_length=12)
     model.eval()

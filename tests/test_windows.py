@@ -45,10 +45,18 @@ def test_one_golden_window_written_out():
 
 
 def test_an_episode_shorter_than_the_context_is_padded_on_the_right():
-    batch = counting_windows([6, 2]).gather(np.array([7]))
-    assert batch["mask"][0].tolist() == [True, True, False, False]
-    assert batch["observation"][0, :2, 0].tolist() == [200, 201]
-    assert batch["return_to_go"][0, :2, 0].tolist() == [2, 1]
+    batch = counting_windows([6, 2]).gather(np.array([0, 7]))
+    assert batch["mask"].tolist() == [[True] * 4, [True, True, False, False]]
+    assert batch["observation"][1, :2, 0].tolist() == [200, 201]
+    assert batch["return_to_go"][1, :2, 0].tolist() == [2, 1]
+
+
+def test_a_batch_is_as_long_as_its_longest_window():
+    windows = counting_windows([6, 2, 3])
+    for indices, length in (([7], 2), ([7, 9], 3), ([7, 9, 0], 4)):
+        found = windows.gather(np.array(indices))
+        assert {values.shape[1] for values in found.values()} == {length}
+        assert found["mask"].sum(1).tolist() == windows.sizes(np.array(indices)).tolist()
 
 
 def test_windows_never_leave_their_episode():

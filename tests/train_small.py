@@ -46,6 +46,11 @@ def stop(losses):
     return losses
 
 
+def lengthened(values: torch.Tensor, length: int) -> torch.Tensor:
+    """Pad windows [B, K, ...] with zeros to a length."""
+    return torch.cat([values, values.new_zeros(len(values), length - values.shape[1], *values.shape[2:])], 1)
+
+
 class BothParts:
     """What two processes draw from their parts of a stream, for one process to compute."""
 
@@ -60,6 +65,12 @@ class BothParts:
     def by_part(self, indices: np.ndarray) -> list[tuple[StreamWindows, np.ndarray]]:
         return [(self.parts[0], indices[indices >= 0]), (self.parts[1], -1 - indices[indices < 0])]
 
+    def sizes(self, indices: np.ndarray) -> np.ndarray:
+        found = np.zeros(len(indices), np.int64)
+        (first, mine), (second, theirs) = self.by_part(indices)
+        found[indices >= 0], found[indices < 0] = first.sizes(mine), second.sizes(theirs)
+        return found
+
     def num_valid(self, indices: np.ndarray) -> int:
         return sum(part.num_valid(own) for part, own in self.by_part(indices))
 
@@ -69,7 +80,8 @@ class BothParts:
 
     def gather(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         first, second = (part.gather(own) for part, own in self.by_part(indices))
-        return {name: torch.cat([first[name], second[name]]) for name in first}
+        length = max(len(first["mask"].T), len(second["mask"].T))
+        return {name: torch.cat([lengthened(first[name], length), lengthened(second[name], length)]) for name in first}
 
 
 def fresh_on_a_stream(spoilt: int | None = None) -> tuple[SequenceModel, StreamWindows | BothParts, StreamWindows]:
