@@ -223,7 +223,7 @@ def make_config(given: flags.Train, tasks: Sequence[Task]) -> dict[str, object]:
     """Return what config.json holds: every flag, the versions, the data by content, the machine's share."""
     import torch
 
-    from seqdec.training import join_processes
+    from seqdec.processes import join_processes
 
     return {
         "flags": flags.to_config(given),

@@ -141,8 +141,8 @@ def _stream_task(given: flags.Train, task: str, place: str) -> Task:
     # a text that changes within an episode is refused when it is read
     layout = make_layout(given, source.spec, _texts_of(source.spec))
 
+    from seqdec.processes import join_processes
     from seqdec.streams import StreamWindows
-    from seqdec.training import join_processes
 
     processes = join_processes()
     windows = StreamWindows(

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 import torch
@@ -24,8 +24,10 @@ from seqdec.errors import DataError
 from seqdec.layout import Layout
 from seqdec.leaves import MISSING
 from seqdec.perception import Text, Vocabulary
-from seqdec.streams import StreamWindows
-from seqdec.windows import Windows
+
+if TYPE_CHECKING:  # acting needs no data
+    from seqdec.streams import StreamWindows
+    from seqdec.windows import Windows
 
 POLICY_FORMAT = 1
 TIME_FEATURES = 64
@@ -291,7 +293,7 @@ class SequenceModel(nn.Module):
 
 
 def build_model(
-    windows: Windows | StreamWindows, spec: EnvironmentSpec, backbone: Backbone, *, seed: int = 0
+    windows: "Windows | StreamWindows", spec: EnvironmentSpec, backbone: Backbone, *, seed: int = 0
 ) -> SequenceModel:
     """Return a new model for these windows, its codecs fitted to them.
 

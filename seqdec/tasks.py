@@ -11,7 +11,7 @@ Every batch holds one task, drawn by weight from the seed and the step. Acting, 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -22,7 +22,9 @@ from seqdec import storage
 from seqdec.backbone import reload_backbone, save_backbone
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.model import POLICY_FORMAT, SequenceModel
-from seqdec.windows import Windows
+
+if TYPE_CHECKING:  # acting needs no data
+    from seqdec.windows import Windows
 
 TASK_NAME = re.compile(r"[A-Za-z0-9][\w-]{0,63}")
 
@@ -41,7 +43,7 @@ class TaskWindows:
         >>> batch = windows.gather(windows.draw(step=0, seed=0, batch_size=8))
     """
 
-    def __init__(self, tasks: Mapping[str, Windows], weights: Mapping[str, float] | None = None):
+    def __init__(self, tasks: "Mapping[str, Windows]", weights: Mapping[str, float] | None = None):
         self.tasks = dict(tasks)
         shares = np.array([1.0 if weights is None else weights[name] for name in self.tasks])
         if not len(shares) or not np.isfinite(shares).all() or (shares < 0).any() or shares.sum() == 0:
@@ -83,7 +85,7 @@ class TaskWindows:
         index, windows, own = self._of(indices)
         return {**windows.gather(own), "task": torch.tensor(index)}
 
-    def _of(self, indices: np.ndarray) -> tuple[int, Windows, np.ndarray]:
+    def _of(self, indices: np.ndarray) -> "tuple[int, Windows, np.ndarray]":
         index = int(np.searchsorted(self._ends, indices[0], side="right"))
         windows = list(self.tasks.values())[index]
         return index, windows, indices - (self._ends[index] - len(windows))

@@ -8,7 +8,6 @@ global, each process taking its slice, with losses divided by the global number 
 import contextlib
 import logging
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Literal, NoReturn
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list, gather_object
 from torch import Tensor
@@ -29,6 +28,7 @@ from seqdec.checkpoints import restore_checkpoint, save_checkpoint
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError
 from seqdec.metrics import Metrics
 from seqdec.model import SequenceModel
+from seqdec.processes import join_processes
 from seqdec.streams import StreamWindows
 from seqdec.tasks import MultiTaskModel, TaskWindows
 from seqdec.windows import Windows
@@ -215,28 +215,6 @@ def train(
         accelerator.unwrap_model(wrapped).save(out / "policy")
     accelerator.wait_for_everyone()
     return Outcome(steps)
-
-
-def join_processes() -> PartialState:
-    """Return accelerate's view of this process and its fellows.
-
-    Raises:
-        UsageError: if several processes were started that cannot work together.
-    """
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    # without this word accelerate leaves processes on CPUs apart: each would train alone, over the others' files
-    try:
-        state = PartialState(cpu=num_processes > 1 and (kind is None or kind.type == "mps"))
-    except ValueError as error:
-        PartialState._reset_state()  # what failed half-way would be taken for joined by whoever asks next
-        raise UsageError(
-            f"WORLD_SIZE asks for {num_processes} processes, but they cannot find each other ({error}): start them "
-            "with torchrun, accelerate launch or --nproc"
-        ) from error
-    if state.num_processes != num_processes:
-        raise UsageError(f"{num_processes} processes were started, but accelerate sees {state.num_processes}")
-    return state
 
 
 def heldout_losses(model: Model, heldout: Windows | TaskWindows, batch_size: int = 64) -> dict[str, float]:

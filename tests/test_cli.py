@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from seqdec import assembly, commands, flags, folders, sources, training
+from seqdec import assembly, commands, flags, folders, processes, sources
 from seqdec.backbone import load_backbone
 from seqdec.cli import main
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError
@@ -527,7 +527,7 @@ def test_a_request_for_two_processes_that_got_one_is_refused(data: Path, tmp_pat
         patch.setenv("MASTER_PORT", "29500")
         assert "asked for several processes and started one" in errors_of(train, 2, capsys)
     with monkeypatch.context() as patch:
-        training.join_processes()  # alone
+        processes.join_processes()  # alone
         patch.setenv("WORLD_SIZE", "2")
         assert "2 processes were started, but accelerate sees 1" in errors_of(train, 2, capsys)
 

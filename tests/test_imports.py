@@ -64,6 +64,7 @@ ORDER = (
         "tasks",
         "checkpoints",
         "metrics",
+        "processes",
         "training",
     ]
     + ["noise", "recorded", "reading", "context", "policy", "evaluation"]
@@ -83,6 +84,7 @@ TORCH = {
     "tasks",
     "checkpoints",
     "metrics",
+    "processes",
     "training",
     "noise",
     "recorded",
@@ -120,7 +122,7 @@ HOMES = {
     "torch": TORCH | {"smollm2", "context", "policy", "assembly", "commands", "stable_baselines"},
     "transformers": {"hub", "smollm2", "backbone", "reading"},
     "peft": {"backbone"},
-    "accelerate": {"training"},
+    "accelerate": {"training", "processes"},
     "safetensors": {"storage", "backbone"},
     "datasets": {
         "columns",

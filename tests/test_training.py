@@ -17,7 +17,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 
 from conftest import make_windows
-from seqdec import sources, storage, training
+from seqdec import processes, sources, storage, training
 from seqdec.backbone import load_backbone
 from seqdec.checkpoints import checkpoints
 from seqdec.environment import make_envs
@@ -418,7 +418,7 @@ def test_processes_that_cannot_find_each_other_are_told_how_to_start(monkeypatch
         monkeypatch.setenv(name, "")  # so that what accelerate sets on its way is taken back afterwards
         monkeypatch.delenv(name)
     with pytest.raises(UsageError, match="WORLD_SIZE asks for 2 processes.*start them with torchrun"):
-        training.join_processes()
+        processes.join_processes()
     assert not PartialState._shared_state, "nobody takes what failed half-way for joined"
 
 
