@@ -54,21 +54,29 @@ logger = logging.getLogger(__name__)
 
 
 def open_envs(
-    given: flags.Train | flags.Eval, spec: "EnvironmentSpec", num_envs: int
-) -> "tuple[EnvironmentSpec, VectorEnv]":
-    """Return the environments to act in and what to call them; another id than the data's has no known scores."""
+    given: flags.Train | flags.Eval, spec: "EnvironmentSpec", num_envs: int, *, asynchronous: bool = False
+) -> "tuple[EnvironmentSpec, list[VectorEnv]]":
+    """Return the environments to act in and what to call them; another id than the data's has no known scores.
+
+    They are in one batch, or in two that take turns where they are asynchronous.
+    """
     from seqdec.environment import make_envs
 
-    envs = make_envs(
-        spec,
-        num_envs,
-        env_id=given.env or None,
-        trust_env=given.trust_env,
-        max_steps=given.max_steps or None,
-    )
+    sizes = [num_envs - num_envs // 2, num_envs // 2] if asynchronous and num_envs > 1 else [num_envs]
+    batches = [
+        make_envs(
+            spec,
+            size,
+            env_id=given.env or None,
+            trust_env=given.trust_env,
+            max_steps=given.max_steps or None,
+            asynchronous=asynchronous,
+        )
+        for size in sizes
+    ]
     if given.env and given.env.split(":")[-1] != spec.id:  # package:ID is the same environment
         spec = replace(spec, id=given.env, reference_returns=None)
-    return spec, envs
+    return spec, batches
 
 
 def make_evaluation(
@@ -117,7 +125,7 @@ def _make_measure(given: flags.Train, task: Task) -> "Callable[[SequenceModel], 
         # Training needs no environment; the first evaluation will.
         logger.warning("training without evaluations: %s", error)
         return None
-    check_spaces(task.spec, envs)
+    check_spaces(task.spec, envs[0])
 
     def measure(model: "SequenceModel") -> dict[str, float]:
         from seqdec.policy import Policy

@@ -12,7 +12,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -225,12 +225,16 @@ def evaluate_run(given: flags.Eval) -> int:
     else:
         print("this policy is not asked for a return: its layout reads none")
         targets = [None]
-    spec, envs = assembly.open_envs(given, model.data.spec, min(given.num_envs, given.episodes))
-    check_spaces(model.data.spec, envs)
+    num_envs = min(given.num_envs, given.episodes)
+    spec, envs = assembly.open_envs(given, model.data.spec, num_envs, asynchronous=given.async_envs)
+    check_spaces(model.data.spec, envs[0])
     device = join_processes().device
     assert device is not None
     model.to(device)
-    with closing(envs), _progress(given.episodes * len(targets), "episode") as advance:
+    with ExitStack() as stack:
+        for batch in envs:
+            stack.enter_context(closing(batch))
+        advance = stack.enter_context(_progress(given.episodes * len(targets), "episode"))
         report = evaluate(
             lambda target: Policy(
                 model, target, text=given.text or None, temperature=given.temperature, seed=given.seed

@@ -8,7 +8,7 @@ the others.
 import json
 import math
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TypeGuard
@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Discrete, MultiBinary, MultiDiscrete
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.leaves import MISSING, leaf_kind, leaves
@@ -37,6 +37,8 @@ from seqdec.spaces import (
 )
 
 DEFAULT_MAX_STEPS = 100_000
+# Of a batch's metadata: its rows understand the reset option "park"; the leaves whose values may be missing.
+PARKS, MAY_MISS = "seqdec_parks", "seqdec_may_miss"
 # What `gymnasium.make` takes for itself: never from a file.
 _MAKE_KEYWORDS = {"id", "max_episode_steps", "disable_env_checker", "render_mode"}
 
@@ -284,6 +286,7 @@ def make_envs(
     trust_env: bool = False,
     max_steps: int | None = None,
     missing: tuple[str, ...] | None = None,
+    asynchronous: bool = False,
 ) -> VectorEnv:
     """Make a batch of the environment, each one `Guarded`, without automatic resets.
 
@@ -294,6 +297,7 @@ def make_envs(
         trust_env: make what the data names even where nothing on this machine vouches for it.
         max_steps: the longest episode; by default 100000 where the environment has no limit of its own.
         missing: leaves of the observation whose values may be missing; the spec's by default.
+        asynchronous: each in a process of its own, which pays where a step takes longer than talking to a process.
 
     Raises:
         UsageError: the environment is not registered here, is not the one the data names, or cannot be made.
@@ -312,10 +316,22 @@ def make_envs(
     def make_guarded() -> Guarded:
         env = _made(make, spec, env_id)
         limit = env.spec.max_episode_steps if env.spec else None
-        may_miss = spec.missing if missing is None else missing
         return Guarded(env, max_steps or (DEFAULT_MAX_STEPS if limit is None else limit), may_miss)
 
-    return SyncVectorEnv([make_guarded] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+    may_miss = spec.missing if missing is None else missing
+    return batch_of([make_guarded] * num_envs, may_miss, asynchronous=asynchronous)
+
+
+def batch_of(
+    makers: Sequence[Callable[[], Guarded]], missing: tuple[str, ...] = (), *, asynchronous: bool = False
+) -> VectorEnv:
+    """Make a batch of guarded environments, without automatic resets."""
+    if asynchronous:
+        makers[0]().close()  # what is wrong with it is told here, in one sentence
+    make = AsyncVectorEnv if asynchronous else SyncVectorEnv
+    envs = make(makers, autoreset_mode=AutoresetMode.DISABLED)
+    envs.metadata = {**envs.metadata, PARKS: True, MAY_MISS: missing}
+    return envs
 
 
 def check_spaces(spec: EnvironmentSpec, envs: VectorEnv) -> None:

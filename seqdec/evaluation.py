@@ -120,7 +120,7 @@ class Report:
 
 def evaluate(
     make_actor: Callable[[float | None], Actor],
-    envs: VectorEnv,
+    envs: VectorEnv | Sequence[VectorEnv],
     *,
     targets: Sequence[float | None],
     num_episodes: int,
@@ -135,7 +135,8 @@ def evaluate(
 
     Args:
         make_actor: Returns a fresh actor for one target return.
-        envs: Environments of `spec`; their number changes the speed, not the result.
+        envs: Environments of `spec`, in one batch or several that take turns (see `rollout`); their number changes
+            the speed, not the result.
         targets: Returns to ask for, in raw units; None asks for nothing.
         num_episodes: Episodes a target; episode i is reset with seed `seed + i`.
         seed: First seed.
@@ -153,12 +154,13 @@ def evaluate(
     if num_episodes < 1:
         raise UsageError(f"{num_episodes} episodes asked for: give at least 1")
     results = []
+    batches = envs if isinstance(envs, Sequence) else [envs]
     num_steps, started = 0, time.perf_counter()
     for target in targets:
         failures: list[Failure] = []
         episodes = rollout(
-            make_actor(target),
-            envs,
+            [make_actor(target) for _ in batches],
+            batches,
             num_episodes=num_episodes,
             seed=seed,
             progress=progress,

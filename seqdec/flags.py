@@ -327,6 +327,8 @@ class Eval:
     """Episodes a target."""
     num_envs: int = 16
     """Environments that run together."""
+    async_envs: bool = False
+    """Step each environment in a process of its own, half of them while the model works for the others."""
     seed: int = 0
     """Seed of the first episode; the next one has the next seed, for every target."""
     temperature: float = 1.0

@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from datasets import Dataset
@@ -19,7 +18,7 @@ from seqdec.columns import lengths
 from seqdec.environment import EnvironmentSpec
 from seqdec.episode import Episode
 from seqdec.errors import DataError, UsageError
-from seqdec.rollouts import Actor
+from seqdec.rollouts import Actor, Seekable
 from seqdec.rows import open_folder, row_of, write_joined, write_rows
 from seqdec.spaces import quote
 
@@ -28,15 +27,6 @@ PART_SECONDS = 30.0
 PART_BYTES = 64 * 2**20
 
 logger = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class Seekable(Protocol):
-    """An actor whose episodes may have random numbers of their own, and that can begin at a later one."""
-
-    def seek(self, episode: int) -> None:
-        """Let the next episode that begins be this one; 0 is the first."""
-        ...
 
 
 def record_parts(

@@ -19,9 +19,9 @@ import gymnasium
 import numpy as np
 from datasets import Dataset
 from gymnasium.spaces import Discrete
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import SyncVectorEnv, VectorEnv
 
-from seqdec.environment import EnvironmentSpec, Guarded, make_envs, spec_of_env
+from seqdec.environment import EnvironmentSpec, Guarded, batch_of, make_envs, spec_of_env
 from seqdec.episode import Episode
 from seqdec.errors import NumericsError, UsageError
 from seqdec.leaves import Batch, stack, unstack
@@ -113,9 +113,7 @@ def _open_envs(
         unknown = EnvironmentSpec(Discrete(1), Discrete(1))
         return make_envs(unknown, num_envs, env_id=env, max_steps=max_steps, missing=missing)
     limit = {} if max_steps is None else {"max_steps": max_steps}
-    return SyncVectorEnv(
-        [lambda: Guarded(env(), missing=missing, **limit)] * num_envs, autoreset_mode=AutoresetMode.DISABLED
-    )
+    return batch_of([lambda: Guarded(env(), missing=missing, **limit)] * num_envs, missing)
 
 
 def _spec_of(

@@ -5,16 +5,16 @@ wave 0   episode 0 |-------|          N environments start together; a row that 
 wave 1   episode 2 |---|              was started is left out of the count
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, MultiBinary
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
-from seqdec.environment import Guarded
+from seqdec.environment import MAY_MISS, PARKS
 from seqdec.episode import Episode
 from seqdec.errors import DataError, NumericsError, UsageError
 from seqdec.leaves import MISSING, Batch, join, leaves, shape_of_missing, split
@@ -69,9 +69,18 @@ class _Trace:
     rewards: list[float]
 
 
+@runtime_checkable
+class Seekable(Protocol):
+    """An actor whose episodes may have random numbers of their own, and that can begin at a later one."""
+
+    def seek(self, episode: int) -> None:
+        """Let the next episode that begins be this one; 0 is the first."""
+        ...
+
+
 def rollout(
-    actor: Actor,
-    envs: VectorEnv,
+    actor: Actor | Sequence[Actor],
+    envs: VectorEnv | Sequence[VectorEnv],
     *,
     num_episodes: int,
     seed: int,
@@ -84,8 +93,9 @@ def rollout(
     Gymnasium's SyncVectorEnv and AsyncVectorEnv do.
 
     Args:
-        actor: chooses the actions.
-        envs: any vector environment, whatever its autoreset mode.
+        actor: chooses the actions; of several batches, one for each.
+        envs: any vector environment, whatever its autoreset mode; or several, which take turns: while one that is
+            asynchronous steps, the actor of another works.
         num_episodes: how many are played; each one that starts counts.
         seed: of the first episode.
         progress: called with the number of episodes that ended since the last call.
@@ -97,24 +107,59 @@ def rollout(
     """
     if num_episodes < 1:
         raise UsageError(f"{num_episodes} episodes were asked for: give at least 1")
-    _autoreset_mode(envs)
+    batches = list(envs) if isinstance(envs, Sequence) else [envs]
+    actors = list(actor) if isinstance(actor, Sequence) else [actor]
+    if len(actors) != len(batches):
+        raise UsageError(f"{len(actors)} actors for {len(batches)} batches of environments: give one for each")
+    for batch in batches:
+        _autoreset_mode(batch)
     episodes: list[Episode] = []
-    for first in range(0, num_episodes, envs.num_envs):
-        rows = min(envs.num_envs, num_episodes - first)
-        for row, result in enumerate(_play_wave(actor, envs, rows, seed + first, progress)):
-            if isinstance(result, Episode):
-                episodes.append(result)
-            elif failures is None:
-                raise NumericsError(f"the environment failed in episode {first + row}: {result}")
-            else:
-                failures.append(Failure(first + row, result))
+    for number, result in enumerate(_played(actors, batches, num_episodes, seed, progress)):
+        if isinstance(result, Episode):
+            episodes.append(result)
+        elif failures is None:
+            raise NumericsError(f"the environment failed in episode {number}: {result}")
+        else:
+            failures.append(Failure(number, result))
     return episodes
 
 
-def _play_wave(
-    actor: Actor, envs: VectorEnv, num_rows: int, seed: int, progress: Callable[[int], None] | None
+def _played(
+    actors: list[Actor],
+    batches: list[VectorEnv],
+    num_episodes: int,
+    seed: int,
+    progress: Callable[[int], None] | None,
 ) -> list[Episode | str]:
-    """Play one episode in each of the first rows; a row that failed has its message instead."""
+    """Play waves until there are enough episodes, the batches in turns; an episode that failed has its message."""
+    results: dict[int, list[Episode | str]] = {}  # by the first episode of a wave
+    playing: dict[int, tuple[int, Generator[None, None, list[Episode | str]]]] = {}
+    num_begun = 0
+    while num_begun < num_episodes or playing:
+        for index, (actor, envs) in enumerate(zip(actors, batches, strict=True)):
+            if index not in playing and num_begun < num_episodes:
+                if len(batches) > 1 and isinstance(actor, Seekable):
+                    actor.seek(num_begun)
+                rows = min(envs.num_envs, num_episodes - num_begun)
+                playing[index] = num_begun, _wave(actor, envs, rows, seed + num_begun, progress)
+                num_begun += rows
+            if index in playing:
+                first, wave = playing[index]
+                try:
+                    next(wave)
+                except StopIteration as end:
+                    results[first] = end.value
+                    del playing[index]
+    return [result for first in sorted(results) for result in results[first]]
+
+
+def _wave(
+    actor: Actor, envs: VectorEnv, num_rows: int, seed: int, progress: Callable[[int], None] | None
+) -> Generator[None, None, list[Episode | str]]:
+    """Play one episode in each of the first rows, and yield while the environments work by themselves.
+
+    A row that failed has its message in the place of an episode.
+    """
     mode = _autoreset_mode(envs)
     observation_space = supported(envs.single_observation_space, "observation")
     action_space = supported(envs.single_action_space, "action")
@@ -157,17 +202,33 @@ def _play_wave(
         for row in running:
             traces[row].observations.append({name: values[row] for name, values in observations.items()})
             traces[row].actions.append({name: values[row].copy() for name, values in actions.items()})
-        raw, rewards, terminated, truncated, infos = envs.step(join(action_space, actions, "action"))
+        joined = join(action_space, actions, "action")
+        if isinstance(envs, AsyncVectorEnv):
+            envs.step_async(joined)
+            yield
+            raw, rewards, terminated, truncated, infos = _waited(envs)
+        else:
+            raw, rewards, terminated, truncated, infos = envs.step(joined)
         observations, broken = _seen(raw, envs, observation_space, infos)
         rewards = np.asarray(rewards, dtype=np.float32)
         for row in running:
             traces[row].rewards.append(float(rewards[row]))
 
 
+def _waited(envs: AsyncVectorEnv) -> tuple[Batch, np.ndarray, np.ndarray, np.ndarray, dict]:
+    try:
+        return envs.step_wait()
+    except (EOFError, ConnectionError) as error:
+        for process in envs.processes:
+            process.terminate()
+        envs.closed = True  # nothing is left to close, and closing would wait for who is gone
+        raise NumericsError("a process of the environments ended; try without --async-envs") from error
+
+
 def _settle(envs: VectorEnv, ended: np.ndarray) -> None:
     """Make these rows ready for steps that nobody looks at."""
     options: dict[str, object] = {"reset_mask": ended.copy()}
-    if isinstance(envs, SyncVectorEnv) and all(isinstance(env, Guarded) for env in envs.envs):
+    if envs.metadata.get(PARKS):
         options["park"] = True
     envs.reset(options=options)
 
@@ -186,8 +247,7 @@ def _seen(raw: Batch, envs: VectorEnv, space: gymnasium.Space, infos: dict) -> t
 
     A number that is not finite is wrong, unless the environment says that the leaf may be missing.
     """
-    first = envs.envs[0] if isinstance(envs, SyncVectorEnv) else None
-    may_miss = first.missing if isinstance(first, Guarded) else ()
+    may_miss = envs.metadata.get(MAY_MISS, ())
     # A copy: vector environments may write the next observation into the same memory.
     found = {name: values.copy() for name, values in split(space, raw, "observation").items()}
     is_broken = np.zeros(envs.num_envs, dtype=bool)

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from test_commands import UNSEEN, Room
 
 from seqdec import rows, sources
 from seqdec.backbone import load_backbone
-from seqdec.environment import EnvironmentSpec, Guarded, make_envs, spec_of_env
+from seqdec.environment import EnvironmentSpec, Guarded, batch_of, make_envs, spec_of_env
 from seqdec.episode import Episode
 from seqdec.errors import NumericsError
 from seqdec.layout import layout_from_spaces
@@ -135,7 +134,7 @@ def test_each_leaf_says_for_itself_whether_it_is_missing():
 
 @pytest.mark.parametrize("may_miss", [(), LEAVES[:1], LEAVES[1:], LEAVES[:3]])
 def test_what_may_not_be_missing_fails_its_episode_and_no_other(may_miss: tuple[str, ...]):
-    envs = SyncVectorEnv([lambda: Guarded(Noting(0.05), missing=may_miss)] * 4, autoreset_mode=AutoresetMode.DISABLED)
+    envs = batch_of([lambda: Guarded(Noting(0.05), missing=may_miss)] * 4, may_miss)
     failures: list[Failure] = []
 
     class Still:

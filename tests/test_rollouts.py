@@ -1,9 +1,12 @@
+import os
+
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from seqdec import environment
 from seqdec.environment import Guarded, make_envs, spec_of_env
 from seqdec.errors import NumericsError, UsageError
 from seqdec.rollouts import Actor, rollout
@@ -78,6 +81,8 @@ def batch_of(make, num_envs, mode=AutoresetMode.DISABLED, guarded=True):
     def make_one():
         return Guarded(make()) if guarded else make()
 
+    if guarded and mode is AutoresetMode.DISABLED:
+        return environment.batch_of([make_one] * num_envs)
     return SyncVectorEnv([make_one] * num_envs, autoreset_mode=mode)
 
 
@@ -262,3 +267,50 @@ def test_no_episodes_is_refused():
 def test_an_actor_is_recognised_by_what_it_can_do():
     assert isinstance(Turns(), Actor)
     assert not isinstance(lambda observation, generator: 0, Actor)
+
+
+def test_processes_and_batches_that_take_turns_change_no_episode():
+    plain = rollout(Turns(), batch_of(Random, 3), num_episodes=11, seed=100)
+    for sizes, asynchronous in (((3,), True), ((2, 1), True), ((2, 3), False), ((9, 9), True)):
+        envs = [environment.batch_of([guarded] * size, asynchronous=asynchronous) for size in sizes]
+        found = rollout([Turns() for _ in envs], envs, num_episodes=11, seed=100)
+        assert [episode.total_return for episode in found] == [episode.total_return for episode in plain]
+        for one, other in zip(found, plain, strict=True):
+            assert np.array_equal(one.steps["observation"], other.steps["observation"])
+        for batch in envs:
+            batch.close()
+
+
+def guarded():
+    return Guarded(Random())
+
+
+class Numbered(Constant):
+    """Notes the first episode of each of its waves."""
+
+    def __init__(self):
+        super().__init__(1)
+        self.firsts = []
+
+    def seek(self, episode):
+        self.firsts.append(episode)
+
+
+def test_actors_that_take_turns_are_told_which_episodes_are_theirs():
+    actors = [Numbered(), Numbered()]
+    rollout(actors, [batch_of(Random, 2), batch_of(Random, 3)], num_episodes=13, seed=0)
+    assert sorted(actors[0].firsts + actors[1].firsts) == [0, 2, 5, 7, 10, 12]
+    assert actors[0].firsts == [0, 5, 10] and actors[1].firsts == [2, 7, 12]
+    with pytest.raises(UsageError, match="1 actors for 2 batches"):
+        rollout(Constant(1), [batch_of(Random, 2)] * 2, num_episodes=3, seed=0)
+
+
+class Dying(Random):
+    def step(self, action):
+        os._exit(1)
+
+
+def test_a_process_that_dies_is_told_in_one_sentence():
+    envs = environment.batch_of([lambda: Guarded(Dying())] * 2, asynchronous=True)
+    with pytest.raises(NumericsError, match="a process of the environments ended"):
+        rollout(Constant(1), envs, num_episodes=2, seed=0)
