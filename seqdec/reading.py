@@ -46,7 +46,6 @@ class Memory:
         self.num_sequences = num_sequences
         device = next(backbone.model.parameters()).device
         self._places = torch.arange(num_tokens, device=device)[None]
-        self._causal = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=device).tril()
         self.forget()
 
     def forget(self) -> None:
@@ -71,7 +70,8 @@ class Memory:
                 tokens.new_empty(self.num_sequences, num_heads, self._num_tokens, width)
                 for num_heads, width in self._pass.shapes
             ]
-        places, mask = self._places[:, begin:end], self._causal[begin:end, :end][None, None]
+        places = self._places[:, begin:end]
+        mask = (self._places[:, :end] <= places[0, :, None])[None, None]  # [1, 1, n, end]
         if self._is_word is not None:
             places = (self._is_word.cumsum(1) - 1).clamp(min=0)[:, begin:]
             itself = torch.eye(end, dtype=torch.bool, device=tokens.device)[begin:]  # padding reads itself alone
@@ -101,9 +101,7 @@ class _Given(DynamicLayer):
         super().__init__()
         self.keys, self.values, self.is_initialized = keys, values, True
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object) -> tuple[Tensor, Tensor]:
         assert self.keys is not None and self.values is not None
         num_new = key_states.shape[-2]
         self.keys[:, :, -num_new:] = key_states

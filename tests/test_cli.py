@@ -49,7 +49,9 @@ FLAGS = {
         "eval-every checkpoint-every keep-checkpoints target-return episodes num-envs env trust-env "
         "temperature max-steps tracker resume config nproc debug"
     ),
-    "eval": "run task text target-return episodes num-envs seed temperature env trust-env max-steps output debug",
+    "eval": (
+        "run task text target-return episodes num-envs async-envs seed temperature env trust-env max-steps output debug"
+    ),
     "env": "debug",
 }
 
