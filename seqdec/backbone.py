@@ -193,10 +193,10 @@ def load_backbone(
         _try_out(model, width, name)
         if vocabulary:
             _try_out_padding(model, width, name, takes_positions)
+        use_bits(model)
         trainable = _choose_parameters(model, finetune, lora_rank)
         _table_of(model).weight.requires_grad_(vocabulary and init == "random" and finetune == "full")
         mlp = last_layer.last_mlp(model, config.num_hidden_layers, width)
-    use_bits(trainable)
     return Backbone(trainable, source, width, scale, takes_positions, tokenizer, mlp)
 
 
@@ -251,10 +251,10 @@ def reload_backbone(folder: Path, *, merge_adapters: bool = False) -> Backbone:
     else:
         model = _load_weights(folder, _read_config(str(folder), str(folder)), str(folder))
         takes_positions = _takes_positions(model)
+        use_bits(model)
         _choose_parameters(model, source.finetune, source.lora_rank)
     width = _table_of(model).embedding_dim
     mlp = last_layer.last_mlp(model, model.config.num_hidden_layers, width)
-    use_bits(model)
     return Backbone(model, source, width, scale, takes_positions, tokenizer, mlp)
 
 

@@ -6,7 +6,11 @@ There torch draws a random number for each entry; a mask needs 16 bits of one. E
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
+ATTENTION = "seqdec_bits"  # the name that transformers knows `attend` by
 LEVELS = 1 << 16  # the probability is rounded to one of so many; scaling makes up for it exactly
 
 
@@ -20,20 +24,58 @@ class BitDropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the entries [...] that are kept, scaled."""
-        dropped = round(self.p * LEVELS)
-        if not self.training or dropped == 0:
-            return input
-        if input.device.type != "cpu" or dropped == LEVELS:
-            return F.dropout(input, self.p)
-        words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        bits = words.view(torch.int16)[: input.numel()].view(input.shape)
-        kept = (bits >= dropped - LEVELS // 2).to(input.dtype)
-        return input * kept.mul_(LEVELS / (LEVELS - dropped))
+        return drop(input, self.p) if self.training else input
 
 
-def use_bits(model: nn.Module) -> None:
-    """Replace a model's dropout modules in place."""
+def drop(values: Tensor, p: float) -> Tensor:
+    """Return values [...] with entries zeroed with probability p, and the others scaled."""
+    dropped = round(p * LEVELS)
+    if dropped == 0:
+        return values
+    if values.device.type != "cpu" or dropped == LEVELS:
+        return F.dropout(values, p)
+    words = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    bits = words.view(torch.int16)[: values.numel()].view(values.shape)
+    kept = (bits >= dropped - LEVELS // 2).to(values.dtype)
+    return values * kept.mul_(LEVELS / (LEVELS - dropped))
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **words: object,
+) -> tuple[Tensor, Tensor | None]:
+    """Attend as transformers' "sdpa" does; causal attention that drops weights on a CPU draws them by bits.
+
+    There torch's own falls back to separate operations anyway, with a mask of drawn numbers among them.
+    """
+    is_plain = attention_mask is None and is_causal is not False and query.shape == key.shape
+    if dropout == 0.0 or not is_plain or query.device.type != "cpu":
+        words |= {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **words)  # pyright: ignore
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    future = query.new_full((query.shape[2], query.shape[2]), -torch.inf).triu(1)
+    scores = torch.baddbmm(future, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=scale)
+    read = torch.bmm(drop(scores.softmax(-1), dropout), value.flatten(0, 1))  # [B * heads, L, width]
+    return read.unflatten(0, query.shape[:2]).transpose(1, 2), None
+
+
+AttentionInterface.register(ATTENTION, attend)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def use_bits(model: PreTrainedModel) -> None:
+    """Let a decoder draw its dropout by bits: its modules are replaced in place, and so is its attention."""
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
                 setattr(module, name, BitDropout(child.p).train(child.training))
+    drops = any(model.config.to_dict().get(key) for key in ("attn_pdrop", "attention_dropout"))
+    if drops and model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(ATTENTION)

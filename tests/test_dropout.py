@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from seqdec.backbone import load_backbone
-from seqdec.dropout import BitDropout
+from seqdec.backbone import load_backbone, reload_backbone, save_backbone
+from seqdec.dropout import ATTENTION, BitDropout, attend
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.003])
@@ -54,3 +55,39 @@ def test_a_backbone_drops_by_bits():
     model = load_backbone("small", dropout=0.3).model
     kinds = {type(module) for module in model.modules() if isinstance(module, nn.Dropout)}
     assert kinds == {BitDropout} and model.drop.p == 0.3
+
+
+def attention_inputs() -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(3, 2, 7, 4) for _ in range(3)]
+
+
+def test_attention_by_bits_is_attention():
+    module = load_backbone("small").model.h[0].attn
+    plain, _ = sdpa_attention_forward(module, *attention_inputs(), None)
+    found, _ = attend(module, *attention_inputs(), None, dropout=1e-9)  # too rare to be drawn, but goes our way
+    torch.testing.assert_close(found, plain, atol=1e-6, rtol=1e-5)
+    assert torch.equal(attend(module, *attention_inputs(), None)[0], plain)
+    scaled, _ = sdpa_attention_forward(module, *attention_inputs(), None, scaling=0.1)
+    torch.testing.assert_close(attend(module, *attention_inputs(), None, 1e-9, 0.1)[0], scaled, atol=1e-6, rtol=1e-5)
+
+
+def test_attention_drops_weights_and_keeps_their_mean():
+    module, inputs = load_backbone("small").model.h[0].attn, attention_inputs()
+    plain, _ = attend(module, *inputs, None)
+    many = torch.stack([attend(module, *inputs, None, dropout=0.3)[0] for _ in range(4000)])
+    assert not torch.allclose(many[0], plain, atol=1e-2)
+    torch.testing.assert_close(many.mean(0), plain, atol=0.05, rtol=0.0)
+    # the first token reads itself alone: its weight is dropped whole, or kept and scaled
+    first = many[:, :, 0] / inputs[2].transpose(1, 2)[:, 0]
+    assert abs((first == 0).double().mean().item() - 0.3) < 0.02
+    torch.testing.assert_close(first[first != 0], torch.full_like(first[first != 0], 1 / 0.7), atol=1e-3, rtol=0.0)
+
+
+def test_a_backbone_that_drops_attention_does_so_by_bits_and_is_saved_without_it(tmp_path):
+    for name, dropout, expected in (("small", 0.1, ATTENTION), ("small", 0.0, "sdpa")):
+        backbone = load_backbone(name, dropout=dropout)
+        assert backbone.model.config._attn_implementation == expected
+    save_backbone(load_backbone("small"), tmp_path)
+    assert ATTENTION not in (tmp_path / "config.json").read_text()
+    assert reload_backbone(tmp_path).model.config._attn_implementation == ATTENTION

@@ -120,7 +120,7 @@ SPACES = {
 TABLES = {"table_formats", "table_values", "table_spaces", "table_episodes", "table_files"}
 HOMES = {
     "torch": TORCH | {"smollm2", "context", "policy", "assembly", "commands", "stable_baselines"},
-    "transformers": {"hub", "smollm2", "backbone", "reading"},
+    "transformers": {"hub", "smollm2", "dropout", "backbone", "reading"},
     "peft": {"backbone"},
     "accelerate": {"training", "processes"},
     "safetensors": {"storage", "backbone"},

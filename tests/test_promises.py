@@ -338,7 +338,9 @@ def test_data_whose_returns_are_all_equal_goes_from_flags_to_figure(tmp_path: Pa
 
 
 def test_no_public_call_takes_a_misspelt_argument_in_silence(monkeypatch: pytest.MonkeyPatch):
-    """No **kwargs of ours but `Context.write`, which checks its names; the backbone is called with known words only."""
+    """No **kwargs but `Context.write`'s, which checks its names, and those of `attend`, which transformers calls; the
+    backbone is called with known words only.
+    """
     open_ended, passed = set(), set()
     for path in sorted((ROOT / "seqdec").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -348,7 +350,7 @@ def test_no_public_call_takes_a_misspelt_argument_in_silence(monkeypatch: pytest
             if isinstance(node, ast.Call) and "inputs_embeds" in {keyword.arg for keyword in node.keywords}:
                 assert not node.args, "by name"
                 passed |= {keyword.arg or "position_ids" for keyword in node.keywords}
-    assert open_ended == {"context.write"}
+    assert open_ended == {"context.write", "dropout.attend"}
     known = inspect.signature(load_backbone("small", num_layers=1).model.forward).parameters
     assert passed and passed <= set(known) - {"kwargs"}
 
