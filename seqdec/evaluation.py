@@ -350,6 +350,8 @@ def _asked_results(report: Report) -> list[tuple[float, TargetResult]]:
 def _title(reports: Mapping[str, Report]) -> str:
     first = next(iter(reports.values()))
     title = f"{first.env}: asked against achieved, {first.num_episodes} episodes a target"
+    if not any(_asked_results(report) for report in reports.values()):
+        title = f"{first.env}: achieved, nothing asked, {first.num_episodes} episodes"
     if len(reports) == 1 and first.rank_correlation is not None:
         title += f"\nrank correlation {first.rank_correlation:.2f}"
     return title

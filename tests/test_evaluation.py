@@ -14,6 +14,7 @@ from seqdec.errors import DataError, StorageError, UsageError
 from seqdec.evaluation import (
     Report,
     TargetResult,
+    _title,
     bootstrap_interval,
     evaluate,
     plot_report,
@@ -265,3 +266,12 @@ def test_the_table_says_asked_achieved_and_where_the_data_was():
     assert lines[3].split()[:2] == ["300", "280.6"]
     assert "returns 10 to 500, median 250" in report.table()
     assert "rank correlation of asked and achieved: 1.00" in report.table()
+
+
+def test_a_picture_without_a_target_does_not_say_that_one_was_asked_for():
+    spec = spec_of_env(gymnasium.make("CartPole-v1"))
+    envs = make_envs(spec, 2, max_steps=30)
+    words = {"num_episodes": 2, "seed": 0, "spec": spec, "data_returns": DATA_RETURNS}
+    unasked, asked = (evaluate(Pushes, envs, targets=[target], **words) for target in (None, 20.0))  # pyright: ignore
+    assert _title({"a": unasked}) == "CartPole-v1: achieved, nothing asked, 2 episodes"
+    assert _title({"a": unasked, "b": asked}) == "CartPole-v1: asked against achieved, 2 episodes a target"
