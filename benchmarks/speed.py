@@ -2,7 +2,7 @@
 
 Everything is CPU time of one thread, contenders in turns, the median of all rounds; the network is the original
 Decision Transformer's (GPT-2, 3 layers x 128, 1 head, dropout 0.1) on Hopper, 64 windows x 20 timesteps, unless a row
-says otherwise. Prints tables in Markdown and draws docs/images/growth.png. Needs `pip install "seqdec[mujoco]"` and
+says otherwise. Prints tables in Markdown; --figure draws how cost grows. Needs `pip install "seqdec[mujoco]"` and
 mujoco/hopper/mixed-v0 and classic/cartpole/mixed-v0 below MINARI_DATASETS_PATH. FILE measures other libraries by the
 same rules; it is asked for `--peer NAME --what train` or `rollout`, and prints JSON lines.
 """
@@ -35,7 +35,6 @@ BATCH, CONTEXT = 64, 20
 CYCLE = CONTEXT // 2  # steps from one refill of the context to the next
 PEERS = ("d3rlpy", "transformers", "torchrl")
 LAYOUTS = ("decision_transformer", "paired", "fused")
-ROOT = Path(__file__).parent.parent
 
 
 def in_turns(contenders: Mapping[str, Callable[[], object]], *, rounds: int, repeat: int) -> dict[str, float]:
@@ -264,7 +263,8 @@ def growth(given: argparse.Namespace, curves: dict[str, dict[int, float]]) -> No
         ["", *[""] * 4],
         [[name.replace("\n", " "), *(f"{n:,}: {ms:.1f}" for n, ms in panel.items())] for name, panel in panels.items()],
     )
-    draw(panels, ROOT / "docs" / "images" / "growth.png")
+    if given.figure:
+        draw(panels, Path(given.figure))
 
 
 def deeper(windows: seqdec.Windows, num_layers: int, folder: Path) -> seqdec.SequenceModel:
@@ -423,6 +423,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="episodes of 1000 steps and more rounds")
     parser.add_argument("--peers", default="", help="script that measures other libraries")
     parser.add_argument("--peers-python", default=sys.executable, help="the Python that has them")
+    parser.add_argument("--figure", default="", help="PNG to draw how cost grows")
     parser.add_argument("--only", nargs="+", default=["training", "acting", "growth", "start", "padding"])
     given = parser.parse_args()
     torch.set_num_threads(1)
