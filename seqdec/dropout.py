@@ -56,6 +56,7 @@ def attend(
     There torch's own falls back to separate operations anyway, with a mask of drawn numbers among them.
     """
     is_plain = attention_mask is None and is_causal is not False and query.shape == key.shape
+    is_plain = is_plain and all(words.get(word) is None for word in ("position_bias", "softcap", "cache"))
     if dropout == 0.0 or not is_plain or query.device.type != "cpu":
         words |= {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **words)  # pyright: ignore

@@ -72,6 +72,13 @@ def test_attention_by_bits_is_attention():
     torch.testing.assert_close(attend(module, *attention_inputs(), None, 1e-9, 0.1)[0], scaled, atol=1e-6, rtol=1e-5)
 
 
+def test_attention_that_is_more_than_causal_is_left_to_transformers():
+    module, bias = load_backbone("small").model.h[0].attn, torch.randn(1, 2, 7, 7)
+    expected, _ = sdpa_attention_forward(module, *attention_inputs(), None, position_bias=bias)
+    found, _ = attend(module, *attention_inputs(), None, dropout=1e-9, position_bias=bias)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_attention_drops_weights_and_keeps_their_mean():
     module, inputs = load_backbone("small").model.h[0].attn, attention_inputs()
     plain, _ = attend(module, *inputs, None)
