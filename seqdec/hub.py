@@ -30,7 +30,7 @@ def is_hub_reachable() -> bool:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Keep transformers from drawing bars and from reporting layers that were left out; what matters is checked."""
+    """Keep transformers from drawing bars and from telling what it thinks of a model; what matters is checked."""
     import transformers
 
     verbosity, was_shown = transformers.logging.get_verbosity(), transformers.utils.logging.is_progress_bar_enabled()

@@ -8,6 +8,7 @@ pass in Python. So keys and values are written into memory that was given, and t
 against the plain decoder; where a family cannot do the one or the other, it reads as transformers has it.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from weakref import WeakKeyDictionary
@@ -20,6 +21,8 @@ from transformers.cache_utils import DynamicLayer
 from seqdec.backbone import Backbone
 from seqdec.last_layer import only_at
 from seqdec.recorded import record
+
+logger = logging.getLogger(__name__)
 
 # sequences, new tokens and tokens before them: what a pass is tried out with
 TRIALS = ((2, 3, 4), (1, 1, 6), (3, 5, 0), (2, 1, 9))
@@ -194,7 +197,8 @@ def _make_pass(backbone: Backbone) -> _Pass | None:
             expected = decoder(inputs_embeds=tokens, use_cache=False).last_hidden_state[:, -1]
             if not made.agrees(tokens, num_new, expected):
                 return None
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        logger.debug("%s reads by its own cache: %s", backbone.source.name, error)
         return None  # a family whose attention wants something else
     made.record([made.inputs(tokens, num_new) for tokens, num_new in trials])
     return made

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from seqdec.hub import quietly
+
 logger = logging.getLogger(__name__)
 
 Function = Callable[..., Tensor]
@@ -42,7 +44,7 @@ def record(module: nn.Module, function: Function, examples: Sequence[tuple[Tenso
     if any(tensor.device.type != "cpu" for tensor in examples[0]):
         return function  # elsewhere a call does not wait for the one before
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with quietly(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             replay = torch.jit.trace(_Call(module, function), _copied(examples[0]), check_trace=False)
         assert isinstance(replay, nn.Module)

@@ -1,5 +1,8 @@
 """Reading on is reading all at once, recorded or not, in every family."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -91,3 +94,12 @@ def test_dropout_is_never_recorded(family_folder):
         found = Memory(backbone, 2, 4).read(tokens)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(dropped, expected, atol=1e-2)
+
+
+def test_recording_says_nothing():
+    script = (
+        "import torch; from seqdec.backbone import load_backbone; from seqdec.reading import Memory, _pass_of; "
+        "backbone = load_backbone('small'); Memory(backbone, 1, 4); print(type(_pass_of(backbone)._run).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr == "" and done.stdout.strip() == "TopLevelTracedModule"
