@@ -225,15 +225,15 @@ def evaluate_run(given: flags.Eval) -> int:
     else:
         print("this policy is not asked for a return: its layout reads none")
         targets = [None]
-    num_envs = min(given.num_envs, given.episodes)
-    spec, envs = assembly.open_envs(given, model.data.spec, num_envs, asynchronous=given.async_envs)
-    check_spaces(model.data.spec, envs[0])
     device = join_processes().device
     assert device is not None
     model.to(device)
+    num_envs = min(given.num_envs, given.episodes)
+    spec, envs = assembly.open_envs(given, model.data.spec, num_envs, asynchronous=given.async_envs)
     with ExitStack() as stack:
         for batch in envs:
             stack.enter_context(closing(batch))
+        check_spaces(model.data.spec, envs[0])
         advance = stack.enter_context(_progress(given.episodes * len(targets), "episode"))
         report = evaluate(
             lambda target: Policy(

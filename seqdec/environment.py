@@ -9,6 +9,7 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TypeGuard
@@ -316,21 +317,25 @@ def make_envs(
     def make_guarded() -> Guarded:
         env = _made(make, spec, env_id)
         limit = env.spec.max_episode_steps if env.spec else None
+        may_miss = spec.missing if missing is None else missing
         return Guarded(env, max_steps or (DEFAULT_MAX_STEPS if limit is None else limit), may_miss)
 
-    may_miss = spec.missing if missing is None else missing
-    return batch_of([make_guarded] * num_envs, may_miss, asynchronous=asynchronous)
+    return batch_of([make_guarded] * num_envs, asynchronous=asynchronous)
 
 
-def batch_of(
-    makers: Sequence[Callable[[], Guarded]], missing: tuple[str, ...] = (), *, asynchronous: bool = False
-) -> VectorEnv:
+def batch_of(makers: Sequence[Callable[[], Guarded]], *, asynchronous: bool = False) -> VectorEnv:
     """Make a batch of guarded environments, without automatic resets."""
     if asynchronous:
-        makers[0]().close()  # what is wrong with it is told here, in one sentence
-    make = AsyncVectorEnv if asynchronous else SyncVectorEnv
-    envs = make(makers, autoreset_mode=AutoresetMode.DISABLED)
-    envs.metadata = {**envs.metadata, PARKS: True, MAY_MISS: missing}
+        # looked at here: in a process of its own nobody could ask it, or be told in one sentence what is wrong
+        with closing(makers[0]()) as first:
+            kinds = {leaf_kind(leaf) for leaf in leaves(supported(first.observation_space, "observation"), "").values()}
+        # Gymnasium's shared memory holds texts in the space's letters only, and nothing that is missing
+        envs = AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED, shared_memory="text" not in kinds)
+    else:
+        envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+        first = envs.envs[0]
+        assert isinstance(first, Guarded)
+    envs.metadata = {**envs.metadata, PARKS: True, MAY_MISS: first.missing}
     return envs
 
 

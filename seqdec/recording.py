@@ -113,7 +113,7 @@ def _open_envs(
         unknown = EnvironmentSpec(Discrete(1), Discrete(1))
         return make_envs(unknown, num_envs, env_id=env, max_steps=max_steps, missing=missing)
     limit = {} if max_steps is None else {"max_steps": max_steps}
-    return batch_of([lambda: Guarded(env(), missing=missing, **limit)] * num_envs, missing)
+    return batch_of([lambda: Guarded(env(), missing=missing, **limit)] * num_envs)
 
 
 def _spec_of(

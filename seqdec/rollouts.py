@@ -5,7 +5,7 @@ wave 0   episode 0 |-------|          N environments start together; a row that 
 wave 1   episode 2 |---|              was started is left out of the count
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -113,13 +113,19 @@ def rollout(
         raise UsageError(f"{len(actors)} actors for {len(batches)} batches of environments: give one for each")
     for batch in batches:
         _autoreset_mode(batch)
+    results: dict[int, Episode | str] = {}
+    for first, played in _played(actors, batches, num_episodes, seed, progress):
+        results |= enumerate(played, first)
+        message = next((result for result in played if isinstance(result, str)), None)
+        if message is not None and failures is None:
+            number = first + played.index(message)
+            raise NumericsError(f"the environment failed in episode {number}: {message}")
     episodes: list[Episode] = []
-    for number, result in enumerate(_played(actors, batches, num_episodes, seed, progress)):
+    for number in sorted(results):
+        result = results[number]
         if isinstance(result, Episode):
             episodes.append(result)
-        elif failures is None:
-            raise NumericsError(f"the environment failed in episode {number}: {result}")
-        else:
+        elif failures is not None:
             failures.append(Failure(number, result))
     return episodes
 
@@ -130,9 +136,8 @@ def _played(
     num_episodes: int,
     seed: int,
     progress: Callable[[int], None] | None,
-) -> list[Episode | str]:
-    """Play waves until there are enough episodes, the batches in turns; an episode that failed has its message."""
-    results: dict[int, list[Episode | str]] = {}  # by the first episode of a wave
+) -> Iterator[tuple[int, list[Episode | str]]]:
+    """Play waves until there are enough episodes, the batches in turns; yield each with its first episode's number."""
     playing: dict[int, tuple[int, Generator[None, None, list[Episode | str]]]] = {}
     num_begun = 0
     while num_begun < num_episodes or playing:
@@ -148,9 +153,8 @@ def _played(
                 try:
                     next(wave)
                 except StopIteration as end:
-                    results[first] = end.value
                     del playing[index]
-    return [result for first in sorted(results) for result in results[first]]
+                    yield first, end.value
 
 
 def _wave(
@@ -222,7 +226,7 @@ def _waited(envs: AsyncVectorEnv) -> tuple[Batch, np.ndarray, np.ndarray, np.nda
         for process in envs.processes:
             process.terminate()
         envs.closed = True  # nothing is left to close, and closing would wait for who is gone
-        raise NumericsError("a process of the environments ended; try without --async-envs") from error
+        raise NumericsError("a process of the environments ended: try without --async-envs (asynchronous)") from error
 
 
 def _settle(envs: VectorEnv, ended: np.ndarray) -> None:

@@ -331,6 +331,10 @@ def test_a_run_leaves_what_it_says_and_a_policy_that_evaluates(run: Path, tmp_pa
     assert len(report.targets) == 3 and all(len(result.episode_returns) == 3 for result in report.targets)
     assert (run / "report.png").read_bytes().startswith(b"\x89PNG")
 
+    assert main([*words.split(), "--async-envs", "--output", str(tmp_path / "async")]) == 0
+    beside = Report.from_json(read_json(tmp_path / "async" / "report.json"))
+    assert [result.episode_returns for result in beside.targets] == [r.episode_returns for r in report.targets]
+
     shutil.copytree(run / "policy", tmp_path / "mine")
     assert main([*words.replace(str(run), str(tmp_path / "mine")).split(), "--output", str(tmp_path / "out")]) == 0
     again = Report.from_json(read_json(tmp_path / "out" / "report.json"))

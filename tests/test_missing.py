@@ -134,7 +134,7 @@ def test_each_leaf_says_for_itself_whether_it_is_missing():
 
 @pytest.mark.parametrize("may_miss", [(), LEAVES[:1], LEAVES[1:], LEAVES[:3]])
 def test_what_may_not_be_missing_fails_its_episode_and_no_other(may_miss: tuple[str, ...]):
-    envs = batch_of([lambda: Guarded(Noting(0.05), missing=may_miss)] * 4, may_miss)
+    envs = batch_of([lambda: Guarded(Noting(0.05), missing=may_miss)] * 4)
     failures: list[Failure] = []
 
     class Still:

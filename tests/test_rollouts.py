@@ -1,10 +1,11 @@
 import os
+from functools import partial
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from seqdec import environment
 from seqdec.environment import Guarded, make_envs, spec_of_env
@@ -273,6 +274,7 @@ def test_processes_and_batches_that_take_turns_change_no_episode():
     plain = rollout(Turns(), batch_of(Random, 3), num_episodes=11, seed=100)
     for sizes, asynchronous in (((3,), True), ((2, 1), True), ((2, 3), False), ((9, 9), True)):
         envs = [environment.batch_of([guarded] * size, asynchronous=asynchronous) for size in sizes]
+        assert all(isinstance(batch, AsyncVectorEnv) == asynchronous for batch in envs)
         found = rollout([Turns() for _ in envs], envs, num_episodes=11, seed=100)
         assert [episode.total_return for episode in found] == [episode.total_return for episode in plain]
         for one, other in zip(found, plain, strict=True):
@@ -314,3 +316,86 @@ def test_a_process_that_dies_is_told_in_one_sentence():
     envs = environment.batch_of([lambda: Guarded(Dying())] * 2, asynchronous=True)
     with pytest.raises(NumericsError, match="a process of the environments ended"):
         rollout(Constant(1), envs, num_episodes=2, seed=0)
+
+
+class Telling(AsyncVectorEnv):
+    """Tells when its environments are set to work, and when they are waited for."""
+
+    def step_async(self, actions):
+        self.told.append(("steps", self.name))
+        super().step_async(actions)
+
+    def step_wait(self, timeout=None):
+        self.told.append(("waited for", self.name))
+        return super().step_wait(timeout)
+
+
+class Told(Turns):
+    def __init__(self, told, name):
+        super().__init__()
+        self.told, self.name = told, name
+
+    def act(self, observations, rewards):
+        self.told.append(("acts", self.name))
+        return super().act(observations, rewards)
+
+
+def test_one_actor_works_while_the_environments_of_the_other_step():
+    told, envs = [], []
+    for name in range(2):
+        envs.append(Telling([guarded] * 2, autoreset_mode=AutoresetMode.DISABLED))
+        envs[-1].told, envs[-1].name = told, name
+    rollout([Told(told, 0), Told(told, 1)], envs, num_episodes=4, seed=1)
+    for batch in envs:
+        batch.close()
+    begin, end = told.index(("steps", 0)), told.index(("waited for", 0))
+    assert ("acts", 1) in told[begin:end] and ("steps", 1) in told[begin:end]
+
+
+def test_a_failed_episode_ends_the_rollout_before_others_begin():
+    actor = Constant(1)
+    actor.reset = begun = Counter()
+    with pytest.raises(NumericsError, match="failed in episode 0"):
+        rollout(actor, batch_of(Failing, 2), num_episodes=10, seed=0)
+    assert begun.calls == 1
+
+
+class Counter:
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, num_envs):
+        self.calls += 1
+
+
+class Failing(Random):
+    def step(self, action):
+        raise ValueError("broken")
+
+
+class Speaking(Random):
+    """Says something in letters that are not its space's own, or nothing at all."""
+
+    observation_space = gymnasium.spaces.Dict(words=gymnasium.spaces.Text(20), place=Box(-np.inf, np.inf, (2,)))
+
+    def _see(self):
+        words = None if self.step_index == 1 else f"step {self.step_index}, \u00fc"
+        return {"words": words, "place": np.array([self.mark, np.nan])}
+
+
+class Listening(Constant):
+    def act(self, observations, rewards):
+        return super().act(observations["place"], rewards)
+
+
+def test_texts_and_what_is_missing_come_out_of_processes_as_they_are():
+    found = []
+    for asynchronous in (False, True):
+        make = partial(Guarded, missing=("observation.words", "observation.place"))
+        envs = environment.batch_of([lambda make=make: make(Speaking())] * 2, asynchronous=asynchronous)
+        found.append(rollout(Listening(1), envs, num_episodes=3, seed=5))
+        envs.close()
+    for one, other in zip(*found, strict=True):
+        assert one.steps.keys() == other.steps.keys() and "missing.observation.words" in one.steps
+        for name, values in one.steps.items():
+            assert np.array_equal(values, other.steps[name]), name
