@@ -22,6 +22,7 @@ from seqdec.errors import UsageError, suggest
 from seqdec.layout import READ_ONLY, Variable
 from seqdec.leaves import MISSING
 from seqdec.model import SequenceModel
+from seqdec.perception import marks_of
 from seqdec.reading import Memory
 
 # Made at a time, because a call costs more than its work: draws of random numbers, timesteps beyond a window.
@@ -218,7 +219,7 @@ class Context:
         tokens = torch.cat([slot.tokens for slot in slots], 1)  # [B, new, D]
         is_word = None
         if self.layout.has_text:
-            is_word = torch.cat([self._all_words(tokens) if words is None else words for tokens, words in slots], 1)
+            is_word = torch.cat([marks_of(*slot) for slot in slots], 1)
         if self._memory is not None:
             self._hidden = self._memory.read(tokens, is_word)
         else:
@@ -276,9 +277,6 @@ class Context:
             return _Written(time.expand(self.num_sequences, self.layout.variable(slot[0]).num_tokens, -1), None)
         found = _sum(written)
         return _Written(found.tokens + time, found.words)
-
-    def _all_words(self, tokens: Tensor) -> Tensor:
-        return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
 
     def _written(self, name: str, values: dict[str, _Written], where: str) -> _Written:
         if name not in values:

@@ -23,7 +23,7 @@ from seqdec.environment import EnvironmentSpec
 from seqdec.errors import DataError
 from seqdec.layout import Layout
 from seqdec.leaves import MISSING
-from seqdec.perception import Text, Vocabulary
+from seqdec.perception import Text, Vocabulary, marks_of
 
 if TYPE_CHECKING:  # acting needs no data
     from seqdec.streams import StreamWindows
@@ -136,8 +136,8 @@ class SequenceModel(nn.Module):
         if not layout.has_text:
             return tokens[:, :num_tokens], None
         marks = [torch.ones_like(tokens[:, :1, 0], dtype=torch.bool)]
-        marks += [_marks(fact, words).flatten(1) for fact, words in prompt]
-        marks += [torch.cat([_marks(step, words) for step, words in steps], 2).flatten(1)]
+        marks += [marks_of(fact, words).flatten(1) for fact, words in prompt]
+        marks += [torch.cat([marks_of(step, words) for step, words in steps], 2).flatten(1)]
         return tokens[:, :num_tokens], torch.cat(marks, 1)[:, :num_tokens]
 
     def _embed_slot(
@@ -166,19 +166,18 @@ class SequenceModel(nn.Module):
         """
         tokens, is_word = self.embed_window(batch, drop_observation)
         num_timesteps = batch["mask"].shape[1]
-        before = {
-            name: torch.as_tensor(self.layout.positions(name)[:num_timesteps] - 1, device=tokens.device)
-            for name in self.layout.predicted
-        }
+        before = {name: self.layout.positions(name)[:num_timesteps] - 1 for name in self.layout.predicted}
         if is_word is not None:  # what is padding in every sequence need not be read
             kept = is_word.any(0)
-            places = kept.cumsum(0) - 1
+            places = (kept.cumsum(0) - 1).cpu().numpy()
             before = {name: places[positions] for name, positions in before.items()}
             tokens, is_word = tokens[:, kept], is_word[:, kept]
-        hidden = self.backbone_source.read(tokens, is_word, only_at=torch.cat([*before.values()]).unique())
+        wanted = np.unique(np.concatenate([*before.values()]))
+        hidden = self.backbone_source.read(tokens, is_word, only_at=torch.as_tensor(wanted, device=tokens.device))
         losses = {}
         for name, positions in before.items():
-            loss = self.codec(name).loss(hidden.index_select(1, positions), batch[name])  # [B, K]
+            states = hidden.index_select(1, torch.as_tensor(positions, device=hidden.device))
+            loss = self.codec(name).loss(states, batch[name])  # [B, K]
             valid = batch["mask"] if loss.shape[1] == num_timesteps else torch.ones_like(loss).bool()
             if MISSING + name in batch:
                 valid = valid & ~batch[MISSING + name].reshape(*valid.shape, -1).any(2)
@@ -310,11 +309,6 @@ def build_model(
     for name, values in windows.statistics().items():
         model.codec(name).fit(values)
     return model
-
-
-def _marks(tokens: Tensor, words: Tensor | None) -> Tensor:
-    """Return which tokens [..., n, D] of a slot are words; all of them where it has no text."""
-    return torch.ones_like(tokens[..., 0], dtype=torch.bool) if words is None else words
 
 
 def _key(name: str) -> str:

@@ -160,3 +160,8 @@ class Text(nn.Module):
         stand_in = is_unknown[..., None] & at_end
         embedded = torch.where(stand_in[..., None], self.unknown.to(embedded.dtype), embedded)
         return embedded, torch.where(is_unknown[..., None], at_end, words)
+
+
+def marks_of(tokens: Tensor, words: Tensor | None) -> Tensor:
+    """Return which tokens [..., n, D] of a slot are words [..., n]; all of them where it has no text."""
+    return torch.ones_like(tokens[..., 0], dtype=torch.bool) if words is None else words
