@@ -217,6 +217,14 @@ def test_importing_the_package_loads_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+def test_acting_needs_no_data_sets():
+    names = "Context, Policy, evaluate, load_policy, make_envs, rollout"
+    script = (
+        f"import sys; from seqdec import {names}; print(sorted({{'datasets', 'pandas', 'pyarrow'}} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"
+
+
 def test_every_public_name_can_be_imported():
     import seqdec
 
