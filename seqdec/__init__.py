@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     from seqdec.episode import Episode
     from seqdec.evaluation import evaluate, plot_report
     from seqdec.layout import Layout, Variable, layout_from_spaces
+    from seqdec.likelihood import is_in_data, log_prob, rank_checkpoints
     from seqdec.model import SequenceModel, build_model
+    from seqdec.planning import Planning, plan
     from seqdec.policy import Policy
+    from seqdec.prompts import Prompt
+    from seqdec.queries import explain, infer_goal, inverse, predict
     from seqdec.recording import random_policy
+    from seqdec.return_distribution import expert_return, returns
     from seqdec.rollouts import Actor, rollout
     from seqdec.selection import mix, subset
     from seqdec.sources import (
@@ -47,9 +52,14 @@ _HOMES = {
     "episode": ["Episode"],
     "evaluation": ["evaluate", "plot_report"],
     "layout": ["Layout", "Variable", "layout_from_spaces"],
+    "likelihood": ["is_in_data", "log_prob", "rank_checkpoints"],
     "model": ["SequenceModel", "build_model"],
+    "planning": ["Planning", "plan"],
     "policy": ["Policy"],
+    "prompts": ["Prompt"],
+    "queries": ["explain", "infer_goal", "inverse", "predict"],
     "recording": ["random_policy"],
+    "return_distribution": ["expert_return", "returns"],
     "rollouts": ["Actor", "rollout"],
     "selection": ["mix", "subset"],
     "sources": [
@@ -65,11 +75,13 @@ _HOMES = {
 }  # fmt: skip
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
-    "Actor", "Columns", "Context", "EnvironmentSpec", "Episode", "Layout", "MultiTaskModel", "Policy",
-    "SequenceModel", "StreamWindows", "TaskWindows", "Variable", "Windows", "build_model", "describe",
-    "environment_of", "evaluate", "from_episodes", "from_hdf5", "from_lerobot", "from_minari", "from_sb3",
-    "from_table", "layout_from_spaces", "load", "load_backbone", "load_policy", "make_envs", "mix", "plot_report",
-    "random_policy", "record", "rollout", "save", "scripted_cartpole", "split_episodes", "subset", "train",
+    "Actor", "Columns", "Context", "EnvironmentSpec", "Episode", "Layout", "MultiTaskModel", "Planning", "Policy",
+    "Prompt", "SequenceModel", "StreamWindows", "TaskWindows", "Variable", "Windows", "build_model", "describe",
+    "environment_of", "evaluate", "expert_return", "explain", "from_episodes", "from_hdf5", "from_lerobot",
+    "from_minari", "from_sb3", "from_table", "infer_goal", "inverse", "is_in_data", "layout_from_spaces", "load",
+    "load_backbone", "load_policy", "log_prob", "make_envs", "mix", "plan", "plot_report", "predict", "random_policy",
+    "rank_checkpoints", "record", "returns", "rollout", "save", "scripted_cartpole", "split_episodes", "subset",
+    "train",
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from seqdec import flags, folders
 from seqdec.errors import UsageError
-from seqdec.loading import Task
+from seqdec.loading import Task, numbers
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     from seqdec.environment import EnvironmentSpec
     from seqdec.layout import Layout
     from seqdec.model import SequenceModel
+    from seqdec.planning import Planning
+    from seqdec.prompts import Prompt
     from seqdec.tasks import MultiTaskModel
 
 # What a run cannot go on without, and what changes the steps that are still to come.
 FIXED_FLAGS = (
     *("backbone", "init", "num_layers", "finetune", "layout", "head", "return_head", "context_length"),
     *("prompt", "fuse", "text_tokens", "discount", "delayed_reward", "heldout_fraction", "fraction", "best"),
-    *("streaming", "heldout_episodes"),
+    *("streaming", "heldout_episodes", "goal_of", "goal_entries", "demo_length", "demo_group", "demo_part"),
 )
 STEERING_FLAGS = (
     "batch_size",
@@ -38,6 +40,7 @@ STEERING_FLAGS = (
     "dropout",
     "precision",
     "mask_observation",
+    "prompt_dropout",
     "weights",
     "buffer",
     "reuse",
@@ -109,8 +112,12 @@ def _make_measure(given: flags.Train, task: Task) -> "Callable[[SequenceModel], 
     from seqdec.model import summarize_returns
 
     data_returns = summarize_returns(task.windows.returns)
-    targets: list[float | None] = [*resolve_targets(given.target_return, data_returns)]
+    targets: list[float | str | None] = [*resolve_targets(given.target_return, data_returns)]
     words: list[str] = list(given.target_return)
+    needed = [name for name in task.layout.facts if name not in ("target_return", "text")]
+    if needed and task.windows.prompt_dropout == 0:
+        logger.warning("training without evaluations: they need a %s, which seqdec eval takes", needed[0])
+        return None
     if not reads_return(task.layout):
         words, targets = ["unasked"], [None]
     elif is_main_process():
@@ -161,16 +168,57 @@ def reads_return(layout: "Layout") -> bool:
     return bool({"return_to_go", "target_return"} & {*layout.step_names, *layout.prompt_names})
 
 
-def note_far_targets(targets: Sequence[float | None], data_returns: Mapping[str, float]) -> None:
+def note_far_targets(targets: Sequence[float | str | None], data_returns: Mapping[str, float]) -> None:
     """Say which of the returns asked for lie outside the data's."""
     for target in targets:
-        if target is not None and not data_returns["min"] <= target <= data_returns["max"]:
+        if isinstance(target, float) and not data_returns["min"] <= target <= data_returns["max"]:
             logger.warning(
                 "asked %g; the data's returns go from %g to %g. Continuing; expect extrapolation",
                 target,
                 data_returns["min"],
                 data_returns["max"],
             )
+
+
+def make_prompt(given: flags.Eval, model: "SequenceModel") -> "Prompt":
+    """Return what --goal, --goal-in, --text and --demo ask for."""
+    from seqdec.prompts import Prompt
+
+    goal: list[float] | str | None = None
+    if given.goal:
+        is_leaf = len(given.goal) == 1 and given.goal[0] in model.data.spec.observation_leaves
+        goal = given.goal[0] if is_leaf else numbers(given.goal, "--goal")
+    demo = None
+    if given.demo:
+        from seqdec import columns, sources
+        from seqdec.episode import Episode
+        from seqdec.hindsight import best_part
+
+        dataset = sources.load(given.demo)
+        episode = Episode.from_row(dataset[int(columns.returns(dataset).argmax())])
+        length = max(model.layout.demo_length, 1)
+        first = best_part(episode.steps["reward"], length)
+        demo = episode[first : first + length]
+    return Prompt(goal=goal, goal_in=given.goal_in, text=given.text or None, demo=demo)
+
+
+def make_guidance(given: flags.Eval) -> float | dict[str, float]:
+    """Return what --guidance says: one weight, or one for each piece of evidence that it names."""
+    pairs = [word.partition("=")[::2] for word in given.guidance]
+    if len(pairs) == 1 and "=" not in given.guidance[0]:
+        return numbers(given.guidance, "--guidance")[0]
+    if not all(name and weight for name, weight in pairs):
+        raise UsageError(f"--guidance is {' '.join(given.guidance)}: give a number, or NAME=NUMBER for each piece")
+    return dict(zip((name for name, _ in pairs), numbers([w for _, w in pairs], "--guidance"), strict=True))
+
+
+def make_planning(given: flags.Eval) -> "Planning | None":
+    """Return how --plan and its flags say to plan; None to act without."""
+    from seqdec.planning import Planning
+
+    if not given.plan:
+        return None
+    return Planning(given.plan, given.plan_candidates, given.plan_keep, given.plan_outcomes, given.replan_every)
 
 
 def make_backbone(given: flags.Train, layouts: "Sequence[Layout]") -> "Backbone":

@@ -3,7 +3,7 @@
 A codec is the only code that normalises: it is fitted to the data once, carries those statistics with the weights,
 and speaks raw units to everybody else. Values are [..., size] float32, int64 for multi_discrete variables and uint8
 for images, or [...] int64 for discrete ones; embeddings and hidden states are [..., D]. `loss` is in nats per entry of
-the normalised value, [...]. Images and texts are read only, and a text has an embedding for each of its tokens.
+the normalised value, [...]. Images, texts and timesteps are read only, and a text has an embedding for each token.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from seqdec.errors import DataError
 from seqdec.layout import Variable
-from seqdec.perception import Image, Text, Vocabulary, with_unknown
+from seqdec.perception import Image, Text, Timestep, Vocabulary, with_unknown
 
 BEYOND = torch.finfo(torch.float32).max
 MIN_LOG_STD, MAX_LOG_STD = -4.0, 2.0  # of a predicted Gaussian, in units of the data's own deviation
@@ -26,14 +26,24 @@ class Codec(Protocol):
 
     `unknown` is True where a value is not known, [...], or entry by entry of an optional vector, [..., size].
     `sample` pushes uniform random numbers, one for each entry of the value, through the inverse of the predicted
-    distribution function: the same numbers give the same value. `temperature` 0 asks for the most likely one.
+    distribution function: the same numbers give the same value. Of vectors, one more axis in front of the numbers gives
+    as many values for each state. `temperature` 0 asks for the most likely one. With
+    `guidance` [m], `hidden` is [1 + m, ..., D], read with all evidence and with less of it, and the value is drawn from
+    log p_0 + sum of guidance_i (log p_0 - log p_i), normalised (Ho and Salimans 2022).
     """
 
     def fit(self, values: np.ndarray) -> None: ...
     def embed(self, values: Tensor, unknown: Tensor | None = None) -> Tensor: ...
     def loss(self, hidden: Tensor, values: Tensor) -> Tensor: ...
     def log_prob(self, hidden: Tensor, values: Tensor) -> Tensor: ...
-    def sample(self, hidden: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor: ...
+    def sample(
+        self,
+        hidden: Tensor,
+        uniform: Tensor,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor: ...
 
 
 def build_codec(variable: Variable, width: int, scale: float, vocabulary: Vocabulary | None = None) -> nn.Module:
@@ -48,6 +58,7 @@ def build_codec(variable: Variable, width: int, scale: float, vocabulary: Vocabu
         "discrete": Discrete,
         "multi_discrete": MultiDiscrete,
         "image": Image,
+        "timestep": Timestep,
     }
     return kinds[variable.kind](variable, width, scale)
 
@@ -146,8 +157,17 @@ class Gaussian(nn.Module):
         change_of_units = torch.where(on_bound, 0.0, self.embed_values.std.log())
         return (self._log_density(hidden, values) - change_of_units).sum(-1)
 
-    def sample(self, hidden: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
+    def sample(
+        self,
+        hidden: Tensor,
+        uniform: Tensor,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
         mean, log_std = self._parameters_of(hidden)
+        if guidance is not None:
+            mean, log_std = _guided_gaussian(mean, log_std, guidance)
         if temperature > 0:
             mean = mean + temperature * log_std.exp() * torch.special.ndtri(uniform)
         raw = mean * self.embed_values.std + self.embed_values.mean
@@ -204,8 +224,18 @@ class Regression(nn.Module):
         constant = 0.5 * math.log(2 * math.pi) + self.embed_values.std.log()
         return (-0.5 * self._error(hidden, values).square() - constant).sum(-1)
 
-    def sample(self, hidden: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
-        return self._mean(hidden)
+    def sample(
+        self,
+        hidden: Tensor,
+        uniform: Tensor,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        if guidance is None:
+            return self._mean(hidden)
+        # Gaussians of one deviation: their sharpened product has the mean carried further
+        return torch.minimum(torch.maximum(_guided(self._mean(hidden), guidance), self.low), self.high)
 
 
 class Binned(nn.Module):
@@ -286,8 +316,15 @@ class Binned(nn.Module):
         lower = edges.gather(-1, index[..., None])[..., 0]
         return lower, edges.gather(-1, index[..., None] + 1)[..., 0]
 
-    def sample(self, hidden: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
-        index, share = _sample_index(self._log_probs(hidden), uniform, temperature, top_k)
+    def sample(
+        self,
+        hidden: Tensor,
+        uniform: Tensor,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        index, share = _sample_index(_guided_log_probs(self._log_probs(hidden), guidance), uniform, temperature, top_k)
         lower, upper = self._edges_of(index)
         return torch.minimum(torch.maximum(lower + share * (upper - lower), self.low), self.high)
 
@@ -329,8 +366,15 @@ class Discrete(nn.Module):
     def log_prob(self, hidden: Tensor, values: Tensor) -> Tensor:
         return -self.loss(hidden, values)
 
-    def sample(self, hidden: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
-        index, _ = _sample_index(self._log_probs(hidden), uniform, temperature, top_k)
+    def sample(
+        self,
+        hidden: Tensor,
+        uniform: Tensor,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        index, _ = _sample_index(_guided_log_probs(self._log_probs(hidden), guidance), uniform, temperature, top_k)
         return index + self.variable.start
 
 
@@ -386,9 +430,43 @@ class MultiDiscrete(nn.Module):
     def log_prob(self, hidden: Tensor, values: Tensor) -> Tensor:
         return self._chosen(hidden, values).sum(-1)
 
-    def sample(self, hidden: Tensor, uniform: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
-        index, _ = _sample_index(self._log_probs(hidden), uniform, temperature, top_k)
+    def sample(
+        self,
+        hidden: Tensor,
+        uniform: Tensor,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        index, _ = _sample_index(_guided_log_probs(self._log_probs(hidden), guidance), uniform, temperature, top_k)
         return index + self.starts
+
+
+def _guided(values: Tensor, guidance: Tensor) -> Tensor:
+    """Return x_0 + sum of guidance_i (x_0 - x_i) of values [1 + m, ...]."""
+    return values[0] + (guidance.reshape(-1, *[1] * (values.ndim - 1)) * (values[0] - values[1:])).sum(0)
+
+
+def _guided_log_probs(log_probs: Tensor, guidance: Tensor | None) -> Tensor:
+    """Sharpen log probabilities [1 + m, ..., values], not normalised again; what is impossible stays so."""
+    if guidance is None:
+        return log_probs
+    return torch.where(log_probs[0].isfinite(), _guided(log_probs, guidance), log_probs[0])
+
+
+def _guided_gaussian(mean: Tensor, log_std: Tensor, guidance: Tensor) -> tuple[Tensor, Tensor]:
+    """Sharpen Gaussians [1 + m, ...] in closed form.
+
+    Precisions, and precisions times means, add up by their weights. Where that would leave less than a quarter of the
+    precision, all weights are lowered alike until it does not.
+    """
+    precision = (-2 * log_std).exp()
+    change = _guided(precision, guidance) - precision[0]
+    share = torch.where(change < 0, (0.75 * precision[0] / -change).clamp(max=1.0), 1.0)
+    weighted = precision * mean
+    sharpened = precision[0] + share * change
+    shifted = weighted[0] + share * (_guided(weighted, guidance) - weighted[0])
+    return shifted / sharpened, -0.5 * sharpened.log()
 
 
 def bounds(variable: Variable) -> tuple[Tensor, Tensor]:
@@ -409,7 +487,10 @@ def _head(variable: Variable, width: int, size: int) -> nn.Module:
 
 
 def _sample_index(log_probs: Tensor, uniform: Tensor, temperature: float, top_k: int | None) -> tuple[Tensor, Tensor]:
-    """Draw an index of the last axis, and how far into its share of the probability the uniform number fell."""
+    """Draw an index of the last axis, and how far into its share of the probability the uniform number fell.
+
+    With one more axis in front of the numbers, as many draws of each.
+    """
     if temperature == 0 or top_k == 1:
         return log_probs.argmax(-1), torch.full_like(uniform, 0.5)
     if top_k is not None and top_k < log_probs.shape[-1]:
@@ -417,7 +498,12 @@ def _sample_index(log_probs: Tensor, uniform: Tensor, temperature: float, top_k:
         log_probs = log_probs.masked_fill(log_probs < smallest, -math.inf)
     upper = (log_probs / temperature).softmax(-1).cumsum(-1)
     upper = upper / upper[..., -1:]
-    index = (upper <= uniform[..., None]).sum(-1)  # the first whose share reaches beyond the number
-    end = upper.gather(-1, index[..., None])[..., 0]
-    begin = torch.where(index > 0, upper.gather(-1, (index - 1).clamp(min=0)[..., None])[..., 0], 0.0)
-    return index, ((uniform - begin) / (end - begin)).clamp(0, 1)
+    is_several = uniform.ndim == upper.ndim
+    numbers = (uniform.movedim(0, -1) if is_several else uniform[..., None]).contiguous()  # [..., draws]
+    index = torch.searchsorted(upper, numbers, right=True)  # the first whose share reaches beyond the number
+    end = upper.gather(-1, index)
+    begin = torch.where(index > 0, upper.gather(-1, (index - 1).clamp(min=0)), 0.0)
+    share = ((numbers - begin) / (end - begin)).clamp(0, 1)
+    if is_several:
+        return index.movedim(-1, 0), share.movedim(-1, 0)
+    return index[..., 0], share[..., 0]

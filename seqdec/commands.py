@@ -219,7 +219,12 @@ def evaluate_run(given: flags.Eval) -> int:
         from seqdec.tasks import load_policy, task_of
 
     model = task_of(load_policy(policy_folder, merge_adapters=True), given.task)
-    targets: list[float | None] = [*resolve_targets(given.target_return, model.data.returns)]
+    targets: list[float | str | None] = [*resolve_targets(given.target_return, model.data.returns)]
+    prompt, guidance, planning = (
+        assembly.make_prompt(given, model),
+        assembly.make_guidance(given),
+        assembly.make_planning(given),
+    )
     if assembly.reads_return(model.layout):
         assembly.note_far_targets(targets, model.data.returns)
     else:
@@ -237,7 +242,13 @@ def evaluate_run(given: flags.Eval) -> int:
         advance = stack.enter_context(_progress(given.episodes * len(targets), "episode"))
         report = evaluate(
             lambda target: Policy(
-                model, target, text=given.text or None, temperature=given.temperature, seed=given.seed
+                model,
+                target,
+                prompt=prompt,
+                guidance=guidance,
+                planning=planning,
+                temperature=given.temperature,
+                seed=given.seed,
             ),
             envs,
             targets=targets,

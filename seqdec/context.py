@@ -9,8 +9,9 @@ of a few tokens. A full context keeps the prompt and the newest half of its time
 exact: the model sees a window such as it was trained on.
 """
 
+import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +19,10 @@ import torch
 from torch import Tensor
 
 from seqdec import noise, texts
+from seqdec.episode import Episode
 from seqdec.errors import UsageError, suggest
-from seqdec.layout import READ_ONLY, Variable
+from seqdec.hindsight import WHEN
+from seqdec.layout import Layout, Variable
 from seqdec.leaves import MISSING
 from seqdec.model import SequenceModel
 from seqdec.perception import marks_of
@@ -86,27 +89,38 @@ class Context:
         """Write variables, each [B, size] or [B] in raw units, images in their own shape, texts as B strings.
 
         None writes "unknown"; so does NaN, and None among texts, in its row. `missing.NAME`, [B] or [B, size], says
-        the same of any variable. Names with a dot are passed as `write(**{"observation.camera": images})`.
+        the same of any variable. Names with a dot are passed as `write(**{"observation.camera": images})`. `demo` is an
+        episode, or one for each sequence, None where there is none; of a longer one the first timesteps are shown.
 
         Writing a variable that the newest timestep has already begins the next timestep.
 
         Raises:
             UsageError: for a name that the layout does not have, or values of another shape.
         """
-        names = [*self.layout.prompt_names, *self.layout.step_names]
+        names = [*self.layout.prompt_names, *self.layout.step_names, *(["demo"] if self.layout.demo else [])]
         for name in values:
             if name.removeprefix(MISSING) not in names:
                 raise UsageError(f"the layout has no {name!r}{suggest(name, names)}: it has {', '.join(names)}")
-        for name in self.layout.prompt_names:
+        for name in (*self.layout.prompt_names, "demo"):
             if name in values:
-                if self._num_read > 1 or len(self._steps) > 1 or self._steps[0]:
-                    raise UsageError(f"{name} belongs to the prompt: write it before the first step")
-                self._prompt[name] = self._embed(name, *self._value(name, values[name], values.get(MISSING + name)))
+                if self._num_read > self._position(name) or len(self._steps) > 1 or self._steps[0]:
+                    raise UsageError(f"{name} belongs to the prompt: write it before the first step, in order")
+                if name == "demo":
+                    self._prompt[name] = self._embed_demo(values[name], values.get(MISSING + name))
+                else:
+                    self._set(name, *self._value(name, values[name], values.get(MISSING + name)))
         for name in self.layout.step_names:
             if name in values:
                 self._set(name, *self._value(name, values[name], values.get(MISSING + name)))
 
+    def _position(self, name: str) -> int:
+        """Return where a slot begins in the window, of a step variable in the newest timestep."""
+        return self.layout.first_demo if name == "demo" else self.layout.position(name, len(self._steps) - 1)
+
     def _set(self, name: str, value: Tensor, missing: Tensor | None = None) -> None:
+        if name in self.layout.prompt_names:
+            self._prompt[name] = self._embed(name, value, missing)
+            return
         if name in self._steps[-1]:
             absent = [other for other in self.layout.step_names if other not in self._steps[-1]]
             if absent:
@@ -116,6 +130,17 @@ class Context:
 
     def _embed(self, name: str, value: Tensor, missing: Tensor | None) -> _Written:
         return _Written(*self.model.embed_values(name, value, missing))
+
+    def _embed_demo(self, value: object, missing: object = None) -> _Written:
+        """Return the tokens of an episode, or of one for each sequence."""
+        episodes = [value] * self.num_sequences if value is None or isinstance(value, Episode) else list(value)  # pyright: ignore
+        if len(episodes) != self.num_sequences:
+            raise UsageError(f"demo has {len(episodes)} episodes: {self.num_sequences} are expected")
+        if missing is not None:
+            gone = torch.as_tensor(missing).reshape(-1).tolist()
+            episodes = [None if is_gone else episode for episode, is_gone in zip(episodes, gone, strict=True)]
+        batch = demo_batch(self.layout, episodes)
+        return _Written(self.model.embed_demo({name: part.to(self.model.device) for name, part in batch.items()}), None)
 
     def _begin_timestep(self) -> None:
         self.timestep += 1
@@ -166,25 +191,37 @@ class Context:
             )
         return given.any(1)
 
-    def sample(self, name: str, *, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
+    def sample(
+        self, name: str, *, temperature: float = 1.0, top_k: int | None = None, guidance: Sequence[float] = ()
+    ) -> Tensor:
         """Sample a variable given all slots before its own, and write it; raw units, [B, size] or [B].
 
         Args:
             name: a variable that the layout predicts.
             temperature: 1 samples the model's distribution, 0 takes its mode.
             top_k: keeps the most likely values or bins only.
+            guidance: weights [m], for sequences in blocks of 1 + m: the first has all evidence, each other one less. A
+                block is given one value, drawn from log p_0 + sum of guidance_i (log p_0 - log p_i).
 
         Raises:
             UsageError: if the layout does not predict it, or a slot before it has not been written.
         """
         with torch.inference_mode():
             hidden = self.predict(name)
-            uniform = self._draw(self.layout.variable(name).shape)
-            value = self.model.codec(name).sample(hidden, uniform, temperature, top_k)
+            uniform = self.draw(self.layout.variable(name).shape)
+            if guidance:
+                size = 1 + len(guidance)
+                blocks = hidden.unflatten(0, (-1, size)).transpose(0, 1)  # [1 + m, B / (1 + m), D]
+                weights = torch.tensor(guidance, device=hidden.device) if any(guidance) else None
+                given = blocks[0] if weights is None else blocks
+                value = self.model.codec(name).sample(given, uniform[::size], temperature, top_k, weights)
+                value = value.repeat_interleave(size, 0)
+            else:
+                value = self.model.codec(name).sample(hidden, uniform, temperature, top_k)
             self._set(name, value)
         return value.clone()  # outside of inference mode, so that it can be used in any way
 
-    def _draw(self, shape: tuple[int, ...]) -> Tensor:
+    def draw(self, shape: tuple[int, ...]) -> Tensor:
         """Return the random numbers of the next draw, [B, *shape]; they are made many draws at a time."""
         size = math.prod(shape)
         first, block = self._drawn.get(size, (-DRAWS, torch.empty(0)))
@@ -200,12 +237,14 @@ class Context:
         """Return the hidden state that predicts a variable's next value, [B, D], reading what is queued."""
         if name not in self.layout.predicted:
             raise UsageError(f"the model does not predict {name!r}: it predicts {', '.join(self.layout.predicted)}")
+        if name in self._prompt:
+            raise UsageError(f"{name} is written already")
         if name in self._steps[-1]:
             if all(other in self._steps[-1] for other in self.layout.step_names):
                 self._begin_timestep()
             else:
                 raise UsageError(f"{name} of timestep {self.timestep} is written already")
-        position = self.layout.position(name, len(self._steps) - 1)
+        position = self._position(name)
         if self._num_read > position:
             raise UsageError(f"{name} of timestep {self.timestep} came too late: later slots have been read")
         if self._num_read < position:
@@ -232,8 +271,9 @@ class Context:
         if position == 0:
             yield _Written(self.model.start.expand(self.num_sequences, 1, -1), None)
             position = 1
-        for slot in self.layout.prompt if position < self.layout.first_step else ():
-            begin = self.layout.position(slot[0])
+        facts = self.layout.prompt if not self.layout.demo else (*self.layout.prompt, ("demo",))
+        for slot in facts if position < self.layout.first_step else ():
+            begin = self._position(slot[0])
             if position <= begin < end:
                 found = _sum([self._written(name, self._prompt, "the prompt") for name in slot])
                 yield found
@@ -292,6 +332,29 @@ class Context:
         self._select(torch.arange(self.num_sequences).repeat_interleave(num_branches))
         self._streams = streams
 
+    def branch(self, num_branches: int = 1) -> "Context":
+        """Return a context in which every sequence is repeated, as `fork` does; this one stays as it is."""
+        other = copy.copy(self)
+        other._drawn, other._prompt = dict(self._drawn), dict(self._prompt)
+        other._steps = [dict(step) for step in self._steps]
+        other._memory = None if self._memory is None else self._memory.copy()
+        other.fork(num_branches)
+        return other
+
+    @torch.inference_mode()
+    def without(self, *names: str) -> "Context":
+        """Return a context in which variables, or the demo, are unknown wherever they were written; this one stays."""
+        other = self.branch()
+        for name in names:
+            if name == "demo":
+                other._prompt[name] = other._embed_demo(None)
+            for part in (name, name + WHEN):
+                for values in (other._prompt, *other._steps):
+                    if name != "demo" and part in values:
+                        values[part] = other._embed(part, *other._value(part, None))
+        other._restart()
+        return other
+
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only, in this order; a row may be named more than once."""
         self._select(torch.as_tensor(rows, dtype=torch.long))
@@ -310,6 +373,28 @@ class Context:
         self.num_sequences = len(rows)
 
 
+def demo_batch(layout: Layout, episodes: Sequence[Episode | None]) -> dict[str, Tensor]:
+    """Return the first timesteps of episodes as `SequenceModel.embed_demo` reads them."""
+    length, batch = layout.demo_length, {}
+    for name in layout.demo_names:
+        variable = layout.variable(name)
+        values = torch.zeros((len(episodes), length, *variable.shape), dtype=_dtype(variable))
+        is_wide = variable.optional and not variable.is_whole and variable.kind != "image"
+        missing = torch.ones((len(episodes), length, *(variable.shape if is_wide else ())), dtype=torch.bool)
+        for row, episode in enumerate(episodes):
+            if episode is None:
+                continue
+            if name not in episode.steps:
+                raise UsageError(f"the demo has no {name!r}: its episode has {', '.join(episode.steps)}")
+            shown = torch.as_tensor(episode.steps[name][:length])
+            values[row, : len(shown)] = shown.reshape(len(shown), *variable.shape).to(values.dtype)
+            absent = torch.as_tensor(episode.steps.get(MISSING + name, np.zeros(len(episode), bool))[:length])
+            absent = absent.reshape(len(shown), -1)
+            missing[row, : len(shown)] = absent if is_wide else absent.any(1)
+        batch |= {f"demo.{name}": values, f"{MISSING}demo.{name}": missing}
+    return batch
+
+
 def _sum(written: list[_Written]) -> _Written:
     """Return what several values that share a slot look like; a text has a slot of its own."""
     tokens = written[0].tokens
@@ -319,6 +404,6 @@ def _sum(written: list[_Written]) -> _Written:
 
 
 def _dtype(variable: Variable) -> torch.dtype:
-    if variable.kind in READ_ONLY:
+    if variable.kind in ("image", "text"):
         return torch.uint8
     return torch.long if variable.is_whole else torch.float32

@@ -31,12 +31,13 @@ NUM_RESAMPLES = 2000
 class TargetResult:
     """What came of asking for one return.
 
-    A `target_return` of None says that nothing was asked. All returns are in the unit that was asked for: discounted
+    A `target_return` of None says that nothing was asked, "expert" that the policy chose what an expert would get. All
+    returns are in the unit that was asked for: discounted
     where the policy's are. `ci95` is a bootstrap interval of the mean; `score` is 0 at the first reference return and
     100 at the second, and counts every reward in full.
     """
 
-    target_return: float | None
+    target_return: float | str | None
     mean: float
     std: float
     ci95: tuple[float, float]
@@ -119,10 +120,10 @@ class Report:
 
 
 def evaluate(
-    make_actor: Callable[[float | None], Actor],
+    make_actor: Callable[[float | str | None], Actor],
     envs: VectorEnv | Sequence[VectorEnv],
     *,
-    targets: Sequence[float | None],
+    targets: Sequence[float | str | None],
     num_episodes: int,
     seed: int,
     spec: EnvironmentSpec,
@@ -137,7 +138,7 @@ def evaluate(
         make_actor: Returns a fresh actor for one target return.
         envs: Environments of `spec`, in one batch or several that take turns (see `rollout`); their number changes
             the speed, not the result.
-        targets: Returns to ask for, in raw units; None asks for nothing.
+        targets: Returns to ask for, in raw units; None asks for nothing, "expert" for what an expert would get.
         num_episodes: Episodes a target; episode i is reset with seed `seed + i`.
         seed: First seed.
         spec: Names the environment and its reference returns.
@@ -181,7 +182,7 @@ def evaluate(
         mean = float(np.mean(returns))
         results.append(
             TargetResult(
-                target_return=None if target is None else float(target),
+                target_return=float(target) if isinstance(target, int | float) else target,
                 mean=mean,
                 std=float(np.std(returns)),
                 ci95=bootstrap_interval(returns, seed),
@@ -191,8 +192,8 @@ def evaluate(
                 failures=[{"episode": failure.episode, "message": failure.message} for failure in failures],
             )
         )
-    asked = [result for result in results if result.target_return is not None]
-    correlation = spearman([result.target_return or 0.0 for result in asked], [result.mean for result in asked])
+    asked = [(result.target_return, result.mean) for result in results if isinstance(result.target_return, float)]
+    correlation = spearman([target for target, _ in asked], [mean for _, mean in asked])
     return Report(
         env=spec.id or "an unnamed environment",
         seed=seed,
@@ -205,15 +206,18 @@ def evaluate(
     )
 
 
-def resolve_targets(words: Sequence[str], data_returns: Mapping[str, float]) -> list[float]:
-    """Return the targets that words such as "100", "q90", "median" or "max" stand for, in raw units.
+def resolve_targets(words: Sequence[str], data_returns: Mapping[str, float]) -> list[float | str]:
+    """Return the targets that words such as "100", "q90", "median" or "max" stand for, in raw units; "expert" stays.
 
     Raises:
         UsageError: A word is neither a finite number nor a name in `data_returns`.
     """
     named = {**data_returns, "median": data_returns["q50"]}
-    targets = []
+    targets: list[float | str] = []
     for word in words:
+        if word == "expert":
+            targets.append(word)
+            continue
         if word in named:
             targets.append(float(named[word]))
             continue
@@ -223,7 +227,7 @@ def resolve_targets(words: Sequence[str], data_returns: Mapping[str, float]) -> 
             target = math.nan
         if not math.isfinite(target):
             raise UsageError(
-                f"target return {word!r} is neither a finite number nor one of {', '.join(named)}: "
+                f"target return {word!r} is neither a finite number nor one of {', '.join(named)}, expert: "
                 "give a number or one of these quantiles of the data's returns"
             )
         targets.append(target)
@@ -312,11 +316,10 @@ def _draw_data(axes: "Axes", data_returns: Mapping[str, float]) -> None:
 
 def _draw_results(axes: "Axes", report: Report, name: str, colour: str) -> None:
     for result in report.targets:
-        if result.target_return is None:
+        if not isinstance(result.target_return, float):
+            what = "nothing asked" if result.target_return is None else "expert"
             axes.axhspan(*result.ci95, color=colour, alpha=0.2, lw=0, zorder=3)
-            axes.axhline(
-                result.mean, color=colour, lw=1.6, zorder=4, label=f"{name}: nothing asked, mean, 95 % interval"
-            )
+            axes.axhline(result.mean, color=colour, lw=1.6, zorder=4, label=f"{name}: {what}, mean, 95 % interval")
     if not _asked_results(report):
         return
     asked, results = zip(*_asked_results(report), strict=True)
@@ -343,7 +346,7 @@ def _draw_results(axes: "Axes", report: Report, name: str, colour: str) -> None:
 
 def _asked_results(report: Report) -> list[tuple[float, TargetResult]]:
     """Return the results of asked returns with what was asked, in that order."""
-    pairs = [(result.target_return, result) for result in report.targets if result.target_return is not None]
+    pairs = [(result.target_return, result) for result in report.targets if isinstance(result.target_return, float)]
     return sorted(pairs, key=lambda pair: pair[0])
 
 
@@ -363,8 +366,8 @@ def _average_ranks(values: np.ndarray) -> np.ndarray:
     return (last - (counts - 1) / 2)[inverse]
 
 
-def _asked(target: float | None) -> str:
-    return "nothing" if target is None else _number(target)
+def _asked(target: float | str | None) -> str:
+    return "nothing" if target is None else target if isinstance(target, str) else _number(target)
 
 
 def _number(value: float) -> str:

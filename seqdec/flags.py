@@ -238,7 +238,21 @@ class Train:
     return_head: Literal["gaussian", "binned"] = "binned"
     """How returns are predicted, where the layout predicts them."""
     prompt: tuple[str, ...] = ()
-    """What stands in the prompt: target_return, text, leaves of the observation (default: its texts that stay)."""
+    """What stands in the prompt: target_return, text, goal, waypoint1 and so on, final, demo, leaves of the observation
+    (default: its texts that stay)."""
+    prompt_dropout: float | None = None
+    """How often each fact of the prompt, and the return to go, is unknown, and how often all (default: 0.2 where
+    --prompt names facts, else 0)."""
+    goal_of: str = ""
+    """Leaf of the observation that goals, waypoints and the final state are read from (default: the only one)."""
+    goal_entries: tuple[str, ...] = ()
+    """Entries of it that make a goal, counted from 0 (default: all)."""
+    demo_length: int = 10
+    """Timesteps of a demo."""
+    demo_group: str = "text"
+    """Column of the data that says which episodes are of one task, for demos."""
+    demo_part: Literal["random", "best"] = "random"
+    """Which timesteps of an episode are shown as a demo."""
     fuse: tuple[str, ...] = ()
     """Nested observation or action whose leaves share one token."""
     text_tokens: int = 32
@@ -321,8 +335,26 @@ class Eval:
     """Task of a policy that has several."""
     text: str = ""
     """What to do, in words, for a policy with a text in its prompt (default: its data's)."""
+    goal: tuple[str, ...] = ()
+    """Observation to reach: its numbers, or the leaf of the observation that says it."""
+    goal_in: float | None = None
+    """Timesteps until the goal is reached (default: unknown)."""
+    demo: str = ""
+    """Data folder or minari:ID, whose best episode is shown as a demo: its best timesteps."""
     target_return: tuple[str, ...] = ("q10", "median", "q90", "max")
-    """Returns to ask for: numbers, or min, q10 .. q90, median, max of the data."""
+    """Returns to ask for: numbers, min, q10 .. q90, median, max of the data, or expert: what one would get."""
+    guidance: tuple[str, ...] = ()
+    """How much to sharpen actions towards the evidence: a number, or NAME=NUMBER for pieces of it."""
+    plan: int = 0
+    """Timesteps to look ahead by the model's own predictions (0: act without planning)."""
+    plan_candidates: int = 16
+    """Actions that a plan tries at a timestep."""
+    plan_keep: int = 4
+    """How many of them go on to the next timestep."""
+    plan_outcomes: int = 8
+    """What may come of each, over which a plan averages (1: beam search)."""
+    replan_every: int = 1
+    """Timesteps that are acted by a plan."""
     episodes: int = 32
     """Episodes a target."""
     num_envs: int = 16
@@ -377,10 +409,12 @@ LIMITS: dict[str, tuple[float, float]] = {
     "checkpoint_every": (0, 2**62),
     "clip_norm": (0, 1e12),
     "context_length": (1, 2**31),
+    "demo_length": (1, 65536),
     "discount": (0, 1),
     "dropout": (0, 0.9),
     "episodes": (1, 10**9),
     "fraction": (0, 1),
+    "goal_in": (0, 1e9),
     "mask_observation": (0, 1),
     "text_tokens": (1, 65536),
     "eval_every": (0, 2**62),
@@ -392,6 +426,12 @@ LIMITS: dict[str, tuple[float, float]] = {
     "max_episode_steps": (0, 10**9),
     "max_steps": (0, 2**62),
     "nproc": (1, 1024),
+    "plan": (0, 10000),
+    "plan_candidates": (1, 65536),
+    "plan_keep": (1, 65536),
+    "plan_outcomes": (1, 65536),
+    "prompt_dropout": (0, 0.99),
+    "replan_every": (1, 10000),
     "num_envs": (1, 65536),
     "num_layers": (0, 10000),
     "reuse": (0, 1e6),

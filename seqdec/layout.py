@@ -1,7 +1,7 @@
 """The order in which an episode is written out as tokens: one factorization of one joint distribution.
 
-    position  0       1 ...        one step                              the next step
-              start | prompt ... | observation  return_to_go  action  |  observation  return_to_go  action | ...
+    position  0       1 ...               one step                             the next step
+              start | prompt ... demo ... | observation  return_to_go  action | observation  return_to_go  action | ...
 
 A slot is one token, or as many as its text may have; variables that share a slot have their embeddings summed. The
 hidden state just before a slot predicts every variable in that slot, and "start" gives the first slot a predecessor.
@@ -9,8 +9,8 @@ Each leaf of a nested space is a variable. A layout is a plain value: methods su
 cloning differ in their layout and in nothing else.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal, Self, get_args
 
@@ -19,11 +19,11 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from seqdec.errors import DataError, UsageError, suggest
-from seqdec.hindsight import FACTS
+from seqdec.hindsight import FACTS, WHEN, is_fact, is_moment
 from seqdec.leaves import leaf_kind, leaves, num_entries
 
-Kind = Literal["gaussian", "mse", "binned", "discrete", "multi_discrete", "image", "text"]
-READ_ONLY = ("image", "text")
+Kind = Literal["gaussian", "mse", "binned", "discrete", "multi_discrete", "image", "text", "timestep"]
+READ_ONLY = ("image", "text", "timestep")
 Head = Literal["gaussian", "mse", "binned"]
 ReturnHead = Literal["gaussian", "binned"]
 
@@ -36,8 +36,9 @@ class Variable:
     one, which start at `start`, or the most tokens that a text may have. `low` and `high` bound a vector's entries,
     infinities allowed; None means that it is unbounded. `sizes` and `starts` are the number of values and the first
     value of each entry of a multi_discrete variable, `image` an image's shape as the environment gives it. An
-    `optional` variable may be missing, a vector's entries one by one. A variable with `loss_weight` 0 is only ever
-    written, never sampled; images and texts always are.
+    `optional` variable may be missing, a vector's entries one by one. A fact of the prompt that is an observation, such
+    as a goal, is read from the leaf `of`, and from these `entries` of it where any are named. A variable with
+    `loss_weight` 0 is only ever written, never sampled; images, texts and timesteps always are.
     """
 
     name: str
@@ -53,6 +54,8 @@ class Variable:
     starts: tuple[int, ...] = ()
     image: tuple[int, ...] = ()
     optional: bool = False
+    of: str = ""
+    entries: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -66,6 +69,8 @@ class Variable:
             raise UsageError(f"{self.name} is {self.describe()}: it can be read, not predicted; its loss_weight is 0")
         if self.kind == "multi_discrete" and not len(self.sizes) == len(self.starts) == self.size:
             raise UsageError(f"{self.name} has {self.size} entries: give as many sizes and starts")
+        if self.entries and (not self.of or len(self.entries) != self.size):
+            raise UsageError(f"{self.name} has size {self.size} and {len(self.entries)} entries of {self.of!r}")
         if self.kind == "image" and int(np.prod(self.image)) != self.size:
             raise UsageError(f"{self.name} has {self.size} entries, an image of shape {self.image} has others")
 
@@ -92,6 +97,8 @@ class Variable:
             return f"MultiDiscrete({list(self.sizes)}, start={list(self.starts)})"
         if self.kind == "image":
             return f"an image of {'x'.join(map(str, self.image))}"
+        if self.kind == "timestep":
+            return "a timestep"
         return f"a text of at most {self.size} tokens" if self.kind == "text" else f"a vector of {self.size}"
 
 
@@ -100,7 +107,9 @@ class Layout:
     """Which variables are written, in which slots, for how many timesteps.
 
     `late` names variables of the step that are written one step later, in their slot of the next timestep:
-    that is how an action can share the one token of a timestep with the observation that follows it.
+    that is how an action can share the one token of a timestep with the observation that follows it. `demo` has the
+    slots of a timestep of another episode, made of variables of the step, which stand `demo_length` times behind the
+    prompt.
 
     Example:
         >>> observation, action = Variable("observation", "gaussian", 4), Variable("action", "discrete", 2, 1.0)
@@ -114,6 +123,8 @@ class Layout:
     prompt: tuple[tuple[str, ...], ...] = ()
     late: tuple[str, ...] = ()
     context_length: int = 20
+    demo: tuple[tuple[str, ...], ...] = ()
+    demo_length: int = 0
 
     def __post_init__(self) -> None:
         placed = [name for slot in (*self.prompt, *self.step) for name in slot]
@@ -131,6 +142,13 @@ class Layout:
             text = next((name for name in slot if self.variable(name).kind == "text"), None)
             if text is not None and (len(slot) > 1 or text in self.late):
                 raise UsageError(f"the text {text!r} needs a slot of its own, and cannot be late")
+        for name in self.demo_names:
+            if name not in self.step_names or self.variable(name).kind == "text" or self.demo_names.count(name) > 1:
+                raise UsageError(f"the demo shows {name!r}: it has variables of the step that are no texts, each once")
+        if (self.demo_length > 0) != bool(self.demo):
+            raise UsageError(
+                f"the demo has {len(self.demo)} slots and {self.demo_length} timesteps: give both, or none"
+            )
         if self.context_length < 1:
             raise UsageError(f"context_length is {self.context_length}: at least 1 timestep is needed")
         if not self.predicted:
@@ -141,10 +159,31 @@ class Layout:
         """Names of the variables of a timestep, in the order in which they are written."""
         return tuple(name for slot in self.step for name in slot)
 
+    def divide(self, acted: Collection[str]) -> tuple[list[str], list[str], list[str]]:
+        """Return a timestep's variables in the order of writing: before an action, of it, and after it.
+
+        Late variables come last; what stands between two leaves of the action counts to it.
+        """
+        names = [name for name in self.step_names if name not in self.late] + list(self.late)
+        places = [place for place, name in enumerate(names) if name in acted]
+        first, last = places[0], places[-1]
+        return names[:first], names[first : last + 1], names[last + 1 :]
+
     @cached_property
     def prompt_names(self) -> tuple[str, ...]:
         """Names of the facts written before the first step."""
         return tuple(name for slot in self.prompt for name in slot)
+
+    @cached_property
+    def demo_names(self) -> tuple[str, ...]:
+        """Names of the variables that a demo shows."""
+        return tuple(name for slot in self.demo for name in slot)
+
+    @cached_property
+    def facts(self) -> tuple[str, ...]:
+        """What the prompt says of the episode itself, in order; "demo" where it shows another one, too."""
+        found = tuple(name for name in self.prompt_names if is_fact(name) and not name.endswith(WHEN))
+        return (*found, "demo") if self.demo else found
 
     @cached_property
     def predicted(self) -> tuple[str, ...]:
@@ -171,9 +210,14 @@ class Layout:
         return [self.variable(slot[0]).num_tokens for slot in slots]
 
     @cached_property
-    def first_step(self) -> int:
-        """Position of the first token after "start" and the prompt."""
+    def first_demo(self) -> int:
+        """Position of the first token after "start" and the facts of the prompt."""
         return 1 + sum(self.slot_sizes(self.prompt))
+
+    @cached_property
+    def first_step(self) -> int:
+        """Position of the first token of the first timestep: after "start", the prompt and the demo."""
+        return self.first_demo + self.demo_length * len(self.demo)
 
     @cached_property
     def step_tokens(self) -> int:
@@ -182,7 +226,7 @@ class Layout:
 
     @cached_property
     def num_tokens(self) -> int:
-        """Tokens of a full window, "start" and prompt included."""
+        """Tokens of a full window, "start", prompt and demo included."""
         return self.first_step + self.context_length * self.step_tokens
 
     def variable(self, name: str) -> Variable:
@@ -209,11 +253,18 @@ class Layout:
         self, observation_space: gymnasium.Space, action_space: gymnasium.Space, missing: Sequence[str] = ()
     ) -> None:
         """Raise UsageError where the layout does not fit the spaces of the data, or names what no data set has."""
+        own = {variable.name: variable for variable in self.variables}
         written: dict[str, Variable | None] = dict.fromkeys(("reward", "return_to_go"), Variable("return", "mse", 1))
-        for name, leaf in {**leaves(observation_space, "observation"), **leaves(action_space, "action")}.items():
-            size = self.variable(name).size if name in (v.name for v in self.variables) else 1
+        observed = leaves(observation_space, "observation")
+        for name, leaf in {**observed, **leaves(action_space, "action")}.items():
+            size = own[name].size if name in own else 1
             written[name] = _variable_from_leaf(name, leaf, 0.0, "gaussian", text_tokens=size)
         written |= {"target_return": Variable("return", "mse", 1), "text": None}
+        for name in filter(is_moment, self.prompt_names):
+            if name.endswith(WHEN):
+                written[name] = Variable(name, "timestep", 1)
+            else:
+                written[name] = _moment(name, observed, own[name].of, own[name].entries, 0.0, "gaussian")
         for variable in self.variables:
             if variable.name not in written:
                 known = ", ".join(written)
@@ -226,8 +277,10 @@ class Layout:
                     f"the layout's {variable.name} is {variable.describe()}, the data's is {data.describe()}: "
                     "make the layout for this data"
                 )
-            if variable.name in missing and not variable.optional:
-                raise UsageError(f"{variable.name} may be missing in the data: make it optional in the layout")
+            if (variable.of or variable.name) in missing and not variable.optional:
+                raise UsageError(
+                    f"{variable.of or variable.name} may be missing in the data: make it optional in the layout"
+                )
 
     def to_json(self) -> dict[str, object]:
         """Return the layout as plain JSON values; infinite bounds become strings."""
@@ -249,6 +302,8 @@ class Layout:
                 prompt=tuple(tuple(slot) for slot in value.get("prompt", ())),
                 late=tuple(value.get("late", ())),
                 context_length=int(value.get("context_length", 20)),
+                demo=tuple(tuple(slot) for slot in value.get("demo", ())),
+                demo_length=int(value.get("demo_length", 0)),
             )
         except DataError:
             raise
@@ -262,10 +317,13 @@ def _form(variable: Variable) -> tuple[object, ...]:
     return kind, variable.size, variable.start, tuple(variable.sizes), tuple(variable.starts), tuple(variable.image)
 
 
+_TUPLES = ("sizes", "starts", "image", "entries")
+
+
 def _variable_from_json(entry: Mapping[str, Any]) -> Variable:
     _refuse_unknown_keys(entry, Variable)
     bounds = {bound: tuple(float(x) for x in entry[bound]) for bound in ("low", "high") if entry.get(bound) is not None}
-    counts = {key: tuple(int(x) for x in entry[key]) for key in ("sizes", "starts", "image") if key in entry}
+    counts = {key: tuple(int(x) for x in entry[key]) for key in _TUPLES if key in entry}
     return Variable(**{**entry, **bounds, **counts})
 
 
@@ -308,6 +366,9 @@ def layout_from_spaces(
     fuse: Sequence[str] = (),
     missing: Sequence[str] = (),
     text_tokens: int = 32,
+    goal_of: str = "",
+    goal_entries: Sequence[int] = (),
+    demo_length: int = 10,
 ) -> Layout:
     """Return a preset layout for an environment's spaces; each leaf of a Dict or Tuple is a variable of its own.
 
@@ -321,11 +382,16 @@ def layout_from_spaces(
         context_length: timesteps in a full window.
         head: how Box values are predicted.
         return_head: how returns and rewards are predicted.
-        prompt: facts (`target_return`, `text`) and leaves of the observation that stand in the prompt.
+        prompt: what stands in it: facts (see `hindsight`: `target_return`, `text`, `goal`, `waypoint1` and so on,
+            `final`, `demo`) and leaves of the observation.
         fuse: `observation`, `action` or both: the leaves share one slot, and leaves of an action are sampled at once.
             Otherwise each has a slot, and a leaf of an action depends on those before it.
         missing: leaves of the observation that may be missing.
         text_tokens: the most tokens that a text may have.
+        goal_of: leaf of the observation that goals, waypoints and the final state are read from; the only one by
+            default.
+        goal_entries: the entries of it that are meant; all by default.
+        demo_length: timesteps of a demo.
 
     Raises:
         UsageError: for an unknown preset or name, or a space that is not supported.
@@ -334,7 +400,7 @@ def layout_from_spaces(
         raise UsageError(f"unknown layout {preset!r}{suggest(preset, PRESETS)}: use one of {', '.join(PRESETS)}")
     observed, acted = leaves(observation_space, "observation"), leaves(action_space, "action")
     for names, known, what in (
-        (prompt, [*FACTS, *observed], "prompt"),
+        ([name for name in prompt if not is_moment(name)], [*FACTS, *observed], "prompt"),
         (fuse, ["observation", "action"], "fuse"),
         (missing, list(observed), "missing"),
     ):
@@ -352,23 +418,62 @@ def layout_from_spaces(
         # a text comes after what it shares a timestep with: nothing late may be predicted from what follows it
         slots += ([tuple(rest)] if together else [(name,) for name in rest]) if rest else []
         slots += [(name,) for name in texts]
+    facts = [(name, name + WHEN) if is_moment(name) and name != "final" else (name,) for name in prompt]
+    facts = [slot for slot in facts if slot != ("demo",)]
     variables = []
-    for name in (*prompt, *(name for slot in slots for name in slot)):
+    for name in (name for slot in (*facts, *slots) for name in slot):
         weight, leaf = weights.get(name.split(".")[0], 0.0), observed.get(name, acted.get(name))
         if leaf is not None:
             may_miss = name in missing
             variables.append(_variable_from_leaf(name, leaf, weight, head, optional=may_miss, text_tokens=text_tokens))
         elif name == "text":
             variables.append(Variable(name, "text", text_tokens))
+        elif name.endswith(WHEN):
+            variables.append(Variable(name, "timestep", 1))
+        elif is_moment(name):
+            weight = weights.get("observation", 0.0)
+            variables.append(_moment(name, observed, goal_of, tuple(goal_entries), weight, head, missing))
         else:
             variables.append(Variable(name, return_head, 1, weight))
+    placed = {name for slot in slots for name in slot}
+    shown = tuple(
+        variable.name
+        for variable in variables
+        if variable.name in placed and variable.kind != "text" and variable.name.split(".")[0] in roles
+    )
     return Layout(
         tuple(variables),
         tuple(slots),
-        prompt=tuple((name,) for name in prompt),
+        prompt=tuple(facts),
         late=tuple(name for role in late for name in roles.get(role, [role])),
         context_length=context_length,
+        demo=(shown,) if "demo" in prompt else (),
+        demo_length=demo_length if "demo" in prompt else 0,
     )
+
+
+def _moment(
+    name: str,
+    observed: Mapping[str, gymnasium.Space],
+    of: str,
+    entries: tuple[int, ...],
+    loss_weight: float,
+    head: Head,
+    missing: Sequence[str] = (),
+) -> Variable:
+    """Return the variable of a fact that is an observation of the episode, or of chosen entries of it."""
+    if not of and len(observed) > 1:
+        raise UsageError(f"{name} is one leaf of the observation: say which by --goal-of ({', '.join(observed)})")
+    of = of or next(iter(observed))
+    if of not in observed:
+        raise UsageError(f"{name} is read from {of!r}{suggest(of, observed)}: there are {', '.join(observed)}")
+    weight = 0.0 if leaf_kind(observed[of]) in READ_ONLY else loss_weight
+    whole = replace(_variable_from_leaf(of, observed[of], weight, head, optional=of in missing), name=name, of=of)
+    if not entries:
+        return whole
+    if whole.kind not in get_args(Head) or not all(0 <= entry < whole.size for entry in entries):
+        raise UsageError(f"{name} takes entries {list(entries)} of {of}, which is {whole.describe()}")
+    return replace(whole, size=len(entries), entries=entries)
 
 
 def _variable_from_leaf(

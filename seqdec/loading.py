@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from seqdec.windows import Windows
 
 
+PROMPT_DROPOUT = 0.2  # where the prompt has facts
+
+
 @dataclass(frozen=True)
 class Task:
     """What one task of a run is trained on: its sequence and its windows. An only task has no name.
@@ -52,7 +55,7 @@ def load_tasks(given: flags.Train) -> list[Task]:
     twice = next((word for word in given.data if given.data.count(word) > 1), None)
     if twice is not None:
         raise UsageError(f"--data names {twice} twice: give it once, and how often it is drawn by --weights")
-    weights = _numbers(given.weights, "--weights")
+    weights = numbers(given.weights, "--weights")
     if weights and len(weights) != len(names):
         raise UsageError(f"--weights has {len(weights)} numbers for {len(names)} data sets: give one for each")
     if weights and (not all(0 <= weight < math.inf for weight in weights) or not any(weights)):
@@ -99,6 +102,9 @@ def _load_task(given: flags.Train, task: str, places: Sequence[str], weights: Se
         text=task,
         discount=given.discount,
         delayed_reward=given.delayed_reward,
+        prompt_dropout=prompt_dropout(given, layout),
+        demo_group=given.demo_group,
+        demo_part=given.demo_part,
     )
     counts = columns.lengths(dataset)
     num_timesteps = int(counts.sum())
@@ -156,6 +162,9 @@ def _stream_task(given: flags.Train, task: str, place: str) -> Task:
         text=task,
         discount=given.discount,
         delayed_reward=given.delayed_reward,
+        prompt_dropout=prompt_dropout(given, layout),
+        demo_group=given.demo_group,
+        demo_part=given.demo_part,
     )
     counted = "" if source.num_episodes is None else f"{source.num_episodes:,} episodes, "
     return Task(
@@ -167,6 +176,14 @@ def _stream_task(given: flags.Train, task: str, place: str) -> Task:
         told=f"{counted}read as they come; of the first {len(windows.lengths):,}",
         identity={"source": json.loads(json.dumps(dict(source.identity)))},
     )
+
+
+def prompt_dropout(given: flags.Train, layout: "Layout") -> float:
+    """Return how often a fact of the prompt is unknown."""
+    if given.prompt_dropout is not None:
+        return given.prompt_dropout
+    is_whole = any(name.split(".")[0] == "observation" for name in layout.predicted)  # and may plan
+    return PROMPT_DROPOUT if layout.facts or is_whole else 0.0
 
 
 def _texts_of(spec: "EnvironmentSpec") -> list[str]:
@@ -192,6 +209,9 @@ def make_layout(given: flags.Train, spec: "EnvironmentSpec", steady: Sequence[st
             fuse=given.fuse,
             missing=spec.missing,
             text_tokens=given.text_tokens,
+            goal_of=given.goal_of,
+            goal_entries=whole_numbers(given.goal_entries, "--goal-entries"),
+            demo_length=given.demo_length,
         )
     if not Path(given.layout).is_file():
         raise UsageError(
@@ -281,14 +301,15 @@ def _refuse_twice(keys: Sequence[str], role: str) -> None:
 
 def whole_numbers(words: Sequence[str], name: str) -> list[int]:
     """Return the whole numbers that a flag lists."""
-    numbers = _numbers(words, name)
-    wrong = next((number for number in numbers if not number.is_integer() or number < 0), None)
+    given = numbers(words, name)
+    wrong = next((number for number in given if not number.is_integer() or number < 0), None)
     if wrong is not None:
         raise UsageError(f"{name} holds {wrong:g}: give whole numbers")
-    return [int(number) for number in numbers]
+    return [int(number) for number in given]
 
 
-def _numbers(words: Sequence[str], name: str) -> list[float]:
+def numbers(words: Sequence[str], name: str) -> list[float]:
+    """Return the numbers that a flag lists."""
     try:
         return [float(word) for word in words]
     except ValueError as error:

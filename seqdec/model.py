@@ -4,7 +4,6 @@ A policy folder holds one: the backbone in Hugging Face format, everything else 
 and what the data was. It loads and acts without the data set, and nothing in it is executable.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +20,16 @@ from seqdec.backbone import Backbone, reload_backbone, save_backbone
 from seqdec.codec import Codec, build_codec
 from seqdec.environment import EnvironmentSpec
 from seqdec.errors import DataError
+from seqdec.hindsight import HIDDEN
 from seqdec.layout import Layout
 from seqdec.leaves import MISSING
-from seqdec.perception import Text, Vocabulary, marks_of
+from seqdec.perception import Text, Vocabulary, marks_of, time_frequencies, time_projection, waves
 
 if TYPE_CHECKING:  # acting needs no data
     from seqdec.streams import StreamWindows
     from seqdec.windows import Windows
 
 POLICY_FORMAT = 1
-TIME_FEATURES = 64
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class DataSummary:
     """What a policy keeps of the data that it was trained on: the environment, and how returns were counted.
 
     `returns` has the quantiles of the episodes' returns by name: "min", "q10", ..., "q90", "max"; `text` says what
-    the task is, for prompts that have a text.
+    the task is, for prompts that have a text; `prompt_dropout` is how often each fact was unknown.
     """
 
     spec: EnvironmentSpec
@@ -46,6 +45,7 @@ class DataSummary:
     discount: float = 1.0
     delayed_reward: bool = False
     text: str = ""
+    prompt_dropout: float = 0.0
 
 
 def summarize_returns(returns: np.ndarray) -> dict[str, float]:
@@ -81,11 +81,10 @@ class SequenceModel(nn.Module):
         for variable in layout.variables:
             self.codecs[_key(variable.name)] = build_codec(variable, width, scale, vocabulary)
         self.start = nn.Parameter(torch.randn(width) * scale)
-        self.time_projection = nn.Linear(TIME_FEATURES, width, bias=False)
-        frequencies = torch.exp(torch.arange(TIME_FEATURES // 2) * (-math.log(1e4) / (TIME_FEATURES // 2)))
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        # 64 sines and cosines of mean square 1/2: together they come to the scale of one embedding
-        nn.init.normal_(self.time_projection.weight, std=scale / math.sqrt(TIME_FEATURES / 2))
+        self.time_projection = time_projection(width, scale)
+        self.register_buffer("frequencies", time_frequencies(), persistent=False)
+        if layout.demo:
+            self.demo = nn.Parameter(torch.randn(width) * scale)  # tells a demo's timesteps from the episode's own
 
     @property
     def device(self) -> torch.device:
@@ -103,8 +102,7 @@ class SequenceModel(nn.Module):
 
     def embed_time(self, timesteps: Tensor) -> Tensor:
         """Embed indices inside an episode by a fixed sinusoid (Vaswani et al. 2017) and a projection, [..., D]."""
-        angles = timesteps[..., None] * self.frequencies
-        return self.time_projection(torch.cat([angles.sin(), angles.cos()], -1))
+        return self.time_projection(waves(timesteps, self.frequencies))
 
     def embed_values(self, name: str, values: Tensor, unknown: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Embed values of a variable, [..., tokens of its slot, D]; of a text, also which tokens are words [..., n]."""
@@ -130,15 +128,39 @@ class SequenceModel(nn.Module):
         start = self.start.to(time.dtype).expand(len(time), 1, -1)
         written = [(tokens + time[:, :, None]).to(time.dtype) for tokens, _ in steps]  # [B, K, n, D] each
         tokens = torch.cat(
-            [start, *(fact.flatten(1, 2).to(time.dtype) for fact, _ in prompt), torch.cat(written, 2).flatten(1, 2)], 1
+            [
+                start,
+                *(fact.flatten(1, 2).to(time.dtype) for fact, _ in prompt),
+                *([self.embed_demo(batch).to(time.dtype)] if layout.demo else []),
+                torch.cat(written, 2).flatten(1, 2),
+            ],
+            1,
         )
         num_tokens = max(layout.position(name, time.shape[1] - 1) for name in layout.predicted)
         if not layout.has_text:
             return tokens[:, :num_tokens], None
         marks = [torch.ones_like(tokens[:, :1, 0], dtype=torch.bool)]
         marks += [marks_of(fact, words).flatten(1) for fact, words in prompt]
+        marks += [marks[0].expand(-1, layout.first_step - layout.first_demo)]
         marks += [torch.cat([marks_of(step, words) for step, words in steps], 2).flatten(1)]
         return tokens[:, :num_tokens], torch.cat(marks, 1)[:, :num_tokens]
+
+    def embed_demo(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Write the timesteps of another episode into tokens, [B, demo_length * slots, D].
+
+        Args:
+            batch: "demo.NAME" [B, demo_length, ...] of each variable that a demo shows, and "missing.demo.NAME", True
+                where there is no such timestep or the value is not known.
+        """
+        # counted within the demo: it may be a part of an episode
+        time = self.embed_time(torch.arange(self.layout.demo_length, device=self.device))
+        extra = (time + self.demo)[:, None]  # [demo_length, 1, D]
+        slots = []
+        for slot in self.layout.demo:
+            shown = [(name, batch[f"demo.{name}"], batch[f"{MISSING}demo.{name}"]) for name in slot]
+            parts = [self.embed_values(name, values, missing)[0] for name, values, missing in shown]
+            slots.append((torch.stack(parts).sum(0) + extra).to(extra.dtype))  # [B, demo_length, 1, D]
+        return torch.cat(slots, 2).flatten(1, 2)
 
     def _embed_slot(
         self, slot: tuple[str, ...], batch: Mapping[str, Tensor], drop_observation: float = 0.0
@@ -147,12 +169,12 @@ class SequenceModel(nn.Module):
         parts: list[Tensor] = []
         words = None
         for name in slot:
-            unknown = batch.get(MISSING + name)
+            unknown, hidden = batch.get(MISSING + name), batch.get(HIDDEN + name)
             if drop_observation > 0 and name.split(".")[0] == "observation":
-                dropped = torch.rand(batch["timestep"].shape, device=self.device) < drop_observation
-                unknown = (
-                    dropped if unknown is None else unknown | dropped.reshape(*dropped.shape, *[1] * (unknown.ndim - 2))
-                )
+                hidden = torch.rand(batch["timestep"].shape, device=self.device) < drop_observation
+            if hidden is not None:
+                wide = None if unknown is None else hidden.reshape(*hidden.shape, *[1] * (unknown.ndim - 2))
+                unknown = hidden if unknown is None or wide is None else unknown | wide
             embedded, words = self.embed_values(name, batch[name], unknown)
             if name in self.layout.late:  # in the slot of the next timestep; the first has none
                 embedded = F.pad(embedded[:, :-1], (0, 0, 0, 0, 1, 0))
@@ -164,6 +186,30 @@ class SequenceModel(nn.Module):
 
         A slot of padding is not there, nor is one whose value is missing, even in part.
         """
+        losses = {}
+        for name, states in self._predicting(batch, drop_observation).items():
+            loss = self.codec(name).loss(states, batch[name])  # [B, K]
+            losses[name] = loss.masked_fill(~self._is_there(name, batch), 0.0).sum()
+        return losses
+
+    @torch.inference_mode()
+    def log_probs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the log probability of each predicted value in raw units, [B, K], 0 where there is none."""
+        found = {}
+        for name, states in self._predicting(batch).items():
+            value = self.codec(name).log_prob(states, batch[name])
+            found[name] = value.masked_fill(~self._is_there(name, batch), 0.0)
+        return found
+
+    def _is_there(self, name: str, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return where a variable has a value that is known, [B, K], or [B, 1] of the prompt's."""
+        mask = batch["mask"] if name in self.layout.step_names else torch.ones_like(batch["mask"][:, :1])
+        if MISSING + name not in batch:
+            return mask
+        return mask & ~batch[MISSING + name].reshape(*mask.shape, -1).any(2)
+
+    def _predicting(self, batch: Mapping[str, Tensor], drop_observation: float = 0.0) -> dict[str, Tensor]:
+        """Return the states that predict each variable, [B, K, D], or [B, 1, D] of the prompt's."""
         tokens, is_word = self.embed_window(batch, drop_observation)
         num_timesteps = batch["mask"].shape[1]
         before = {name: self.layout.positions(name)[:num_timesteps] - 1 for name in self.layout.predicted}
@@ -174,15 +220,10 @@ class SequenceModel(nn.Module):
             tokens, is_word = tokens[:, kept], is_word[:, kept]
         wanted = np.unique(np.concatenate([*before.values()]))
         hidden = self.backbone_source.read(tokens, is_word, only_at=torch.as_tensor(wanted, device=tokens.device))
-        losses = {}
-        for name, positions in before.items():
-            states = hidden.index_select(1, torch.as_tensor(positions, device=hidden.device))
-            loss = self.codec(name).loss(states, batch[name])  # [B, K]
-            valid = batch["mask"] if loss.shape[1] == num_timesteps else torch.ones_like(loss).bool()
-            if MISSING + name in batch:
-                valid = valid & ~batch[MISSING + name].reshape(*valid.shape, -1).any(2)
-            losses[name] = loss.masked_fill(~valid, 0.0).sum()
-        return losses
+        return {
+            name: hidden.index_select(1, torch.as_tensor(positions, device=hidden.device))
+            for name, positions in before.items()
+        }
 
     def new_parameters(self) -> list[nn.Parameter]:
         """Trainable parameters that were added around the backbone."""
@@ -222,6 +263,7 @@ class SequenceModel(nn.Module):
             "discount": self.data.discount,
             "delayed_reward": self.data.delayed_reward,
             "text": self.data.text,
+            "prompt_dropout": self.data.prompt_dropout,
         }
         storage.write_json(folder / "policy.json", policy)
 
@@ -257,6 +299,7 @@ class SequenceModel(nn.Module):
                 discount=float(policy["discount"]),
                 delayed_reward=bool(policy["delayed_reward"]),
                 text=str(policy.get("text", "")),
+                prompt_dropout=float(policy.get("prompt_dropout", 0.0)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{folder / 'policy.json'} is no policy description: {error}") from error
@@ -302,7 +345,14 @@ def build_model(
         backbone: what `load_backbone` gave.
         seed: of the new weights.
     """
-    data = DataSummary(spec, summarize_returns(windows.returns), windows.discount, windows.delayed_reward, windows.text)
+    data = DataSummary(
+        spec,
+        summarize_returns(windows.returns),
+        windows.discount,
+        windows.delayed_reward,
+        windows.text,
+        windows.prompt_dropout,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SequenceModel(windows.layout, backbone, data)

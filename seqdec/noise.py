@@ -33,6 +33,12 @@ def uniform(stream: np.ndarray, first: int, count: int, size: int, device: torch
     return torch.from_numpy(numbers.clip(1e-7, 1 - 1e-7)).to(device)
 
 
+def fractions(stream: np.ndarray, count: int) -> np.ndarray:
+    """Return numbers from 0 to below 1, float64 [B, count], for each number of a stream, int64 [B]."""
+    bits = _hash(stream.astype(np.uint64)[:, None] ^ _hash(np.arange(count, dtype=np.uint64) + ENTRIES))
+    return (_hash(bits) >> np.uint64(11)).astype(np.float64) / float(1 << 53)
+
+
 def _hash(values: np.ndarray) -> np.ndarray:
     z = values + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

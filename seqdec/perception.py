@@ -1,7 +1,8 @@
-"""What is read and never predicted: images and texts, each into embeddings of the backbone's width.
+"""What is read and never predicted: images, texts and timesteps, each into embeddings of the backbone's width.
 
-image   [..., entries] uint8   ->  one token, by a small convolutional encoder
-text    [..., bytes] uint8     ->  a token for each of the backbone's own words, at the end of its slot
+image      [..., entries] uint8   ->  one token, by a small convolutional encoder
+text       [..., bytes] uint8     ->  a token for each of the backbone's own words, at the end of its slot
+timestep   [..., 1] float32       ->  one token, by sines and cosines
 """
 
 import math
@@ -160,6 +161,44 @@ class Text(nn.Module):
         stand_in = is_unknown[..., None] & at_end
         embedded = torch.where(stand_in[..., None], self.unknown.to(embedded.dtype), embedded)
         return embedded, torch.where(is_unknown[..., None], at_end, words)
+
+
+class Timestep(nn.Module):
+    """The timestep of a fact, counted from the episode's start, by sines and cosines (Vaswani et al. 2017)."""
+
+    frequencies: Tensor
+
+    def __init__(self, variable: Variable, width: int, scale: float):
+        super().__init__()
+        self.projection = time_projection(width, scale)
+        self.unknown = nn.Parameter(torch.randn(width) * scale)
+        self.register_buffer("frequencies", time_frequencies(), persistent=False)
+
+    def fit(self, values: np.ndarray) -> None: ...
+
+    def embed(self, values: Tensor, unknown: Tensor | None = None) -> Tensor:
+        return with_unknown(self.projection(waves(values[..., 0], self.frequencies)), self.unknown, unknown)
+
+
+TIME_FEATURES = 64
+
+
+def time_frequencies() -> Tensor:
+    """Return the frequencies of the sines and cosines that stand for a timestep, from 1 down to 1e-4."""
+    return torch.exp(torch.arange(TIME_FEATURES // 2) * (-math.log(1e4) / (TIME_FEATURES // 2)))
+
+
+def time_projection(width: int, scale: float) -> nn.Linear:
+    """Return a new projection of sines and cosines, which together come to the scale of one embedding."""
+    projection = nn.Linear(TIME_FEATURES, width, bias=False)
+    nn.init.normal_(projection.weight, std=scale / math.sqrt(TIME_FEATURES / 2))  # their mean square is 1/2
+    return projection
+
+
+def waves(timesteps: Tensor, frequencies: Tensor) -> Tensor:
+    """Return sines and cosines of timesteps [...], [..., TIME_FEATURES]."""
+    angles = timesteps[..., None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], -1)
 
 
 def marks_of(tokens: Tensor, words: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ pass in Python. So keys and values are written into memory that was given, and t
 against the plain decoder; where a family cannot do the one or the other, it reads as transformers has it.
 """
 
+import copy
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -80,6 +81,12 @@ class Memory:
             itself = torch.eye(end, dtype=torch.bool, device=tokens.device)[begin:]  # padding reads itself alone
             mask = mask & (self._is_word[:, None, None] | itself)
         return self._pass(tokens, places, mask, newest, self._held)
+
+    def copy(self) -> "Memory":
+        """Return a memory of the same, which goes on by itself once it has selected rows."""
+        other = copy.copy(self)
+        other._cache = copy.deepcopy(self._cache)  # transformers' own changes in place
+        return other
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows, int64 [B']."""

@@ -21,7 +21,7 @@ from seqdec.checks import check
 from seqdec.errors import DataError, StorageError, UsageError
 from seqdec.layout import Layout
 from seqdec.rows import Row, Source, from_rows
-from seqdec.windows import Windows, concatenate
+from seqdec.windows import DemoPart, Windows, concatenate
 
 BLOCKS = 16  # in which a buffer is replaced: fewer read more at once, more make a batch slower
 
@@ -45,6 +45,7 @@ class StreamWindows:
         text: what the episodes are about, for those that do not say it themselves.
         discount: of the returns to go.
         delayed_reward: pay all of an episode's reward at its last step.
+        prompt_dropout: as `Windows` has it; so are `demo_group` and `demo_part`.
 
     Raises:
         UsageError: the layout does not fit the data, or a number is out of range.
@@ -74,6 +75,9 @@ class StreamWindows:
         text: str = "",
         discount: float = 1.0,
         delayed_reward: bool = False,
+        prompt_dropout: float = 0.0,
+        demo_group: str = "text",
+        demo_part: DemoPart = "random",
     ):
         if buffer < 1:
             raise UsageError(f"a buffer of {buffer} episodes was asked for: give at least 1")
@@ -84,6 +88,8 @@ class StreamWindows:
         if not 0 <= process_index < num_processes:
             raise UsageError(f"process {process_index} of {num_processes}: they count from 0")
         self.layout, self.text, self.discount, self.delayed_reward = layout, text, discount, delayed_reward
+        self.prompt_dropout, self.demo_group = prompt_dropout, demo_group
+        self.demo_part: DemoPart = demo_part
         self.reuse, self.num_heldout = reuse, num_heldout
         self.process_index, self.num_processes = process_index, num_processes
         self.spec, self._source = source.spec, source
@@ -189,6 +195,9 @@ class StreamWindows:
             text=self.text,
             discount=self.discount,
             delayed_reward=self.delayed_reward,
+            prompt_dropout=self.prompt_dropout,
+            demo_group=self.demo_group,
+            demo_part=self.demo_part,
             numbers=numbers,
         )
 

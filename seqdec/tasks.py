@@ -63,7 +63,8 @@ class TaskWindows:
         index = int(random.choice(len(self._order), p=self._shares[self._order]))
         index = self._order[index]
         windows = list(self.tasks.values())[index]
-        return windows.draw(step, seed, batch_size) + self._ends[index] - len(windows)
+        rounds, inside = np.divmod(windows.draw(step, seed, batch_size), len(windows))
+        return inside + self._ends[index] - len(windows) + len(self) * rounds
 
     def sizes(self, indices: np.ndarray) -> np.ndarray:
         """Return how many timesteps each of these windows has, padding apart, int64 [B]."""
@@ -86,9 +87,10 @@ class TaskWindows:
         return {**windows.gather(own), "task": torch.tensor(index)}
 
     def _of(self, indices: np.ndarray) -> "tuple[int, Windows, np.ndarray]":
-        index = int(np.searchsorted(self._ends, indices[0], side="right"))
+        rounds, inside = np.divmod(indices, len(self))
+        index = int(np.searchsorted(self._ends, inside[0], side="right"))
         windows = list(self.tasks.values())[index]
-        return index, windows, indices - (self._ends[index] - len(windows))
+        return index, windows, inside - (self._ends[index] - len(windows)) + len(windows) * rounds
 
 
 class MultiTaskModel(nn.Module):

@@ -52,6 +52,7 @@ ORDER = (
         "hindsight",
         "layout",
         "texts",
+        "noise",
         "windows",
         "streams",
         "perception",
@@ -67,7 +68,18 @@ ORDER = (
         "processes",
         "training",
     ]
-    + ["noise", "recorded", "reading", "context", "policy", "evaluation"]
+    + [
+        "recorded",
+        "reading",
+        "context",
+        "return_distribution",
+        "planning",
+        "prompts",
+        "policy",
+        "likelihood",
+        "queries",
+        "evaluation",
+    ]
     + ["flags", "folders", "loading", "assembly", "commands", "cli", "__main__"]
 )
 TORCH = {
@@ -90,7 +102,11 @@ TORCH = {
     "recorded",
     "reading",
     "context",
+    "return_distribution",
+    "planning",
     "policy",
+    "likelihood",
+    "queries",
 }
 SPACES = {
     "spaces",
@@ -155,7 +171,7 @@ HOMES = {
     "PIL": {"minari_storage", "frames", "table_values"},
     "minari": {"sources"},
     "gymnasium": SPACES | {"loading", "assembly", "commands"},
-    "matplotlib": {"description", "evaluation"},
+    "matplotlib": {"description", "queries", "evaluation"},
     "tyro": {"flags"},
     "tqdm": {"training", "commands"},
     "wandb": {"metrics"},

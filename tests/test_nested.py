@@ -14,6 +14,7 @@ from seqdec.leaves import MISSING, join
 from seqdec.model import SequenceModel, build_model
 from seqdec.perception import Image, image_axes
 from seqdec.policy import Policy
+from seqdec.prompts import Prompt
 from seqdec.rows import from_episodes
 from seqdec.training import heldout_losses, train
 from seqdec.windows import Windows
@@ -144,15 +145,15 @@ def test_a_policy_acts_in_nested_spaces_and_its_folder_acts_alike(small, tmp_pat
         )
         return first, policy.act(half, np.array([0.5]))
 
-    first, second = actions(Policy(model, 1.0, text="open the red door"))
+    first, second = actions(Policy(model, 1.0, prompt=Prompt(text="open the red door")))
     assert isinstance(first, tuple) and first[0].shape == (2, 2) and first[1].shape == (2, 2)
     assert second[0].shape == (1, 2) and second[1].dtype == np.int64
     assert ((first[1] >= [0, -1]) & (first[1] <= [1, 1])).all()
     model.save(tmp_path / "policy")
-    again = actions(Policy(SequenceModel.load(tmp_path / "policy"), 1.0, text="open the red door"))
+    again = actions(Policy(SequenceModel.load(tmp_path / "policy"), 1.0, prompt=Prompt(text="open the red door")))
     for ours, theirs in zip((*first, *second), (*again[0], *again[1]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    other, _ = actions(Policy(model, 1.0, text="stop"))
+    other, _ = actions(Policy(model, 1.0, prompt=Prompt(text="stop")))
     assert not np.array_equal(other[0], first[0])
 
 

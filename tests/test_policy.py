@@ -102,7 +102,7 @@ def test_a_batch_of_environments_acts_like_each_alone(preset: str, backbone):
     rewards = np.random.default_rng(1).normal(size=(15, 4))
 
     def actions(rows: list[int]) -> np.ndarray:
-        policy = Policy(model, 5.0, temperature=0.0)
+        policy = Policy(model, None if preset == "behaviour_cloning" else 5.0, temperature=0.0)
         policy.reset(len(rows))
         return np.stack([policy.act(observations[t, rows], rewards[t, rows] if t else None) for t in range(15)])
 
