@@ -172,6 +172,8 @@ class Policy:
         elif name == "return_to_go" and self._is_expert:
             chosen = expert_return(context)[:: self._block]
             self._write(name, chosen.cpu().numpy(), None)
+        elif name == "return_to_go" and self.planning is not None:
+            self._write(name, None, None)  # actions of all returns are tried, not of one that was drawn
         elif name in self.model.layout.predicted:
             self._sample(name)
         else:

@@ -217,6 +217,8 @@ class Windows:
             every variable of the layout: [B, K, size] float32, uint8 for an image, int64 where it is multi_discrete;
             [B, K] int64 where it is discrete; bytes [B, K, bytes] of a text (see `texts`). What stands in the prompt
             has an axis of 1 in the place of K. "missing.NAME" [B, K] or [B, K, size], bool, of what may be missing;
+            "hidden.NAME" [B, K] says what is to be written as unknown though its value is there. "demo.NAME"
+            [B, demo_length, ...] is what a demo shows of a variable, "missing.demo.NAME" where it shows nothing.
             "timestep" [B, K] int64, counted from the episode's start; "mask" [B, K], False on padding, where the
             other entries repeat the window's last timestep.
         """

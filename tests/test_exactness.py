@@ -29,7 +29,6 @@ from seqdec.sources import from_episodes
 from seqdec.training import train
 from seqdec.windows import Windows
 
-pytestmark = pytest.mark.xdist_group("exactness")  # one process trains the model
 STATES, ACTIONS, STEPS = 3, 2, 3
 SPEC = EnvironmentSpec(gymnasium.spaces.Discrete(STATES), gymnasium.spaces.Discrete(ACTIONS))
 LAYOUT = Layout(
