@@ -7,6 +7,7 @@ Heavy imports stand inside the functions, so that a slip in the flags or the out
 import logging
 import os
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -205,7 +206,7 @@ def make_prompt(given: flags.Eval, model: "SequenceModel") -> "Prompt":
 def make_guidance(given: flags.Eval) -> float | dict[str, float]:
     """Return what --guidance says: one weight, or one for each piece of evidence that it names."""
     pairs = [word.partition("=")[::2] for word in given.guidance]
-    if len(pairs) == 1 and "=" not in given.guidance[0]:
+    if len(pairs) == 1 and re.fullmatch(r"[-+.\d]\S*", given.guidance[0]):
         return numbers(given.guidance, "--guidance")[0]
     if not all(name and weight for name, weight in pairs):
         raise UsageError(f"--guidance is {' '.join(given.guidance)}: give a number, or NAME=NUMBER for each piece")
@@ -261,6 +262,8 @@ def describe_run(
         returns, layout = summarize_returns(task.windows.returns), task.layout
         places = [place for name, place in map(folders.split_task, given.data) if name == task.name]
         prompt = "".join(f"{'+'.join(slot)} | " for slot in layout.prompt)
+        if layout.demo:
+            prompt += f"demo: {layout.demo_length} x {' '.join('+'.join(slot) for slot in layout.demo)} | "
         slots = " | ".join("+".join(slot) for slot in layout.step)
         rows += [("task", task.name)] if task.name else []
         rows += [

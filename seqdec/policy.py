@@ -152,7 +152,7 @@ class Policy:
             elif name == "target_return":
                 self._write(name, self._returns_to_go, None)
             else:
-                self._write(name, rows_of(layout, name, self._facts.get(name), seen, num_envs), None)
+                self._write(name, rows_of(self.model, name, self._facts.get(name), seen, num_envs), None)
 
     def _complete_timestep(self, rewards: np.ndarray) -> None:
         """Write what comes after the action, now that its reward is here, and count the return down."""

@@ -12,7 +12,7 @@ import numpy as np
 from seqdec.episode import Episode
 from seqdec.errors import UsageError
 from seqdec.hindsight import WHEN
-from seqdec.layout import Layout
+from seqdec.leaves import num_entries
 from seqdec.model import SequenceModel
 
 EXPERT = "expert"
@@ -56,12 +56,12 @@ class Prompt:
 
 
 def rows_of(
-    layout: Layout, name: str, value: object, seen: Mapping[str, np.ndarray], num_envs: int
+    model: SequenceModel, name: str, value: object, seen: Mapping[str, np.ndarray], num_envs: int
 ) -> np.ndarray | None:
     """Return a fact, or the demos, as they are written: one row for each environment; None where it is unknown.
 
     Args:
-        layout: names the fact.
+        model: has the fact in its prompt.
         name: of a variable of the prompt, or "demo".
         value: what was asked for.
         seen: leaves of the observation of the first step, one of which may say it.
@@ -77,16 +77,20 @@ def rows_of(
         return found
     if value is None:
         return None
-    variable = layout.variable(name)
+    variable = model.layout.variable(name)
     if isinstance(value, str):
         if value not in seen:
             raise UsageError(f"{name} is to be read from {value!r}: the observation has {', '.join(seen)}")
         value = seen[value]
     given = np.asarray(value)
-    if variable.entries and (given.ndim == 0 or given.shape[-1] != variable.size):
-        given = given.reshape(-1, given.shape[-1])[:, list(variable.entries)]  # of a whole observation
+    if variable.entries:
+        whole = num_entries(model.data.spec.observation_leaves[variable.of])
+        if whole != variable.size and given.ndim and given.shape[-1] == whole:
+            given = given.reshape(-1, whole)[:, list(variable.entries)]
     shape = (num_envs, *variable.shape)
-    if given.size not in (int(np.prod(variable.shape)), int(np.prod(shape))):
+    each = int(np.prod(variable.shape))
+    is_each = given.shape[:1] == (num_envs,) and (given.ndim > 1 or each == 1) and given.size == num_envs * each
+    if given.size != each and not is_each:
         raise UsageError(f"{name} has shape {given.shape}: {variable.describe()} is expected, or {num_envs} of them")
     return np.broadcast_to(given.reshape(-1, *variable.shape), shape).copy()
 

@@ -1,9 +1,11 @@
 """The examples run as their first lines say, made small."""
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -45,3 +47,27 @@ def test_the_dials_are_turned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(ROOT))
     words = ["--data", "data/dials", "--output", "runs/dials", "--env", "examples.dials:Dials-v0", *TINY.split()]
     assert main(["train", *words, "--layout", "fused", "--target-return", "max"]) == 0
+
+
+def load_example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import an example; it is played with fewer steps and episodes than its first lines say."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    module = importlib.import_module(f"examples.{name}")
+    monkeypatch.setattr(module, "NUM_EPISODES", 4)
+    return module
+
+
+def test_the_lottery_is_played_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    luck = load_example("luck", monkeypatch)
+    result = luck.play(0, steps=2)
+    assert len(result) == 5 and all(0 <= lotteries <= 1 <= len(name) for name, (_, lotteries) in result.items())
+    luck.draw([result, result], str(tmp_path / "luck.png"))
+    assert (tmp_path / "luck.png").stat().st_size > 10_000
+
+
+def test_the_t_maze_is_played_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    memory = load_example("memory", monkeypatch)
+    rate = memory.success(4, 0, steps=2)
+    assert 0 <= rate <= 1
+    memory.draw({4: [rate], 60: [1.0]}, str(tmp_path / "memory.png"))
+    assert (tmp_path / "memory.png").stat().st_size > 10_000

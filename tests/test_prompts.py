@@ -134,6 +134,8 @@ def test_a_goal_can_be_given_whole_or_by_its_entries_and_for_each_environment(ba
 
     whole, own = np.array([1.0, 9.0, 2.0]), np.array([1.0, 2.0])
     np.testing.assert_array_equal(act(whole), act(own))
+    with pytest.raises(UsageError, match="a vector of 2 is expected"):
+        act(np.zeros(4))
     each = act(np.stack([own, -own]))
     np.testing.assert_allclose(each[0], act(own)[0], atol=1e-6)
     assert np.abs(each[0] - each[1]).max() > 1e-4
@@ -246,5 +248,7 @@ def test_goals_demos_guidance_and_plans_from_the_command_line(tmp_path, monkeypa
     assert main(["eval", "runs/b", *asked.split(), "--target-return", "expert", "20"]) == 0
     report = json.loads((tmp_path / "runs" / "b" / "report.json").read_text())
     assert [target["target_return"] for target in report["targets"]] == ["expert", 20.0]
+    assert main(["eval", "runs/b", *asked.split(), "--guidance", "goal"]) == 2
+    assert "NAME=NUMBER" in capsys.readouterr().err
     assert main(["eval", "runs/b", *asked.split(), "--guidance", "1"]) == 2
     assert "train with --prompt-dropout" in capsys.readouterr().err
