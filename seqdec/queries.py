@@ -126,7 +126,8 @@ def inverse(
         return action.clone()
     for name in after:
         _sample_or_leave(context, name, 1.0)
-    following = torch.as_tensor(next_observation).repeat_interleave(num_samples, 0).to(model.device)
+    dtype = torch.long if model.layout.variable("observation").is_whole else torch.float32
+    following = torch.as_tensor(next_observation).to(model.device, dtype).repeat_interleave(num_samples, 0)
     scores = model.codec("observation").log_prob(context.predict("observation"), following)
     drawn = torch.multinomial(
         scores.unflatten(0, (-1, num_samples)).softmax(1).cpu(),
@@ -182,7 +183,7 @@ def infer_goal(
     windows = windows_of(model, [episode[: layout.context_length]])
     batch = gather_unknown(model, windows, np.zeros(len(goals), np.int64))
     told, untold = torch.zeros_like(batch["mask"][:, :1]), torch.ones_like(batch["mask"])
-    batch |= {"goal": goals[:, None], HIDDEN + "goal": told}
+    batch |= {"goal": goals[:, None].to(batch["goal"].dtype), HIDDEN + "goal": told}
     scored = [name for name in layout.predicted if name in layout.step_names]
     if model.data.prompt_dropout > 0:  # nobody knows what a beginning will have earned
         batch[HIDDEN + "return_to_go"] = untold

@@ -251,3 +251,20 @@ def make_model(backbone: Backbone, preset: str = "multi_game", **options: object
         head = model.codecs[name].head
         torch.nn.init.normal_(head.weight, std=0.3)  # pyright: ignore
     return model.eval(), windows
+
+
+def prompted_model(
+    backbone: Backbone, prompt: list[str], preset: str = "multi_game", prompt_dropout: float = 0.3, **options
+) -> tuple[SequenceModel, Windows]:
+    """A model of vectors with facts in its prompt, as `make_model`, and its windows."""
+    spec = box_spec()
+    layout = layout_from_spaces(
+        preset, spec.observation_space, spec.action_space, context_length=6, prompt=prompt, demo_length=4,
+        text_tokens=6, **options,
+    )  # fmt: skip
+    windows = Windows(sources.from_episodes(box_episodes(), spec), layout, prompt_dropout=prompt_dropout, text="go")
+    model = build_model(windows, spec, backbone)
+    torch.manual_seed(1)
+    for name in layout.predicted:
+        torch.nn.init.normal_(model.codecs[name].head.weight, std=0.05)  # pyright: ignore
+    return model.eval(), windows

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import box_episodes, box_spec
+from conftest import box_episodes, prompted_model
 from seqdec.backbone import Backbone, load_backbone
 from seqdec.cli import main
 from seqdec.codec import build_codec
@@ -15,31 +15,13 @@ from seqdec.context import Context
 from seqdec.episode import Episode
 from seqdec.errors import UsageError
 from seqdec.hindsight import HIDDEN
-from seqdec.layout import Variable, layout_from_spaces
-from seqdec.model import SequenceModel, build_model
+from seqdec.layout import Variable
 from seqdec.planning import Planning
 from seqdec.policy import Policy
 from seqdec.prompts import Prompt
-from seqdec.sources import from_episodes, save, scripted_cartpole
-from seqdec.windows import Windows
+from seqdec.sources import save, scripted_cartpole
 
 FACTS = ["target_return", "goal", "waypoint1", "final", "text", "demo"]
-
-
-def prompted_model(
-    backbone: Backbone, prompt: list[str], preset: str = "multi_game", prompt_dropout: float = 0.3, **options
-) -> tuple[SequenceModel, Windows]:
-    spec = box_spec()
-    layout = layout_from_spaces(
-        preset, spec.observation_space, spec.action_space, context_length=6, prompt=prompt, demo_length=4,
-        text_tokens=6, **options,
-    )  # fmt: skip
-    windows = Windows(from_episodes(box_episodes(), spec), layout, prompt_dropout=prompt_dropout, text="go")
-    model = build_model(windows, spec, backbone)
-    torch.manual_seed(1)
-    for name in layout.predicted:
-        torch.nn.init.normal_(model.codecs[name].head.weight, std=0.05)  # pyright: ignore
-    return model.eval(), windows
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
