@@ -111,10 +111,13 @@ def _make_measure(given: flags.Train, task: Task) -> "Callable[[SequenceModel], 
     from seqdec.environment import check_spaces
     from seqdec.evaluation import evaluate, resolve_targets
     from seqdec.model import summarize_returns
+    from seqdec.prompts import check_expert
 
     data_returns = summarize_returns(task.windows.returns)
     targets: list[float | str | None] = [*resolve_targets(given.target_return, data_returns)]
     words: list[str] = list(given.target_return)
+    if "expert" in targets:
+        check_expert(task.layout, task.spec.action_leaves)
     needed = [name for name in task.layout.facts if name not in ("target_return", "text")]
     if needed and task.windows.prompt_dropout == 0:
         logger.warning("training without evaluations: they need a %s, which seqdec eval takes", needed[0])

@@ -27,9 +27,9 @@ class Codec(Protocol):
     `unknown` is True where a value is not known, [...], or entry by entry of an optional vector, [..., size].
     `sample` pushes uniform random numbers, one for each entry of the value, through the inverse of the predicted
     distribution function: the same numbers give the same value. Of vectors, one more axis in front of the numbers gives
-    as many values for each state. `temperature` 0 asks for the most likely one. With
-    `guidance` [m], `hidden` is [1 + m, ..., D], read with all evidence and with less of it, and the value is drawn from
-    log p_0 + sum of guidance_i (log p_0 - log p_i), normalised (Ho and Salimans 2022).
+    as many values for each state. `temperature` 0 asks for the most likely one. With `guidance` [m], `hidden` is
+    [1 + m, ..., D], read with all evidence and with less of it, and the value is drawn from log p_0 + sum of guidance_i
+    (log p_0 - log p_i), normalised (Ho and Salimans 2022).
     """
 
     def fit(self, values: np.ndarray) -> None: ...

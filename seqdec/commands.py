@@ -220,11 +220,8 @@ def evaluate_run(given: flags.Eval) -> int:
 
     model = task_of(load_policy(policy_folder, merge_adapters=True), given.task)
     targets: list[float | str | None] = [*resolve_targets(given.target_return, model.data.returns)]
-    prompt, guidance, planning = (
-        assembly.make_prompt(given, model),
-        assembly.make_guidance(given),
-        assembly.make_planning(given),
-    )
+    prompt = assembly.make_prompt(given, model)
+    guidance, planning = assembly.make_guidance(given), assembly.make_planning(given)
     if assembly.reads_return(model.layout):
         assembly.note_far_targets(targets, model.data.returns)
     else:

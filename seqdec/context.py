@@ -387,6 +387,12 @@ def demo_batch(layout: Layout, episodes: Sequence[Episode | None]) -> dict[str, 
             if name not in episode.steps:
                 raise UsageError(f"the demo has no {name!r}: its episode has {', '.join(episode.steps)}")
             shown = torch.as_tensor(episode.steps[name][:length])
+            if shown.shape[1:].numel() != math.prod(variable.shape) or not variable.has(
+                float(shown.min()), float(shown.max())
+            ):
+                raise UsageError(
+                    f"the demo's {name} should be {variable.describe()}: show an episode of the same spaces"
+                )
             values[row, : len(shown)] = shown.reshape(len(shown), *variable.shape).to(values.dtype)
             absent = torch.as_tensor(episode.steps.get(MISSING + name, np.zeros(len(episode), bool))[:length])
             absent = absent.reshape(len(shown), -1)

@@ -32,9 +32,8 @@ class TargetResult:
     """What came of asking for one return.
 
     A `target_return` of None says that nothing was asked, "expert" that the policy chose what an expert would get. All
-    returns are in the unit that was asked for: discounted
-    where the policy's are. `ci95` is a bootstrap interval of the mean; `score` is 0 at the first reference return and
-    100 at the second, and counts every reward in full.
+    returns are in the unit that was asked for: discounted where the policy's are. `ci95` is a bootstrap interval of the
+    mean; `score` is 0 at the first reference return and 100 at the second, and counts every reward in full.
     """
 
     target_return: float | str | None

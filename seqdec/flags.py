@@ -242,7 +242,7 @@ class Train:
     (default: its texts that stay)."""
     prompt_dropout: float | None = None
     """How often each fact of the prompt, and the return to go, is unknown, and how often all (default: 0.2 where
-    --prompt names facts, else 0)."""
+    --prompt names facts or the layout predicts observations, else 0)."""
     goal_of: str = ""
     """Leaf of the observation that goals, waypoints and the final state are read from (default: the only one)."""
     goal_entries: tuple[str, ...] = ()

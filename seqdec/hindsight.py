@@ -12,6 +12,7 @@ them may be unknown: in training random ones are, so that one model answers with
 """
 
 import re
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -97,20 +98,35 @@ def best_part(rewards: np.ndarray, length: int) -> int:
     return int(np.argmax(earned[length:] - earned[:-length]))
 
 
-def demo_rows(groups: np.ndarray, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True, eq=False)
+class Peers:
+    """Which episodes are of one task: `order` has them task by task, each of which begins at its `first` there."""
+
+    order: np.ndarray
+    first: np.ndarray  # of each episode's task, in `order` [episodes]
+    size: np.ndarray  # of each episode's task [episodes]
+    place: np.ndarray  # of each episode within its task [episodes]
+
+
+def peers_of(tasks: np.ndarray) -> Peers:
+    """Return which episodes are of one task, by a label of each [episodes]."""
+    numbers = np.unique(tasks, return_inverse=True)[1]
+    order, sizes = np.argsort(numbers, kind="stable"), np.bincount(numbers)
+    firsts = np.cumsum(sizes) - sizes
+    place = np.empty(len(numbers), np.int64)
+    place[order] = np.arange(len(numbers)) - np.repeat(firsts, sizes)
+    return Peers(order, firsts[numbers], sizes[numbers], place)
+
+
+def demo_rows(peers: Peers, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Return an episode of the same task for each one, never itself: int64 [B], -1 where there is no other.
 
     Args:
-        groups: the task of each episode, as numbers [episodes].
+        peers: of all episodes.
         rows: episodes, int64 [B].
         numbers: between 0 and 1 [B].
     """
-    order = np.argsort(groups, kind="stable")
-    sizes = np.bincount(groups)
-    firsts = np.cumsum(sizes) - sizes
-    place = np.empty(len(groups), np.int64)  # of each episode within its task
-    place[order] = np.arange(len(groups)) - np.repeat(firsts, sizes)
-    size = sizes[groups[rows]]
+    size = peers.size[rows]
     others = (numbers * (size - 1)).astype(np.int64)
-    chosen = order[firsts[groups[rows]] + (place[rows] + 1 + others) % size]
+    chosen = peers.order[peers.first[rows] + (peers.place[rows] + 1 + others) % size]
     return np.where(size > 1, chosen, -1)

@@ -89,6 +89,10 @@ class Variable:
         """Whether its values are whole numbers, which name one of several values each."""
         return self.kind in ("discrete", "multi_discrete")
 
+    def has(self, low: float, high: float) -> bool:
+        """Say whether numbers between these are among those that a discrete variable names; of other kinds, all are."""
+        return self.kind != "discrete" or self.start <= low <= high < self.start + self.size
+
     def describe(self) -> str:
         """Return size and kind in words."""
         if self.kind == "discrete":

@@ -201,7 +201,7 @@ class _Search:
         num_kept = min(self._planning.keep, self._num_branches)
         scores = self._scores
         if self._num_outcomes > 1:
-            before = torch.ones_like(self._firsts[0, :, None] == self._firsts[0]).tril(-1)
+            before = torch.ones(self._num_branches, self._num_branches, dtype=torch.bool, device=scores.device).tril(-1)
             again = ((self._firsts[:, :, None] == self._firsts[:, None]) & before).any(2)
             scores = scores - again * (1 + scores.amax(1, keepdim=True) - scores.amin(1, keepdim=True))
         best = scores.topk(num_kept, 1).indices.sort(1).values  # [B, kept]

@@ -74,11 +74,6 @@ class Policy:
         self.temperature, self.top_k, self.planning = temperature, top_k, planning
         self._before, self._acted, self._after = model.layout.divide(model.data.spec.action_leaves)
         self._is_expert = isinstance(self.target_return, str)
-        if self._is_expert and "return_to_go" not in self._before:
-            raise UsageError(
-                "an expert's return is chosen before each action, from what the model predicts: train with --layout "
-                "multi_game"
-            )
         if planning is not None:
             check_plannable(model, self._acted)
         self._hidden_of, self._guidance = less_evidence(model, self._facts, guidance)

@@ -4,7 +4,7 @@ A prompt is evidence: a return, a goal, words, somebody else's episode. Any of i
 trained with unknown evidence; what the model does not know at all is refused.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from seqdec.episode import Episode
 from seqdec.errors import UsageError
 from seqdec.hindsight import WHEN
+from seqdec.layout import Layout
 from seqdec.leaves import num_entries
 from seqdec.model import SequenceModel
 
@@ -92,6 +93,8 @@ def rows_of(
     is_each = given.shape[:1] == (num_envs,) and (given.ndim > 1 or each == 1) and given.size == num_envs * each
     if given.size != each and not is_each:
         raise UsageError(f"{name} has shape {given.shape}: {variable.describe()} is expected, or {num_envs} of them")
+    if not variable.has(float(given.min()), float(given.max())):
+        raise UsageError(f"{name} is {given.tolist()}: {variable.describe()} is expected")
     return np.broadcast_to(given.reshape(-1, *variable.shape), shape).copy()
 
 
@@ -113,10 +116,7 @@ def checked_facts(model: SequenceModel, given: dict[str, object]) -> dict[str, o
             raise UsageError(f"{name.removesuffix(WHEN)}_in needs a {name.removesuffix(WHEN)}")
     target = facts.get("target_return")
     if isinstance(target, str) and target == EXPERT:
-        if "target_return" in layout.prompt_names:
-            raise UsageError(
-                "an expert's return is chosen step by step, this policy reads one in its prompt: give that"
-            )
+        check_expert(layout, model.data.spec.action_leaves)
     elif target is not None:
         asked = np.asarray(target)
         if asked.dtype.kind not in "iuf" or not np.isfinite(asked).all():
@@ -131,13 +131,25 @@ def checked_facts(model: SequenceModel, given: dict[str, object]) -> dict[str, o
     return facts
 
 
+def check_expert(layout: Layout, acted: Collection[str]) -> None:
+    """Raise UsageError where no expert's return can be chosen: it needs one that is predicted before each action."""
+    before, _, _ = layout.divide(acted)
+    if "target_return" in layout.prompt_names:
+        raise UsageError("an expert's return is chosen step by step, this policy reads one in its prompt: give that")
+    if "return_to_go" not in before or "return_to_go" not in layout.predicted:
+        raise UsageError(
+            "an expert's return is chosen before each action, from what the model predicts: train with --layout "
+            "multi_game"
+        )
+
+
 def less_evidence(
     model: SequenceModel, facts: Mapping[str, object], guidance: float | Mapping[str, float]
 ) -> tuple[dict[str, np.ndarray], tuple[float, ...]]:
     """Return in which sequences of a block each piece of evidence is unknown, and the weight of all but the first."""
-    pieces = {name: name for name in facts if not name.endswith(WHEN) and name in model.layout.facts}
+    pieces = [name for name in facts if name in model.layout.facts]
     if "target_return" in facts and "return_to_go" in model.layout.step_names:
-        pieces["return_to_go"] = "return_to_go"
+        pieces.append("return_to_go")
     given = dict(guidance) if isinstance(guidance, Mapping) else {"": float(guidance)}
     for name, weight in given.items():
         if not np.isfinite(weight) or weight < 0:

@@ -53,8 +53,8 @@ def predict(
         UsageError: the layout does not predict rewards and observations.
     """
     before, acted, after = context.layout.divide(context.model.data.spec.action_leaves)
-    given = {name: torch.as_tensor(value) for name, value in actions.items()} if isinstance(actions, Mapping) else None
-    given = {acted[0]: torch.as_tensor(actions)} if given is None else given  # pyright: ignore[reportArgumentType]
+    by_leaf = actions if isinstance(actions, Mapping) else {acted[0]: actions}
+    given = {name: torch.as_tensor(value) for name, value in by_leaf.items()}
     seen = [name for name in before if name.split(".")[0] == "observation"]
     for name in (*seen, "reward"):
         if name not in context.layout.predicted:
@@ -247,8 +247,8 @@ def explain(context: Context, *, num_samples: int = NUM_SAMPLES) -> Explanation:
     layout, model = context.layout, context.model
     if model.data.prompt_dropout == 0:
         raise UsageError("this model does not know what to do without evidence: train with --prompt-dropout")
-    before, acted, _ = layout.divide(model.data.spec.action_leaves)
-    pieces = [*layout.facts, *(name for name in before if name == "return_to_go")]
+    _, acted, _ = layout.divide(model.data.spec.action_leaves)
+    pieces = [*layout.facts, *(name for name in layout.step_names if name == "return_to_go")]
     full = context.branch(num_samples)
     others = {name: context.without(name).branch(num_samples) for name in pieces}
     shifts = {name: torch.zeros(context.num_sequences, device=model.device) for name in pieces}

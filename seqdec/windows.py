@@ -87,7 +87,7 @@ class Windows:
         self.spec = columns.environment_of(dataset)
         layout.check_spaces(self.spec.observation_space, self.spec.action_space, self.spec.missing)
         self._all_lengths = all_lengths = columns.lengths(dataset)
-        self._groups = _groups(dataset, demo_group) if layout.demo else np.zeros(len(all_lengths), object)
+        self._groups = _groups(dataset, demo_group) if layout.demo else np.zeros(0, object)
         self._choose(np.arange(len(all_lengths)) if episodes is None else episodes, weights)
         rewards = columns.column(dataset, "reward")
         self._returns_to_go = _returns_to_go(rewards, all_lengths, discount, delayed_reward)
@@ -140,7 +140,7 @@ class Windows:
         self.lengths, self._rows, self._firsts = self._all_lengths[chosen], chosen, firsts[chosen]
         self._ends = np.cumsum(self.lengths)
         self._mass = None if weights is None else _cumulated_mass(weights, num_all, chosen, self.lengths)
-        self._group_of = np.unique(self._groups[chosen], return_inverse=True)[1]
+        self._peers = hindsight.peers_of(self._groups[chosen]) if self.layout.demo else None
 
     @property
     def returns(self) -> np.ndarray:
@@ -299,8 +299,9 @@ class Windows:
 
     def _demos(self, rows: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """Return some timesteps of another episode of the same task for each window, [B, demo_length, ...]."""
+        assert self._peers is not None
         length = self.layout.demo_length
-        others = hindsight.demo_rows(self._group_of, rows, numbers[:, 0])
+        others = hindsight.demo_rows(self._peers, rows, numbers[:, 0])
         is_none = others < 0
         others = np.where(is_none, rows, others)
         ends = self.lengths[others]
@@ -402,7 +403,7 @@ def concatenate(parts: Sequence[Windows]) -> Windows:
     whole._chunks["return_to_go"] = [whole._returns_to_go[:, None]]
     whole._finals = {name: [chunk for part in parts for chunk in part._finals[name]] for name in whole._finals}
     whole._groups = np.concatenate([part._groups for part in parts])
-    whole._group_of = np.unique(np.concatenate([part._groups[part._rows] for part in parts]), return_inverse=True)[1]
+    whole._peers = hindsight.peers_of(whole._groups[whole._rows]) if whole.layout.demo else None
     whole._texts = {name: [chunk for part in parts for chunk in part._texts[name]] for name in whole._texts}
     whole._row_texts = [chunk for part in parts for chunk in part._row_texts]
     return whole

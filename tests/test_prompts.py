@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import box_episodes, prompted_model
+from conftest import box_episodes, discrete_episodes, prompted_model
 from seqdec.backbone import Backbone, load_backbone
 from seqdec.cli import main
 from seqdec.codec import build_codec
@@ -94,6 +94,14 @@ def test_what_the_model_does_not_know_is_refused(prompt: Prompt, words: str, bac
     with pytest.raises(UsageError, match=words):
         policy = Policy(model, prompt=prompt)
         policy.reset(2)
+        policy.act(np.zeros((2, 3)), None)
+
+
+def test_a_demo_of_other_spaces_is_refused(backbone: Backbone):
+    model, _ = prompted_model(backbone, ["demo"])
+    policy = Policy(model, prompt=Prompt(demo=discrete_episodes(1)[0]))
+    policy.reset(2)
+    with pytest.raises(UsageError, match="should be a vector of 3: show an episode of the same spaces"):
         policy.act(np.zeros((2, 3)), None)
 
 
@@ -230,6 +238,8 @@ def test_goals_demos_guidance_and_plans_from_the_command_line(tmp_path, monkeypa
     assert main(["eval", "runs/b", *asked.split(), "--target-return", "expert", "20"]) == 0
     report = json.loads((tmp_path / "runs" / "b" / "report.json").read_text())
     assert [target["target_return"] for target in report["targets"]] == ["expert", 20.0]
+    assert main(["train", *words.split(), "--layout", "fused", "--target-return", "expert", "--output", "runs/c"]) == 2
+    assert "--layout multi_game" in capsys.readouterr().err
     assert main(["eval", "runs/b", *asked.split(), "--guidance", "goal"]) == 2
     assert "NAME=NUMBER" in capsys.readouterr().err
     assert main(["eval", "runs/b", *asked.split(), "--guidance", "1"]) == 2
