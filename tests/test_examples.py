@@ -71,3 +71,14 @@ def test_the_t_maze_is_played_and_drawn(tmp_path: Path, monkeypatch: pytest.Monk
     assert 0 <= rate <= 1
     memory.draw({4: [rate], 60: [1.0]}, str(tmp_path / "memory.png"))
     assert (tmp_path / "memory.png").stat().st_size > 10_000
+
+
+def test_demos_of_new_goals_are_given_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    demos = load_example("demos", monkeypatch)
+    goals, shown, played = demos.play(0, steps=2)
+    assert len(goals) == 1 and shown[0].total_return == 1  # whoever made the demo knew the way
+    assert all(len(episodes) == 4 and 0 <= demos.success(episodes) <= 1 for episodes in played.values())
+    starts = [[episode.steps["observation"][0].tolist() for episode in episodes] for episodes in played.values()]
+    assert all(each == starts[0] for each in starts)  # whatever the prompt, the same four
+    demos.draw([(goals, shown, played)] * 2, str(tmp_path / "demos.png"))
+    assert (tmp_path / "demos.png").stat().st_size > 10_000
