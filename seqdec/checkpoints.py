@@ -1,7 +1,8 @@
 """Checkpoints: a policy and what its optimizer remembers, published together, so that training can go on.
 
     runs/NAME/checkpoints/step-000400/   policy/   what SequenceModel.save writes
-                                         train/    the optimizer's moments by parameter name, the step
+                                         train/    the optimizer's moments by parameter name, the step,
+                                                   of fp16 how gradients are scaled
                                          manifest.json
 
 The newest is the one with the highest step and a manifest: there is no link or "latest" file that could be stale.
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from seqdec import storage
@@ -28,7 +30,12 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def save_checkpoint(
-    run: Path, model: SequenceModel | MultiTaskModel, optimizer: Optimizer, step: int, keep: int
+    run: Path,
+    model: SequenceModel | MultiTaskModel,
+    optimizer: Optimizer,
+    step: int,
+    keep: int,
+    scaler: GradScaler | None = None,
 ) -> None:
     """Publish the checkpoint of a step, then retire all but the newest `keep`.
 
@@ -44,7 +51,8 @@ def save_checkpoint(
             (open_folder / "train").mkdir()
             tensors, counts = _optimizer_state(model, optimizer)
             storage.write_tensors(open_folder / "train" / "optimizer.safetensors", tensors)
-            storage.write_json(open_folder / "train" / "state.json", {"step": step, "updates": counts})
+            scaling = {} if scaler is None else {"scaler": scaler.state_dict()}
+            storage.write_json(open_folder / "train" / "state.json", {"step": step, "updates": counts, **scaling})
     except StorageError as error:
         kept = f"{checkpoints(run)[-1].name} is kept" if checkpoints(run) else "there is no earlier checkpoint"
         raise StorageError(f"could not save step {step}: {error}; {kept}") from error
@@ -52,8 +60,10 @@ def save_checkpoint(
         storage.retire(old)
 
 
-def restore_checkpoint(run: Path, model: SequenceModel | MultiTaskModel, optimizer: Optimizer) -> int:
-    """Load the newest undamaged checkpoint into a model and an optimizer made by the same settings.
+def restore_checkpoint(
+    run: Path, model: SequenceModel | MultiTaskModel, optimizer: Optimizer, scaler: GradScaler | None = None
+) -> int:
+    """Load the newest undamaged checkpoint into a model, an optimizer and a scaler made by the same settings.
 
     Returns:
         the step to go on from; 0 if there is no checkpoint.
@@ -78,6 +88,8 @@ def restore_checkpoint(run: Path, model: SequenceModel | MultiTaskModel, optimiz
         _load_optimizer(
             model, optimizer, storage.read_tensors(folder / "train" / "optimizer.safetensors"), state["updates"]
         )
+        if scaler is not None and "scaler" in state:  # older checkpoints, and those of another precision, have none
+            scaler.load_state_dict(state["scaler"])
         logger.info("resuming from step %d", state["step"])
         return int(state["step"])
     return 0

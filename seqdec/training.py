@@ -1,8 +1,9 @@
 """The training loop: one function on accelerate, on one process or many.
 
 What happens at step n is a function of the settings, the seed and n: the windows, the dropout masks, the learning
-rate. So resuming needs the weights, the optimizer's moments and the step, and nothing else; and the batch size is
-global, each process taking its slice, with losses divided by the global number of valid slots.
+rate. So resuming needs the weights, the optimizer's moments, the step and the scale of fp16's gradients, and nothing
+else; and the batch size is global, each process taking its slice, with losses divided by the global number of valid
+slots.
 """
 
 import contextlib
@@ -129,7 +130,7 @@ def train(
     backbone_rate = learning_rate if backbone_learning_rate is None else backbone_learning_rate
     optimizer = _make_optimizer(model, learning_rate, backbone_rate, weight_decay)
     rates = [group["lr"] for group in optimizer.param_groups]
-    first_step = restore_checkpoint(out, model, optimizer) if resume else 0
+    first_step = restore_checkpoint(out, model, optimizer, accelerator.scaler) if resume else 0
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     weights = model.loss_weights
     share = batch_size // accelerator.num_processes
@@ -433,7 +434,7 @@ def _save(
 ) -> None:
     with _on_main_process(accelerator) as is_mine:
         if is_mine:
-            save_checkpoint(out, model, optimizer.optimizer, step, keep)
+            save_checkpoint(out, model, optimizer.optimizer, step, keep, accelerator.scaler)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState, PartialState
 from conftest import make_windows
 from seqdec import processes, sources, storage, training
 from seqdec.backbone import load_backbone
-from seqdec.checkpoints import checkpoints
+from seqdec.checkpoints import checkpoints, restore_checkpoint, save_checkpoint
 from seqdec.environment import make_envs
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError
 from seqdec.evaluation import spearman
@@ -64,6 +64,18 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path: Path):
     assert_same_weights(unbroken, second)
     checkpoint = "checkpoints/step-000030/train/optimizer.safetensors"
     assert (tmp_path / "a" / checkpoint).read_bytes() == (tmp_path / "b" / checkpoint).read_bytes()
+
+
+def test_a_checkpoint_keeps_how_gradients_of_fp16_are_scaled(tmp_path: Path):
+    model, _ = fresh()
+    optimizer, scalers = torch.optim.AdamW(model.parameters()), [torch.amp.GradScaler("cpu") for _ in range(2)]
+    scalers[0].scale(model.start.sum() * math.inf).backward()
+    scalers[0].step(optimizer)
+    scalers[0].update()
+    assert scalers[0].get_scale() == scalers[1].get_scale() / 2
+    save_checkpoint(tmp_path, model, optimizer, 1, 1, scalers[0])
+    restore_checkpoint(tmp_path, model, optimizer, scalers[1])
+    assert scalers[1].state_dict() == scalers[0].state_dict()
 
 
 def os_signal_at(model: SequenceModel, step: int) -> None:
