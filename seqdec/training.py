@@ -359,7 +359,7 @@ def _backward(
 ) -> dict[str, Tensor]:
     """Add this process's windows to the gradients, divided by the counts of all; return its losses, summed."""
     sums: dict[str, Tensor] = {}
-    parts = _parts(windows.sizes(mine), accumulate)
+    parts = _parts(windows.sizes(mine), accumulate, divide=accelerator.device.type == "cpu")
     for index, part in enumerate(parts):
         batch = _to_device(windows.gather(mine[part]), accelerator.device)
         is_last = index == len(parts) - 1
@@ -374,10 +374,13 @@ def _backward(
     return sums
 
 
-def _parts(sizes: np.ndarray, accumulate: int) -> list[np.ndarray]:
-    """Return which windows [B] are computed together: those of like size, for a batch is as long as its longest."""
-    order = np.argsort(sizes, kind="stable")
-    return [part for chunk in np.array_split(order, accumulate) for part in _divided(chunk, sizes)]
+def _parts(sizes: np.ndarray, accumulate: int, *, divide: bool = True) -> list[np.ndarray]:
+    """Return which windows [B] are computed together: those of like size, for a batch is as long as its longest.
+
+    A GPU has time for padding, and none for more passes or new shapes: there a chunk is not divided.
+    """
+    chunks = np.array_split(np.argsort(sizes, kind="stable"), accumulate)
+    return [part for chunk in chunks for part in (_divided(chunk, sizes) if divide else [chunk])]
 
 
 def _divided(part: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:

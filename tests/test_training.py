@@ -184,6 +184,7 @@ def test_little_of_what_is_computed_is_padding(accumulate: int):
         sizes = np.minimum(drawn, length)
         parts = training._parts(sizes, accumulate)
         assert sorted(np.concatenate(parts).tolist()) == list(range(63)) and len(parts) >= accumulate
+        assert len(training._parts(sizes, accumulate, divide=False)) == accumulate
         computed += sum(len(part) * int(sizes[part].max()) for part in parts)
         valid += int(sizes.sum())
     assert 1 - valid / computed < 0.1 < 1 - valid / (20 * 63 * length)
