@@ -10,6 +10,7 @@ import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -185,13 +186,13 @@ def note_far_targets(targets: Sequence[float | str | None], data_returns: Mappin
 
 
 def make_prompt(given: flags.Eval, model: "SequenceModel") -> "Prompt":
-    """Return what --goal, --goal-in, --text and --demo ask for."""
+    """Return what --goal, --waypoints, --final, --text and --demo ask for."""
     from seqdec.prompts import Prompt
 
-    goal: list[float] | str | None = None
-    if given.goal:
-        is_leaf = len(given.goal) == 1 and given.goal[0] in model.data.spec.observation_leaves
-        goal = given.goal[0] if is_leaf else numbers(given.goal, "--goal")
+    def moment(words: tuple[str, ...], flag: str) -> list[float] | str | None:
+        is_leaf = len(words) == 1 and words[0] in model.data.spec.observation_leaves
+        return (words[0] if is_leaf else numbers(words, flag)) if words else None
+
     demo = None
     if given.demo:
         from seqdec import columns, sources
@@ -203,7 +204,29 @@ def make_prompt(given: flags.Eval, model: "SequenceModel") -> "Prompt":
         length = max(model.layout.demo_length, 1)
         first = best_part(episode.steps["reward"], length)
         demo = episode[first : first + length]
-    return Prompt(goal=goal, goal_in=given.goal_in, text=given.text or None, demo=demo)
+    return Prompt(
+        goal=moment(given.goal, "--goal"),
+        goal_in=given.goal_in,
+        waypoints=_waypoints(given, model),
+        final=moment(given.final, "--final"),
+        text=given.text or None,
+        demo=demo,
+    )
+
+
+def _waypoints(
+    given: flags.Eval, model: "SequenceModel"
+) -> "Sequence[list[float]] | Sequence[tuple[list[float], float]]":
+    """Return what --waypoints and --waypoints-in say: observations to pass, and when, where that is told."""
+    flat, times = numbers(given.waypoints, "--waypoints"), numbers(given.waypoints_in, "--waypoints-in")
+    is_known = "waypoint1" in model.layout.facts
+    size = prod(model.layout.variable("waypoint1").shape) if is_known else max(1, len(flat))
+    seen = [flat[first : first + size] for first in range(0, len(flat), size)]
+    if len(flat) % size:
+        raise UsageError(f"--waypoints has {len(flat)} numbers: give {size} for each waypoint")
+    if times and len(times) != len(seen):
+        raise UsageError(f"--waypoints-in has {len(times)} numbers, and there are {len(seen)} waypoints: give one each")
+    return list(zip(seen, times, strict=True)) if times else seen
 
 
 def make_guidance(given: flags.Eval) -> float | dict[str, float]:

@@ -339,6 +339,12 @@ class Eval:
     """Observation to reach: its numbers, or the leaf of the observation that says it."""
     goal_in: float | None = None
     """Timesteps until the goal is reached (default: unknown)."""
+    waypoints: tuple[str, ...] = ()
+    """Observations to pass on the way, in order: the numbers of the first, those of the second, and so on."""
+    waypoints_in: tuple[str, ...] = ()
+    """Timesteps until each of them is passed (default: unknown)."""
+    final: tuple[str, ...] = ()
+    """Observation after the last step: its numbers, or the leaf of the observation that says it."""
     demo: str = ""
     """Data folder or minari:ID, whose best episode is shown as a demo: its best timesteps."""
     target_return: tuple[str, ...] = ("q10", "median", "q90", "max")

@@ -51,8 +51,9 @@ FLAGS = {
         "temperature max-steps tracker resume config nproc debug"
     ),
     "eval": (
-        "run task text goal goal-in demo target-return guidance plan plan-candidates plan-keep plan-outcomes "
-        "replan-every episodes num-envs async-envs seed temperature env trust-env max-steps output debug"
+        "run task text goal goal-in waypoints waypoints-in final demo target-return guidance plan plan-candidates "
+        "plan-keep plan-outcomes replan-every episodes num-envs async-envs seed temperature env trust-env max-steps "
+        "output debug"
     ),
     "env": "debug",
 }

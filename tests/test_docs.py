@@ -57,7 +57,7 @@ def flag_table(verb: str) -> str:
         if field.default is dataclasses.MISSING:
             lines.append(f"| `{field.name.upper()}` | | {helps[field.name]} |")
             continue
-        name, default, what = flags.flag(field.name), field.default, str(helps[field.name])
+        name, default, what = flags.flag(field.name), field.default, " ".join(str(helps[field.name]).split())
         if get_origin(hints[field.name]) is Literal:
             what += " " + ", ".join(f"`{choice}`" for choice in get_args(hints[field.name]))
         if get_origin(hints[field.name]) is tuple:
@@ -91,9 +91,11 @@ def test_every_verb_is_shown_in_a_command():
 
 
 def test_every_flag_stands_in_its_table_as_flags_has_it():
-    text = (ROOT / "docs" / "command-line.md").read_text()
+    text = (ROOT / "docs" / "command-line.md").read_text() + "\n"
     for verb in flags.VERBS:
-        assert flag_table(verb) in text, f"{verb}: run python tests/test_docs.py and paste its table"
+        paste = f"{verb}: run python tests/test_docs.py and paste its table"
+        assert f"\n\n{flag_table(verb)}\n\n" in text, paste
+        assert text.count(f"## seqdec {verb}\n") == 1 and text.count("| `--debug` |") == len(flags.VERBS), paste
 
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.stem)

@@ -244,3 +244,23 @@ def test_goals_demos_guidance_and_plans_from_the_command_line(tmp_path, monkeypa
     assert "NAME=NUMBER" in capsys.readouterr().err
     assert main(["eval", "runs/b", *asked.split(), "--guidance", "1"]) == 2
     assert "train with --prompt-dropout" in capsys.readouterr().err
+
+
+def test_waypoints_and_the_final_state_from_the_command_line(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save(scripted_cartpole(num_episodes=12), tmp_path / "data" / "tiny")
+    words = "--data data/tiny --backbone small --num-layers 1 --steps 4 --batch-size 8 --context-length 4 --episodes 2"
+    prompt = "--prompt waypoint1 waypoint2 goal final --goal-entries 0 2 --prompt-dropout 0.2 --output runs/a"
+    assert main(["train", *words.split(), *prompt.split()]) == 0
+    asked = ["eval", "runs/a", "--episodes", "2", "--max-steps", "6", "--target-return", "20"]
+    ways = "--waypoints -0.5 0 0.5 0.1 --waypoints-in 5 10 --goal 1 0 --final observation"
+    assert main([*asked, *ways.split()]) == 0
+    assert main([*asked, "--waypoints", "-0.5", "0"]) == 0
+    capsys.readouterr()
+    for wrong, told in (
+        ("--waypoints 1 2 3", "has 3 numbers: give 2 for each waypoint"),
+        ("--waypoints 1 2 --waypoints-in 5 6", "has 2 numbers, and there are 1 waypoints"),
+        ("--waypoints 1 2 3 4 5 6", "not trained with waypoint3 in its prompt"),
+    ):
+        assert main([*asked, *wrong.split()]) == 2
+        assert told in capsys.readouterr().err
