@@ -19,9 +19,10 @@ from torch import Tensor
 
 from seqdec.checks import check
 from seqdec.errors import DataError, StorageError, UsageError
+from seqdec.facts import DemoPart
 from seqdec.layout import Layout
 from seqdec.rows import Row, Source, from_rows
-from seqdec.windows import DemoPart, Windows, concatenate
+from seqdec.windows import Windows, concatenate
 
 BLOCKS = 16  # in which a buffer is replaced: fewer read more at once, more make a batch slower
 

@@ -53,6 +53,8 @@ ORDER = (
         "layout",
         "texts",
         "noise",
+        "arrays",
+        "facts",
         "windows",
         "streams",
         "perception",
@@ -85,6 +87,7 @@ ORDER = (
 TORCH = {
     "storage",
     "texts",
+    "arrays",
     "windows",
     "streams",
     "perception",
@@ -151,6 +154,7 @@ HOMES = {
         "description",
         "selection",
         "sources",
+        "arrays",
         "windows",
         "loading",
         "commands",
@@ -163,7 +167,7 @@ HOMES = {
         "minari_storage",
         "lerobot_meta",
         "lerobot_files",
-        "windows",
+        "arrays",
         "tables",
     }
     | TABLES,

@@ -133,7 +133,7 @@ def test_the_windows_of_several_data_sets_are_those_of_one(options):
 
 def test_observations_are_read_without_a_copy():
     windows, _ = make_windows()
-    (chunk,) = windows._chunks["observation"]
+    (chunk,) = windows._arrays.steps["observation"]
     assert not chunk.flags.owndata and not chunk.flags.writeable
 
 
