@@ -27,7 +27,6 @@ import gymnasium
 import numpy as np
 import torch
 import transformers
-from accelerate.state import AcceleratorState
 from datasets import Dataset
 from gymnasium.envs.classic_control import CartPoleEnv
 from torch._C._autograd import DeviceType
@@ -115,14 +114,6 @@ def model_of(windows: seqdec.Windows, network: str, folder: Path, dropout: float
     return seqdec.build_model(windows, windows.spec, backbone)
 
 
-def train(
-    model: seqdec.SequenceModel, windows: seqdec.Windows, out: Path, precision: Precision, **options: object
-) -> None:
-    """Train as a run of its own would: accelerate keeps the precision of a process's first run."""
-    AcceleratorState._reset_state()
-    seqdec.train(model, windows, out=out, precision=precision, **options)  # pyright: ignore
-
-
 def losses_in(run: Path) -> list[float]:
     """Return the losses that a run has logged."""
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
@@ -152,9 +143,9 @@ def cost_of(
         return {}
 
     with tempfile.TemporaryDirectory() as name:
-        often = {"steps": 3 * steps, "log_every": steps, "eval_every": steps // 4}
+        often = {"steps": 3 * steps, "log_every": steps, "eval_every": steps // 4, "batch_size": batch_size}
         try:
-            train(model, windows, Path(name), precision, batch_size=batch_size, evaluate=turn, **often)
+            seqdec.train(model, windows, out=name, precision=precision, evaluate=turn, **often)
         except Measured:
             lines = (Path(name) / "metrics.jsonl").read_text().splitlines()
     timed = json.loads(lines[1])
@@ -216,7 +207,8 @@ def precision_rows(given: argparse.Namespace, folder: Path) -> Rows:
         found = []
         for precision in PRECISIONS:
             out = folder / f"{network}-{precision}"
-            train(model_of(windows, network, folder), windows, out, precision, steps=200, log_every=50)
+            model = model_of(windows, network, folder)
+            seqdec.train(model, windows, out=out, precision=precision, steps=200, log_every=50)
             found.append(losses_in(out)[-1])
         yield [network, *(f"{value:.4f}" for value in found), *(f"{value / found[0] - 1:+.2%}" for value in found[1:])]
 
@@ -263,7 +255,8 @@ def resuming_rows(given: argparse.Namespace, folder: Path) -> Rows:
             out = folder / f"{network}-{precision}-{name}"
             for index, steps in enumerate(parts):
                 model = model_of(windows, network, folder)
-                train(model, windows, out, precision, steps=steps, log_every=1, resume=index > 0)
+                often = {"steps": steps, "log_every": 1, "resume": index > 0}
+                seqdec.train(model, windows, out=out, precision=precision, **often)
             found.append(losses_in(out))
             saved = seqdec.SequenceModel.load(out / "policy").state_dict()
             states.append(torch.cat([value.flatten() for value in saved.values()]))

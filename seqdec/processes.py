@@ -4,6 +4,7 @@ import os
 
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 
 from seqdec.errors import UsageError
 
@@ -28,3 +29,9 @@ def join_processes() -> PartialState:
     if state.num_processes != num_processes:
         raise UsageError(f"{num_processes} processes were started, but accelerate sees {state.num_processes}")
     return state
+
+
+def allow_precision(precision: str) -> None:
+    """Let accelerate take another precision than an earlier run in this process had, which it refuses by itself."""
+    if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
+        AcceleratorState._reset_state()

@@ -29,7 +29,7 @@ from seqdec.checkpoints import restore_checkpoint, save_checkpoint
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError
 from seqdec.metrics import Metrics
 from seqdec.model import SequenceModel
-from seqdec.processes import join_processes
+from seqdec.processes import allow_precision, join_processes
 from seqdec.streams import StreamWindows
 from seqdec.tasks import MultiTaskModel, TaskWindows
 from seqdec.windows import Windows
@@ -125,6 +125,7 @@ def train(
     join_processes()
     # a batch holds one task: what belongs to the others has no gradient
     leaves_some = DistributedDataParallelKwargs(find_unused_parameters=isinstance(model, MultiTaskModel))
+    allow_precision(precision)
     accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[leaves_some])
     _check_settings(accelerator, model, windows, batch_size, accumulate, steps, precision)
     backbone_rate = learning_rate if backbone_learning_rate is None else backbone_learning_rate
