@@ -143,9 +143,18 @@ def cost_of(
         return {}
 
     with tempfile.TemporaryDirectory() as name:
-        often = {"steps": 3 * steps, "log_every": steps, "eval_every": steps // 4, "batch_size": batch_size}
         try:
-            seqdec.train(model, windows, out=name, precision=precision, evaluate=turn, **often)
+            seqdec.train(
+                model,
+                windows,
+                out=name,
+                steps=3 * steps,
+                batch_size=batch_size,
+                precision=precision,
+                log_every=steps,
+                eval_every=steps // 4,
+                evaluate=turn,
+            )
         except Measured:
             lines = (Path(name) / "metrics.jsonl").read_text().splitlines()
     timed = json.loads(lines[1])
