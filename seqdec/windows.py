@@ -280,7 +280,8 @@ def _groups(dataset: datasets.Dataset, column: str) -> np.ndarray:
     """Return the task of each episode, as a column says it."""
     if column not in dataset.column_names or (column != "text" and not column.startswith(METADATA)):
         known = [name for name in dataset.column_names if name == "text" or name.startswith(METADATA)]
-        raise UsageError(f"no column {column!r} says which task an episode is of{suggest(column, known)}")
+        meant = METADATA + column if METADATA + column in known else column
+        raise UsageError(f"no column {column!r} says which task an episode is of{suggest(meant, known)}")
     return np.array([str(value) for value in dataset[column]], object)
 
 
