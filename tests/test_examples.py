@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import gymnasium
+import numpy as np
 import pytest
 
 from seqdec.cli import main
 from seqdec.leaves import leaf_kind
-from seqdec.sources import environment_of, load
+from seqdec.recording import random_policy
+from seqdec.sources import environment_of, load, record, save
 
 ROOT = Path(__file__).parent.parent
 TINY = "--backbone small --num-layers 1 --steps 4 --batch-size 8 --context-length 4 --episodes 2 --num-envs 2"
@@ -82,3 +85,44 @@ def test_demos_of_new_goals_are_given_and_drawn(tmp_path: Path, monkeypatch: pyt
     assert all(each == starts[0] for each in starts)  # whatever the prompt, the same four
     demos.draw([(goals, shown, played)] * 2, str(tmp_path / "demos.png"))
     assert (tmp_path / "demos.png").stat().st_size > 10_000
+
+
+def test_long_trips_are_made_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("gymnasium_robotics")
+    maze = load_example("maze", monkeypatch)
+    played = maze.play(0, steps=2, num_episodes=20)
+    assert list(played) == ["the data", "asked for success", "asked for the goal", "asked for a route"]
+    for name, episodes in list(played.items())[1:]:
+        assert len(episodes) == 4 and 0 <= maze.success(episodes) <= 1, name
+        for episode in episodes:
+            goal, start = episode.steps[maze.GOAL][0], episode.steps[maze.PLACE][0]
+            assert len(maze.ROUTES[maze.cell_of(goal)][maze.cell_of(start)]) > maze.LONG  # both ends count
+    maze.draw([played, played], str(tmp_path / "maze.png"))
+    assert (tmp_path / "maze.png").stat().st_size > 10_000
+
+
+def hopper(folder: Path) -> str:
+    """Keep some episodes of a random player, who falls soon."""
+    pytest.importorskip("mujoco")
+    spec = gymnasium.spec("Hopper-v5")
+    assert spec is not None
+    save(record("Hopper-v5", random_policy(spec.make().action_space), num_episodes=50, seed=0), folder)
+    return str(folder)
+
+
+def test_rewards_are_delayed_and_what_comes_of_it_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    delayed, data = load_example("delayed", monkeypatch), hopper(tmp_path / "data")
+    results = {reading: [delayed.earn((reading, 0), data, steps=2)] * 2 for reading in delayed.READINGS}
+    for reading, seeds in results.items():
+        assert list(seeds[0]) == ([None] if reading == delayed.CLONING else [*delayed.TARGETS, "expert"])
+        assert np.isfinite(list(seeds[0].values())).all()
+    delayed.draw(results, str(tmp_path / "delayed.png"))
+    assert (tmp_path / "delayed.png").stat().st_size > 10_000
+
+
+def test_checkpoints_are_ranked_played_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    checkpoints, data = load_example("checkpoints", monkeypatch), hopper(tmp_path / "data")
+    scores, earned = checkpoints.judge(0, data, steps=20)
+    assert scores.shape == earned.shape == (10,) and scores[-1] > scores[0]  # even 20 steps make likelier what was done
+    checkpoints.draw([(scores, earned)] * 3, str(tmp_path / "checkpoints.png"))
+    assert (tmp_path / "checkpoints.png").stat().st_size > 10_000
