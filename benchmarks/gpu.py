@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import accelerate
 import gymnasium
@@ -34,8 +33,8 @@ from torch.profiler import ProfilerActivity, profile
 
 import seqdec
 from seqdec.environment import Guarded, batch_of
+from seqdec.training import Precision
 
-Precision = Literal["no", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("no", "bf16", "fp16")
 LAYERS = {"small": None, "SmolLM2, 6 layers": 6, "SmolLM2, 30 layers": 30}
 MARKS = {"flash": "flash_fwd", "cudnn": "cudnn", "memory-efficient": "fmha_cutlass"}  # in names of attention kernels
@@ -379,9 +378,11 @@ SECTIONS: dict[str, tuple[str, Sequence[str], Callable[[argparse.Namespace, Path
 def main() -> None:
     """Measure everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20, help="training steps that are timed, 4 or more")
+    parser.add_argument("--steps", type=int, default=20, help="training steps that are timed, a multiple of 4")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=[*SECTIONS], help="what to measure")
     given = parser.parse_args()
+    if given.steps < 4 or given.steps % 4:
+        parser.error(f"--steps is {given.steps}: give a multiple of 4")
     if not torch.cuda.is_available():
         raise SystemExit("torch sees no CUDA GPU here: speed.py measures CPUs")
     print(f"{torch.cuda.get_device_name()}, {os.cpu_count()} CPU cores; Python {platform.python_version()}, ", end="")

@@ -62,14 +62,17 @@ class Arrays:
         return found
 
     @staticmethod
-    def joined(parts: Sequence["Arrays"]) -> "Arrays":
-        """Return the columns of several data sets, one after the other; they are not copied."""
+    def joined(parts: Sequence["Arrays"], computed: Mapping[str, Chunks]) -> "Arrays":
+        """Return the columns of several data sets, one after the other, but those that were computed for all of them.
 
-        def join(columns: Sequence[Mapping[str, list]]) -> dict[str, list]:
-            return {name: [chunk for each in columns for chunk in each[name]] for name in columns[0]}
+        They are not copied.
+        """
+
+        def join(mappings: Sequence[Mapping[str, list]]) -> dict[str, list]:
+            return {name: [chunk for each in mappings for chunk in each[name]] for name in mappings[0]}
 
         return Arrays(
-            join([part.steps for part in parts]),
+            join([part.steps for part in parts]) | dict(computed),
             join([part.finals for part in parts]),
             join([part.texts for part in parts]),
             [chunk for part in parts for chunk in part.episode_texts],

@@ -219,8 +219,9 @@ def _waypoints(
 ) -> "Sequence[list[float]] | Sequence[tuple[list[float], float]]":
     """Return what --waypoints and --waypoints-in say: observations to pass, and when, where that is told."""
     flat, times = numbers(given.waypoints, "--waypoints"), numbers(given.waypoints_in, "--waypoints-in")
-    is_known = "waypoint1" in model.layout.facts
-    size = prod(model.layout.variable("waypoint1").shape) if is_known else max(1, len(flat))
+    if "waypoint1" not in model.layout.facts:
+        return [flat] if flat else []  # which is refused, by name
+    size = prod(model.layout.variable("waypoint1").shape)
     seen = [flat[first : first + size] for first in range(0, len(flat), size)]
     if len(flat) % size:
         raise UsageError(f"--waypoints has {len(flat)} numbers: give {size} for each waypoint")

@@ -27,7 +27,7 @@ class Facts:
 
     Args:
         layout: says which of them are read.
-        arrays: the columns of the data set.
+        arrays: the columns of the data set, the return to go in one piece.
         rows: the episodes' rows in the data set [episodes].
         firsts: the flat index of each one's first timestep [episodes].
         lengths: their timesteps [episodes].
@@ -47,7 +47,7 @@ class Facts:
 
     @property
     def are_drawn(self) -> bool:
-        """Whether they differ from round to round."""
+        """Whether there is more to read than the return: most of it is drawn anew in every round."""
         return self.dropout > 0 or any(name == "demo" or hindsight.is_moment(name) for name in self.layout.facts)
 
     def read(
@@ -150,5 +150,6 @@ class Facts:
         return found
 
     def _rewards_of(self, episode: int) -> np.ndarray:
+        """Return the rewards of an episode, [T]."""
         timesteps = self.firsts[episode] + np.arange(self.lengths[episode])
         return take(self.arrays.steps["reward"], timesteps)[:, 0]

@@ -340,7 +340,7 @@ class Eval:
     goal_in: float | None = None
     """Timesteps until the goal is reached (default: unknown)."""
     waypoints: tuple[str, ...] = ()
-    """Observations to pass on the way, in order: the numbers of the first, those of the second, and so on."""
+    """Observations to pass on the way, in order: what a goal has of the first, of the second, and so on."""
     waypoints_in: tuple[str, ...] = ()
     """Timesteps until each of them is passed (default: unknown)."""
     final: tuple[str, ...] = ()

@@ -80,6 +80,7 @@ def _open_tracker(name: str, folder: Path, config: dict[str, object]):
     if name == "none":
         return None
     if name == "wandb":
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else it sends what goes wrong, also when offline
         import wandb  # pyright: ignore[reportMissingImports]
 
         logged_in = bool(os.environ.get("WANDB_API_KEY")) or _has_wandb_login()

@@ -32,6 +32,9 @@ def join_processes() -> PartialState:
 
 
 def allow_precision(precision: str) -> None:
-    """Let accelerate take another precision than an earlier run in this process had, which it refuses by itself."""
+    """Let accelerate take another precision than an earlier run in this process had, which it refuses by itself.
+
+    An `Accelerator` that was made before has the new precision from then on, as accelerate knows one for a process.
+    """
     if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
         AcceleratorState._reset_state()

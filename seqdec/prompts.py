@@ -33,8 +33,8 @@ class Prompt:
         waypoints: observations to pass on the way, in order, or pairs of one and its timestep.
         final: the observation after the last step, as `goal`.
         text: what to do, in words: one for all environments, or one for each; the data's own by default.
-        demo: an episode to do alike, or one for each environment (`rollout` then takes a multiple of so many
-            episodes); of a longer one the first timesteps are shown.
+        demo: an episode to do alike, or one for each environment (then `rollout` plays as many environments, and a
+            multiple of so many episodes); of a longer one the first timesteps are shown.
     """
 
     target_return: float | np.ndarray | str | None = None

@@ -120,9 +120,9 @@ class Windows:
         self.lengths, self._rows, self._firsts = self._all_lengths[chosen], chosen, firsts[chosen]
         self._ends = np.cumsum(self.lengths)
         self._mass = None if weights is None else _cumulated_mass(weights, num_all, chosen, self.lengths)
-        self._read_facts()
+        self._make_facts()
 
-    def _read_facts(self) -> None:
+    def _make_facts(self) -> None:
         peers = hindsight.peers_of(self._groups[self._rows]) if self.layout.demo else None
         self._facts = Facts(
             self.layout,
@@ -170,7 +170,7 @@ class Windows:
     def num_known(self, indices: np.ndarray) -> dict[str, int]:
         """Count, for each variable that the layout predicts, the timesteps of these windows at which it is known."""
         timesteps, inside, rows = self._timesteps(indices)
-        facts = self._say(indices, timesteps, rows)
+        facts = self._facts_of(indices, timesteps, rows)
         found = {}
         for name in self.layout.predicted:
             is_there = inside if name in self.layout.step_names else np.ones((len(rows), 1), bool)
@@ -219,10 +219,10 @@ class Windows:
                 batch[name] = texts.encode(self._episode_texts(rows))[:, None]
             elif not hindsight.is_fact(name):
                 batch |= self._arrays.values(name, flat[:, :1])
-        facts = self._say(indices, timesteps, rows)
+        facts = self._facts_of(indices, timesteps, rows)
         return batch | {name: torch.from_numpy(value) for name, value in facts.items()}
 
-    def _say(self, indices: np.ndarray, timesteps: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def _facts_of(self, indices: np.ndarray, timesteps: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return what the prompt says of each window's episode but its text, and which of it is unknown."""
         return self._facts.read(rows, timesteps[:, 0], timesteps.shape[1], indices // len(self))
 
@@ -270,9 +270,9 @@ def concatenate(parts: Sequence[Windows]) -> Windows:
     whole._rows = _shifted([part._rows for part in parts], [len(part._all_lengths) for part in parts])
     whole._returns_to_go = np.concatenate([part._returns_to_go for part in parts])
     whole._groups = np.concatenate([part._groups for part in parts])
-    whole._arrays = Arrays.joined([part._arrays for part in parts])
-    whole._arrays.steps["return_to_go"] = [whole._returns_to_go[:, None]]
-    whole._read_facts()
+    computed = {"return_to_go": [whole._returns_to_go[:, None]]}
+    whole._arrays = Arrays.joined([part._arrays for part in parts], computed)
+    whole._make_facts()
     return whole
 
 

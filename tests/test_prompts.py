@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from conftest import box_episodes, discrete_episodes, prompted_model
+from seqdec import assembly, flags
 from seqdec.backbone import Backbone, load_backbone
 from seqdec.cli import main
 from seqdec.codec import build_codec
@@ -16,10 +17,12 @@ from seqdec.episode import Episode
 from seqdec.errors import UsageError
 from seqdec.hindsight import HIDDEN
 from seqdec.layout import Variable
+from seqdec.model import SequenceModel
 from seqdec.planning import Planning
 from seqdec.policy import Policy
 from seqdec.prompts import Prompt
 from seqdec.sources import save, scripted_cartpole
+from seqdec.tasks import load_policy
 
 FACTS = ["target_return", "goal", "waypoint1", "final", "text", "demo"]
 
@@ -255,7 +258,14 @@ def test_waypoints_and_the_final_state_from_the_command_line(tmp_path, monkeypat
     asked = ["eval", "runs/a", "--episodes", "2", "--max-steps", "6", "--target-return", "20"]
     ways = "--waypoints -0.5 0 0.5 0.1 --waypoints-in 5 10 --goal 1 0 --final observation"
     assert main([*asked, *ways.split()]) == 0
-    assert main([*asked, "--waypoints", "-0.5", "0"]) == 0
+    model = load_policy(tmp_path / "runs" / "a" / "policy")
+    assert isinstance(model, SequenceModel)
+    given = assembly.make_prompt(flags.parse(flags.Eval, ["runs/a", *ways.split()]), model)
+    assert given.waypoints == [([-0.5, 0.0], 5.0), ([0.5, 0.1], 10.0)]
+    assert (given.goal, given.final) == ([1.0, 0.0], "observation")
+    assert assembly.make_prompt(flags.parse(flags.Eval, ["runs/a", "--waypoints", "1", "2"]), model).waypoints == [
+        [1, 2]
+    ]
     capsys.readouterr()
     for wrong, told in (
         ("--waypoints 1 2 3", "has 3 numbers: give 2 for each waypoint"),
