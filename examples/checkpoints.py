@@ -85,6 +85,7 @@ if __name__ == "__main__":
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         results = list(pool.map(partial(judge, data=data), SEEDS))
     for seed, (scores, earned) in enumerate(results):
-        print(f"seed {seed}: rank correlation {spearman(scores, earned):.2f}")
+        by_step = spearman(np.arange(NUM_CHECKPOINTS), earned)
+        print(f"seed {seed}: rank correlation {spearman(scores, earned):.2f}, of the number of steps {by_step:.2f}")
         print("  scores", *(f"{score:.2f}" for score in scores), "\n  earned", *(f"{mean:.0f}" for mean in earned))
     draw(results, path)

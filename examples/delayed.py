@@ -1,10 +1,11 @@
-"""All reward at the end: a policy that is asked for a return does as well without knowing when rewards came.
+"""All reward at the end: a policy follows the return that it is asked for, whenever rewards came.
 
     python examples/delayed.py delayed.png     # Hopper, 3 seeds, minutes on two cores
 
 Episodes of good and bad players, once with their rewards as they came and once with all reward at the last step, which
 methods that learn values step by step find hard. The policies are asked for five returns, and for what an expert would
-get from where they are (`expert_return`), which needs no number; behaviour cloning cannot be asked. Needs
+get from where they are (`expert_return`), which needs no number; behaviour cloning cannot be asked. Actions are
+sampled; the most likely ones do not follow a return, and those of cloning earn most (docs/questions.md). Needs
 `pip install "seqdec[mujoco]"`. The figures are of `mujoco/hopper/mixed-v0`, recorded with agents of all skills,
 below MINARI_DATASETS_PATH; a set that Minari downloads can be named after the picture: minari:mujoco/hopper/medium-v0.
 """
@@ -72,7 +73,7 @@ def earn(case: tuple[str, int], data: str = DATA, steps: int = 2000) -> dict[flo
 
 
 def draw(results: dict[str, list[dict[float | str | None, float]]], path: str) -> None:
-    """Draw what was earned against what was asked for: the mean of all seeds, and a point for each."""
+    """Draw what was earned against what was asked for: the mean of all seeds, and a point for each but of cloning."""
     figure = Figure(figsize=(7.2, 4.2), dpi=160, layout="constrained")
     axes = figure.add_subplot()
     beside = TARGETS[-1] + 500  # where the expert's return stands
@@ -91,7 +92,7 @@ def draw(results: dict[str, list[dict[float | str | None, float]]], path: str) -
         axes.plot([beside - 120, beside + 120], [expert] * 2, color=colour, lw=1.8)
     axes.set_xticks([*TARGETS, beside], [*(f"{target:.0f}" for target in TARGETS), "an expert's"])
     axes.set(xlabel="return asked for", ylabel="return earned", ylim=(0, None))
-    axes.set_title("Hopper: the return that is asked for, and the return that is earned", loc="left", fontsize=11)
+    axes.set_title("Hopper, sampled actions: the return asked for, and the one earned", loc="left", fontsize=11)
     axes.legend(frameon=False, fontsize=9, loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)

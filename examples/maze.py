@@ -5,7 +5,8 @@
 A controller made the data: trips of four cells at most. Whoever asks for success, the goal in sight, or for a goal in
 so many timesteps, asks of a long trip for what no episode has shown. A route asks for what many have: it is a chain of
 places that the data's episodes pass one after the other, planned by breadth-first search, and the policy is asked for
-the third place ahead, anew every three timesteps. Needs `pip install gymnasium-robotics`.
+the third place ahead, anew every three timesteps. Asking anew for the goal itself shows what is due to asking often.
+Needs `pip install gymnasium-robotics`.
 """
 
 import sys
@@ -157,11 +158,12 @@ class RoutePolicy:
     Args:
         model: has a goal in its prompt.
         neighbours: for every cell those from which it can be reached.
+        cells: how far ahead the place is, the goal at most.
         seed: of the samples.
     """
 
-    def __init__(self, model: SequenceModel, neighbours: Neighbours, seed: int):
-        self._model, self._neighbours, self._seed = model, neighbours, seed
+    def __init__(self, model: SequenceModel, neighbours: Neighbours, cells: int, seed: int):
+        self._model, self._neighbours, self._cells, self._seed = model, neighbours, cells, seed
 
     def reset(self, num_envs: int) -> None:
         """Begin an episode in every environment."""
@@ -173,7 +175,8 @@ class RoutePolicy:
             pairs = zip(observations["observation"], observations["desired_goal"], strict=True)
             places, cells = zip(*(self._ahead(place, goal) for place, goal in pairs), strict=True)
             prompt = Prompt(goal=np.array(places), goal_in=PACE * np.array(cells))
-            self._policy = Policy(self._model, prompt=prompt, seed=self._seed + self._time)
+            self._seed += 1
+            self._policy = Policy(self._model, prompt=prompt, seed=self._seed)
             self._policy.reset(len(places))
             rewards = None
         self._time += 1
@@ -187,7 +190,7 @@ class RoutePolicy:
         """Return the place on the way to ask for, and how many cells it is ahead."""
         route = routes_to(cell_of(goal), self._neighbours).get(cell_of(place[:2]), [])
         points = [*map(centre_of, route[:-1]), goal]
-        ahead = min(AHEAD, len(points) - 1)
+        ahead = min(self._cells, len(points) - 1)
         return points[ahead], max(ahead, 1)
 
 
@@ -206,7 +209,8 @@ def play(seed: int, steps: int = 2500, num_episodes: int = 3000) -> dict[str, li
     ways = {
         "asked for success": Policy(models["return"], 1.0, seed=seed),
         "asked for the goal": Policy(models["goal"], prompt=Prompt(goal=GOAL, goal_in=PACE * LONG), seed=seed),
-        "asked for a route": RoutePolicy(models["goal"], passages(shown), seed),
+        "for the goal, anew": RoutePolicy(models["goal"], passages(shown), SIZE**2, seed),
+        "asked for a route": RoutePolicy(models["goal"], passages(shown), AHEAD, seed),
     }
     envs, first = make_envs(spec, 50, env_id="LongTrips-v0"), 10**6 * (seed + 100)
     played = {name: rollout(actor, envs, num_episodes=NUM_EPISODES, seed=first) for name, actor in ways.items()}
@@ -220,11 +224,11 @@ def success(episodes: Sequence[Episode]) -> float:
 
 def draw(results: Sequence[Mapping[str, Sequence[Episode]]], path: str) -> None:
     """Draw the data and the first seed's trips by each way of asking, and how many of each seed's arrive."""
-    figure = Figure(figsize=(11.5, 3.6), dpi=130, layout="constrained")
-    for axes, (name, episodes) in zip(figure.subplots(1, 4), results[0].items(), strict=True):
+    figure = Figure(figsize=(14.0, 3.6), dpi=130, layout="constrained")
+    for axes, (name, episodes) in zip(figure.subplots(1, 5), results[0].items(), strict=True):
         half, is_data = SIZE / 2, name == "the data"
         axes.imshow([[cell == "#" for cell in row] for row in MAZE], "Greys", extent=(-half, half, -half, half), vmax=2)
-        for episode in episodes[: 60 if is_data else 20]:
+        for episode in episodes if is_data else episodes[:20]:
             places = np.vstack([episode.steps[PLACE], episode.finals["observation.observation"]])
             colour = "#666666" if is_data else "#2f8f5b" if episode.total_return else "#c8591b"
             axes.plot(places[:, 0], places[:, 1], color=colour, lw=1.0, alpha=0.6)
@@ -234,7 +238,7 @@ def draw(results: Sequence[Mapping[str, Sequence[Episode]]], path: str) -> None:
         rates = [success(result[name]) for result in results]
         told = f"at most {SHORT} cells a trip" if is_data else f"{np.mean(rates):.0%} arrive"
         axes.set_title(f"{name.capitalize()}: {told}", loc="left", fontsize=10)
-        seeds = "60 of 3,000 trips" if is_data else "seeds: " + ", ".join(f"{rate:.0%}" for rate in rates)
+        seeds = f"{len(episodes)} of its trips" if is_data else "seeds: " + ", ".join(f"{rate:.0%}" for rate in rates)
         axes.set(xticks=(), yticks=(), xlabel=seeds)
     figure.suptitle(f"New trips of {LONG} cells or more (\N{WHITE CIRCLE} start, \N{BLACK STAR} goal)", fontsize=11)
     figure.savefig(path)
