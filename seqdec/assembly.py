@@ -7,16 +7,14 @@ Heavy imports stand inside the functions, so that a slip in the flags or the out
 import logging
 import os
 import platform
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seqdec import flags, folders
 from seqdec.errors import UsageError
-from seqdec.loading import Task, numbers
+from seqdec.loading import Task
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     from seqdec.environment import EnvironmentSpec
     from seqdec.layout import Layout
     from seqdec.model import SequenceModel
-    from seqdec.planning import Planning
-    from seqdec.prompts import Prompt
     from seqdec.tasks import MultiTaskModel
 
 # What a run cannot go on without, and what changes the steps that are still to come.
@@ -183,70 +179,6 @@ def note_far_targets(targets: Sequence[float | str | None], data_returns: Mappin
                 data_returns["min"],
                 data_returns["max"],
             )
-
-
-def make_prompt(given: flags.Eval, model: "SequenceModel") -> "Prompt":
-    """Return what --goal, --waypoints, --final, --text and --demo ask for."""
-    from seqdec.prompts import Prompt
-
-    def moment(words: tuple[str, ...], flag: str) -> list[float] | str | None:
-        is_leaf = len(words) == 1 and words[0] in model.data.spec.observation_leaves
-        return (words[0] if is_leaf else numbers(words, flag)) if words else None
-
-    demo = None
-    if given.demo:
-        from seqdec import columns, sources
-        from seqdec.episode import Episode
-        from seqdec.hindsight import best_part
-
-        dataset = sources.load(given.demo)
-        episode = Episode.from_row(dataset[int(columns.returns(dataset).argmax())])
-        length = max(model.layout.demo_length, 1)
-        first = best_part(episode.steps["reward"], length)
-        demo = episode[first : first + length]
-    return Prompt(
-        goal=moment(given.goal, "--goal"),
-        goal_in=given.goal_in,
-        waypoints=_waypoints(given, model),
-        final=moment(given.final, "--final"),
-        text=given.text or None,
-        demo=demo,
-    )
-
-
-def _waypoints(
-    given: flags.Eval, model: "SequenceModel"
-) -> "Sequence[list[float]] | Sequence[tuple[list[float], float]]":
-    """Return what --waypoints and --waypoints-in say: observations to pass, and when, where that is told."""
-    flat, times = numbers(given.waypoints, "--waypoints"), numbers(given.waypoints_in, "--waypoints-in")
-    if "waypoint1" not in model.layout.facts:
-        return [flat] if flat else []  # which is refused, by name
-    size = prod(model.layout.variable("waypoint1").shape)
-    seen = [flat[first : first + size] for first in range(0, len(flat), size)]
-    if len(flat) % size:
-        raise UsageError(f"--waypoints has {len(flat)} numbers: give {size} for each waypoint")
-    if times and len(times) != len(seen):
-        raise UsageError(f"--waypoints-in has {len(times)} numbers, and there are {len(seen)} waypoints: give one each")
-    return list(zip(seen, times, strict=True)) if times else seen
-
-
-def make_guidance(given: flags.Eval) -> float | dict[str, float]:
-    """Return what --guidance says: one weight, or one for each piece of evidence that it names."""
-    pairs = [word.partition("=")[::2] for word in given.guidance]
-    if len(pairs) == 1 and re.fullmatch(r"[-+.\d]\S*", given.guidance[0]):
-        return numbers(given.guidance, "--guidance")[0]
-    if not all(name and weight for name, weight in pairs):
-        raise UsageError(f"--guidance is {' '.join(given.guidance)}: give a number, or NAME=NUMBER for each piece")
-    return dict(zip((name for name, _ in pairs), numbers([w for _, w in pairs], "--guidance"), strict=True))
-
-
-def make_planning(given: flags.Eval) -> "Planning | None":
-    """Return how --plan and its flags say to plan; None to act without."""
-    from seqdec.planning import Planning
-
-    if not given.plan:
-        return None
-    return Planning(given.plan, given.plan_candidates, given.plan_keep, given.plan_outcomes, given.replan_every)
 
 
 def make_backbone(given: flags.Train, layouts: "Sequence[Layout]") -> "Backbone":

@@ -1,6 +1,7 @@
 """What each verb does: flags in, files and printed lines out, an exit code back.
 
-The library never prints, so this module does. What `train` and `eval` are put together from is in `assembly`.
+The library never prints, so this module does. What `train` and `eval` are put together from is in `assembly`, what a
+policy is asked for in `asking`.
 Heavy imports stand inside the functions, so that a slip in the flags or the output folder is told at once.
 """
 
@@ -17,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seqdec import assembly, flags, folders, loading
+from seqdec import asking, assembly, flags, folders, loading
 from seqdec.errors import UsageError, suggest
 
 if TYPE_CHECKING:
@@ -220,8 +221,8 @@ def evaluate_run(given: flags.Eval) -> int:
 
     model = task_of(load_policy(policy_folder, merge_adapters=True), given.task)
     targets: list[float | str | None] = [*resolve_targets(given.target_return, model.data.returns)]
-    prompt = assembly.make_prompt(given, model)
-    guidance, planning = assembly.make_guidance(given), assembly.make_planning(given)
+    prompt = asking.make_prompt(given, model)
+    guidance, planning = asking.make_guidance(given), asking.make_planning(given)
     if assembly.reads_return(model.layout):
         assembly.note_far_targets(targets, model.data.returns)
     else:

@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from seqdec.errors import DataError, UsageError, suggest
-from seqdec.hindsight import FACTS, WHEN, is_fact, is_moment
+from seqdec.hindsight import FACTS, WAYPOINT, WHEN, is_fact, is_moment
 from seqdec.leaves import leaf_kind, leaves, num_entries
 
 Kind = Literal["gaussian", "mse", "binned", "discrete", "multi_discrete", "image", "text", "timestep"]
@@ -411,6 +411,9 @@ def layout_from_spaces(
         for name in names:
             if name not in known:
                 raise UsageError(f"{what}: no {name!r}{suggest(name, known)}; there are {', '.join(known)}")
+    waypoints = {name for name in prompt if WAYPOINT.fullmatch(name)}
+    if waypoints != {f"waypoint{number + 1}" for number in range(len(waypoints))}:
+        raise UsageError(f"prompt: {', '.join(sorted(waypoints))}: waypoints are numbered from 1 on, without a gap")
     step, late, weights = _STEPS[preset]
     roles = {"observation": [name for name in observed if name not in prompt], "action": list(acted)}
     slots: list[tuple[str, ...]] = []

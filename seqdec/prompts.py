@@ -30,7 +30,8 @@ class Prompt:
         goal: an observation to reach, whole or the entries that the model was trained with: [size], or [N, size] for N
             environments; or the name of a leaf of the observation, which says it at the first step.
         goal_in: timesteps from the first one until the goal is reached.
-        waypoints: observations to pass on the way, in order, or pairs of one and its timestep.
+        waypoints: observations to pass on the way, in order, each as `goal`.
+        waypoints_in: timesteps from the first one until each of them is passed; None where it is not known.
         final: the observation after the last step, as `goal`.
         text: what to do, in words: one for all environments, or one for each; the data's own by default.
         demo: an episode to do alike, or one for each environment (then `rollout` plays as many environments, and a
@@ -40,20 +41,28 @@ class Prompt:
     target_return: float | np.ndarray | str | None = None
     goal: Moment | None = None
     goal_in: float | np.ndarray | None = None
-    waypoints: Sequence[Moment | tuple[Moment, float]] = ()
+    waypoints: Sequence[Moment] = ()
+    waypoints_in: Sequence[float | np.ndarray | None] = ()
     final: Moment | None = None
     text: str | Sequence[str] | None = None
     demo: Episode | Sequence[Episode] | None = None
 
     def facts(self) -> dict[str, object]:
-        """Return what is asked for by the names that the variables of a layout have."""
+        """Return what is asked for by the names that the variables of a layout have.
+
+        Raises:
+            UsageError: there are not as many timesteps of waypoints as waypoints.
+        """
         given: dict[str, object] = {
             name: getattr(self, name) for name in ("target_return", "goal", "final", "text", "demo")
         }
         given["goal" + WHEN] = self.goal_in
-        for number, waypoint in enumerate(self.waypoints, start=1):
-            seen, when = waypoint if isinstance(waypoint, tuple) and len(waypoint) == 2 else (waypoint, None)
-            given |= {f"waypoint{number}": seen, f"waypoint{number}{WHEN}": when}
+        times = list(self.waypoints_in) or [None] * len(self.waypoints)
+        if len(times) != len(self.waypoints):
+            found = f"{len(times)} timesteps for {len(self.waypoints)} waypoints"
+            raise UsageError(f"waypoints_in has {found}: give one for each, or none")
+        for number, (waypoint, when) in enumerate(zip(self.waypoints, times, strict=True), start=1):
+            given |= {f"waypoint{number}": waypoint, f"waypoint{number}{WHEN}": when}
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -84,7 +93,10 @@ def rows_of(
         if value not in seen:
             raise UsageError(f"{name} is to be read from {value!r}: the observation has {', '.join(seen)}")
         value = seen[value]
-    given = np.asarray(value)
+    try:
+        given = np.asarray(value)
+    except ValueError as error:  # of parts that do not fit together
+        raise UsageError(f"{name} is {value!r}: {variable.describe()} is expected") from error
     if variable.entries:
         whole = num_entries(model.data.spec.observation_leaves[variable.of])
         if whole != variable.size and given.ndim and given.shape[-1] == whole:
@@ -108,13 +120,18 @@ def checked_facts(model: SequenceModel, given: dict[str, object]) -> dict[str, o
     layout, facts = model.layout, dict(given)
     read = "return_to_go" in layout.step_names
     known = dict.fromkeys(["target_return"] * read + list(layout.facts))
-    for name in facts:
-        if name.removesuffix(WHEN) not in known:
+    for name, value in facts.items():
+        fact = name.removesuffix(WHEN)
+        if fact not in known:
             takes = f"what it can be asked for: {', '.join(known)}" if known else "it cannot be asked for anything"
-            fact = name.removesuffix(WHEN)
             raise UsageError(f"this policy was not trained with {fact} in its prompt (--prompt {fact}); {takes}")
-        if name.endswith(WHEN) and name.removesuffix(WHEN) not in facts:
-            raise UsageError(f"{name.removesuffix(WHEN)}_in needs a {name.removesuffix(WHEN)}")
+        if fact == name:
+            continue
+        if fact not in facts:
+            raise UsageError(f"{fact}_in needs a {fact}")
+        times = np.asarray(value)
+        if times.dtype.kind not in "iuf" or not np.isfinite(times).all() or (times < 0).any():
+            raise UsageError(f"{fact} is to be reached in {value!r} timesteps: a number of 0 or more is needed")
     target = facts.get("target_return")
     if isinstance(target, str) and target == EXPERT:
         check_expert(layout, model.data.spec.action_leaves)

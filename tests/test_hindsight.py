@@ -135,6 +135,7 @@ def test_without_facts_windows_are_drawn_as_before():
     [
         ({"prompt": ["goal"], "goal_entries": [3]}, "takes entries"),
         ({"prompt": ["gaol"]}, "did you mean 'goal'"),
+        ({"prompt": ["waypoint2", "goal"]}, "waypoint2: waypoints are numbered from 1 on"),
         ({"prompt": ["demo"], "demo_group": "metadata.tsak"}, "did you mean 'metadata.task'"),
         ({"prompt": ["demo"], "demo_group": "task"}, "did you mean 'metadata.task'"),
         ({"prompt": ["goal"], "prompt_dropout": 1.0}, "give a share"),

@@ -82,7 +82,7 @@ ORDER = (
         "queries",
         "evaluation",
     ]
-    + ["flags", "folders", "loading", "assembly", "commands", "cli", "__main__"]
+    + ["flags", "folders", "loading", "assembly", "asking", "commands", "cli", "__main__"]
 )
 TORCH = {
     "storage",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import box_episodes, discrete_episodes, prompted_model
-from seqdec import assembly, flags
+from seqdec import asking, flags
 from seqdec.backbone import Backbone, load_backbone
 from seqdec.cli import main
 from seqdec.codec import build_codec
@@ -68,7 +68,7 @@ def test_a_policy_takes_any_subset_of_what_it_was_trained_with(preset: str):
     model, _ = prompted_model(load_backbone("small", num_layers=1, vocabulary=True), FACTS, preset)
     demo = box_episodes(1)[0]
     given = {"target_return": 1.0, "goal": np.zeros(3), "final": np.ones(3), "text": "stop", "demo": demo}
-    given["waypoints"] = [(np.zeros(3), 5)]
+    given["waypoints"] = [np.zeros(3)]
     actions = []
     for name in [None, *given]:
         policy = Policy(model, prompt=Prompt(**({name: given[name]} if name else {})), temperature=0)
@@ -87,7 +87,12 @@ def test_a_policy_takes_any_subset_of_what_it_was_trained_with(preset: str):
     [
         (Prompt(demo=box_episodes(1)[0]), "not trained with demo in its prompt.*asked for: target_return, goal"),
         (Prompt(goal_in=3), "goal_in needs a goal"),
+        (Prompt(goal=[0.0, 0.0, 0.0], goal_in=-1), "a number of 0 or more"),
+        (Prompt(goal=[0.0, 0.0, 0.0], goal_in=np.nan), "a number of 0 or more"),
+        (Prompt(waypoints=[[0.0, 0.0, 0.0]]), "not trained with waypoint1"),
+        (Prompt(waypoints=[[0.0, 0.0, 0.0]], waypoints_in=[1, 2]), "2 timesteps for 1 waypoints"),
         (Prompt(goal=[1.0, 2.0]), "a vector of 3 is expected"),
+        (Prompt(goal=([1.0, 2.0, 3.0], 5)), "a vector of 3 is expected"),
         (Prompt(goal="observation.nothing"), "is to be read from"),
         (Prompt(target_return="best"), "a finite number is needed"),
     ],
@@ -98,6 +103,11 @@ def test_what_the_model_does_not_know_is_refused(prompt: Prompt, words: str, bac
         policy = Policy(model, prompt=prompt)
         policy.reset(2)
         policy.act(np.zeros((2, 3)), None)
+
+
+def test_waypoints_have_the_names_of_the_layouts_variables():
+    given = Prompt(waypoints=[[1.0], "observation"], waypoints_in=[5, None], goal_in=9).facts()
+    assert given == {"waypoint1": [1.0], "waypoint1.when": 5, "waypoint2": "observation", "goal.when": 9}
 
 
 def test_a_demo_of_other_spaces_is_refused(backbone: Backbone):
@@ -260,16 +270,16 @@ def test_waypoints_and_the_final_state_from_the_command_line(tmp_path, monkeypat
     assert main([*asked, *ways.split()]) == 0
     model = load_policy(tmp_path / "runs" / "a" / "policy")
     assert isinstance(model, SequenceModel)
-    given = assembly.make_prompt(flags.parse(flags.Eval, ["runs/a", *ways.split()]), model)
-    assert given.waypoints == [([-0.5, 0.0], 5.0), ([0.5, 0.1], 10.0)]
+    given = asking.make_prompt(flags.parse(flags.Eval, ["runs/a", *ways.split()]), model)
+    assert (given.waypoints, given.waypoints_in) == ([[-0.5, 0.0], [0.5, 0.1]], [5.0, 10.0])
     assert (given.goal, given.final) == ([1.0, 0.0], "observation")
-    assert assembly.make_prompt(flags.parse(flags.Eval, ["runs/a", "--waypoints", "1", "2"]), model).waypoints == [
-        [1, 2]
-    ]
+    assert asking.make_prompt(flags.parse(flags.Eval, ["runs/a", "--waypoints", "1", "2"]), model).waypoints == [[1, 2]]
     capsys.readouterr()
     for wrong, told in (
         ("--waypoints 1 2 3", "has 3 numbers: give 2 for each waypoint"),
-        ("--waypoints 1 2 --waypoints-in 5 6", "has 2 numbers, and there are 1 waypoints"),
+        ("--waypoints 1 2 --waypoints-in 5 6", "has 2 timesteps for 1 waypoints"),
+        ("--waypoints-in 5", "has 1 timesteps for 0 waypoints"),
+        ("--waypoints 1 2 --waypoints-in -5", "a number of 0 or more"),
         ("--waypoints 1 2 3 4 5 6", "not trained with waypoint3 in its prompt"),
     ):
         assert main([*asked, *wrong.split()]) == 2
