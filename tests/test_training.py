@@ -437,7 +437,7 @@ def test_processes_that_cannot_find_each_other_are_told_how_to_start(monkeypatch
 
 
 def test_wandb_logs_offline_without_a_question_and_what_the_log_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_ERROR_REPORTING"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "nobody-is-logged-in"))
 
@@ -447,3 +447,4 @@ def test_wandb_logs_offline_without_a_question_and_what_the_log_gets(tmp_path: P
     (record,) = folder.glob("*.wandb")
     assert b"train/loss_action" in record.read_bytes()
     assert lines(tmp_path / "run")[-1]["step"] == 4
+    assert os.environ["WANDB_ERROR_REPORTING"] == "false"  # a thread of wandb's would reach for the network later on
