@@ -81,7 +81,8 @@ def draw(results: list[tuple[np.ndarray, np.ndarray]], path: str) -> None:
 
 
 if __name__ == "__main__":
-    path, data = (*sys.argv[1:], *("checkpoints.png", DATA)[len(sys.argv) - 1 :])
+    path = sys.argv[1] if len(sys.argv) > 1 else "checkpoints.png"
+    data = sys.argv[2] if len(sys.argv) > 2 else DATA
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         results = list(pool.map(partial(judge, data=data), SEEDS))
     for seed, (scores, earned) in enumerate(results):

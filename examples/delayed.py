@@ -99,7 +99,8 @@ def draw(results: dict[str, list[dict[float | str | None, float]]], path: str) -
 
 
 if __name__ == "__main__":
-    path, data = (*sys.argv[1:], *("delayed.png", DATA)[len(sys.argv) - 1 :])
+    path = sys.argv[1] if len(sys.argv) > 1 else "delayed.png"
+    data = sys.argv[2] if len(sys.argv) > 2 else DATA
     cases = [(reading, seed) for reading in READINGS for seed in SEEDS]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         found = list(pool.map(partial(earn, data=data), cases))
