@@ -2,7 +2,7 @@
 
 import sys
 
-from seqdec.cli import main
+from seqdec.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["eval", *sys.argv[1:]]))

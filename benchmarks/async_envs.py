@@ -13,7 +13,8 @@ import torch
 from gymnasium.envs.classic_control import CartPoleEnv
 
 import seqdec
-from seqdec.environment import Guarded, batch_of
+from seqdec.play.guarded import Guarded
+from seqdec.play.make import batch_of
 
 NUM_ENVS, NUM_STEPS = 16, 60
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seqdec import commands
+from seqdec.cli import commands
 
 RATES = {"pretrained": "1e-4", "random": "3e-4"}
 SEEDS = (0, 1, 2)

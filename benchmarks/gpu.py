@@ -32,8 +32,9 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import seqdec
-from seqdec.environment import Guarded, batch_of
-from seqdec.training import Precision
+from seqdec.play.guarded import Guarded
+from seqdec.play.make import batch_of
+from seqdec.training.loop import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("no", "bf16", "fp16")
 LAYERS = {"small": None, "SmolLM2, 6 layers": 6, "SmolLM2, 30 layers": 30}

@@ -68,11 +68,12 @@ class Memory(threading.Thread):
 
 def converting(source: str, output: str) -> dict[str, object]:
     """Convert a file, in this process."""
-    from seqdec import hdf5_files, sources
+    from seqdec.data.source import convert
+    from seqdec.formats import hdf5
 
     memory = Memory()
     began = time.perf_counter()
-    sources.convert(hdf5_files.source(source), Path(output))
+    convert(hdf5.source(source), Path(output))
     return {"seconds": round(time.perf_counter() - began, 2), **memory.result()}
 
 

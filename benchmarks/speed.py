@@ -28,7 +28,7 @@ import torch
 from transformers import GPT2Config, GPT2Model
 
 import seqdec
-from seqdec.training import _parts
+from seqdec.training.step import parts_of
 
 HOPPER, CARTPOLE = "minari:mujoco/hopper/mixed-v0", "minari:classic/cartpole/mixed-v0"
 BATCH, CONTEXT = 64, 20
@@ -383,7 +383,7 @@ def padding_table() -> None:
         whole, computed, valid, passes = 0, 0, 0, 0
         for step in range(100):
             sizes = windows.sizes(windows.draw(step, 0, BATCH))
-            parts = _parts(sizes, 1)
+            parts = parts_of(sizes, 1)
             whole, valid, passes = whole + BATCH * context_length, valid + int(sizes.sum()), passes + len(parts)
             computed += sum(len(part) * int(sizes[part].max()) for part in parts)
         short = float((windows.lengths < context_length).mean())

@@ -35,7 +35,7 @@ from seqdec import (
     split_episodes,
     train,
 )
-from seqdec.evaluation import spearman
+from seqdec.inference.evaluation import spearman
 
 DATA, TARGET = "minari:mujoco/hopper/mixed-v0", 3600.0
 NUM_CHECKPOINTS = 10

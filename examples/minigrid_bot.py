@@ -18,7 +18,7 @@ import numpy as np
 from minigrid.utils.baby_ai_bot import BabyAIBot
 
 from seqdec import describe, from_episodes, save
-from seqdec.environment import spec_of_env
+from seqdec.play.make import spec_of_env
 
 
 def play(level: str, num_episodes: int, noise: float) -> Iterator[dict[str, object]]:

@@ -9,70 +9,69 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from seqdec.backbone import load_backbone
-    from seqdec.context import Context
-    from seqdec.environment import EnvironmentSpec, make_envs
-    from seqdec.episode import Episode
-    from seqdec.evaluation import evaluate, plot_report
-    from seqdec.layout import Layout, Variable, layout_from_spaces
-    from seqdec.likelihood import is_in_data, log_prob, rank_checkpoints
-    from seqdec.model import SequenceModel, build_model
-    from seqdec.planning import Planning, plan
-    from seqdec.policy import Policy
-    from seqdec.prompts import Prompt
-    from seqdec.queries import explain, infer_goal, inverse, predict
-    from seqdec.recording import random_policy
-    from seqdec.return_distribution import expert_return, returns
-    from seqdec.rollouts import Actor, rollout
-    from seqdec.selection import mix, subset
-    from seqdec.sources import (
-        describe,
-        environment_of,
-        from_episodes,
-        from_hdf5,
-        from_lerobot,
-        from_minari,
-        from_table,
-        load,
-        record,
-        save,
-        scripted_cartpole,
-    )
-    from seqdec.stable_baselines import from_sb3
-    from seqdec.streams import StreamWindows
-    from seqdec.table_columns import Columns
-    from seqdec.tasks import MultiTaskModel, TaskWindows, load_policy
-    from seqdec.training import train
-    from seqdec.windows import Windows, split_episodes
+    from seqdec.data.dataset import from_episodes, save
+    from seqdec.data.describe import describe
+    from seqdec.data.episode import Episode
+    from seqdec.data.schema import environment_of
+    from seqdec.data.select import mix, subset
+    from seqdec.formats.columns import Columns
+    from seqdec.formats.load import from_hdf5, from_lerobot, from_minari, from_table, load
+    from seqdec.inference.context import Context
+    from seqdec.inference.evaluation import evaluate
+    from seqdec.inference.likelihood import is_in_data, log_prob, rank_checkpoints
+    from seqdec.inference.planning import Planning, plan
+    from seqdec.inference.plots import plot_report
+    from seqdec.inference.policy import Policy
+    from seqdec.inference.prompt import Prompt
+    from seqdec.inference.questions import explain, infer_goal, inverse, predict
+    from seqdec.inference.returns import expert_return, returns
+    from seqdec.model.backbone import load_backbone
+    from seqdec.model.sequence_model import SequenceModel, build_model
+    from seqdec.model.tasks import MultiTaskModel, TaskWindows, load_policy
+    from seqdec.play.actors import from_sb3
+    from seqdec.play.make import make_envs
+    from seqdec.play.record import random_policy, record
+    from seqdec.play.rollout import Actor, rollout
+    from seqdec.play.sample import scripted_cartpole
+    from seqdec.sequence.layout import Layout, Variable
+    from seqdec.sequence.presets import layout_from_spaces
+    from seqdec.sequence.stream import StreamWindows
+    from seqdec.sequence.windows import Windows, split_episodes
+    from seqdec.spaces.spec import EnvironmentSpec
+    from seqdec.training.loop import train
 
 _HOMES = {
-    "backbone": ["load_backbone"],
-    "context": ["Context"],
-    "environment": ["EnvironmentSpec", "make_envs"],
-    "episode": ["Episode"],
-    "evaluation": ["evaluate", "plot_report"],
-    "layout": ["Layout", "Variable", "layout_from_spaces"],
-    "likelihood": ["is_in_data", "log_prob", "rank_checkpoints"],
-    "model": ["SequenceModel", "build_model"],
-    "planning": ["Planning", "plan"],
-    "policy": ["Policy"],
-    "prompts": ["Prompt"],
-    "queries": ["explain", "infer_goal", "inverse", "predict"],
-    "recording": ["random_policy"],
-    "return_distribution": ["expert_return", "returns"],
-    "rollouts": ["Actor", "rollout"],
-    "selection": ["mix", "subset"],
-    "sources": [
-        "describe", "environment_of", "from_episodes", "from_hdf5", "from_lerobot", "from_minari", "from_table", "load",
-        "record", "save", "scripted_cartpole",
-    ],
-    "stable_baselines": ["from_sb3"],
-    "streams": ["StreamWindows"],
-    "table_columns": ["Columns"],
-    "tasks": ["MultiTaskModel", "TaskWindows", "load_policy"],
-    "training": ["train"],
-    "windows": ["Windows", "split_episodes"],
-}  # fmt: skip
+    "data.dataset": ["from_episodes", "save"],
+    "data.describe": ["describe"],
+    "data.episode": ["Episode"],
+    "data.schema": ["environment_of"],
+    "data.select": ["mix", "subset"],
+    "formats.columns": ["Columns"],
+    "formats.load": ["from_hdf5", "from_lerobot", "from_minari", "from_table", "load"],
+    "inference.context": ["Context"],
+    "inference.evaluation": ["evaluate"],
+    "inference.likelihood": ["is_in_data", "log_prob", "rank_checkpoints"],
+    "inference.planning": ["Planning", "plan"],
+    "inference.plots": ["plot_report"],
+    "inference.policy": ["Policy"],
+    "inference.prompt": ["Prompt"],
+    "inference.questions": ["explain", "infer_goal", "inverse", "predict"],
+    "inference.returns": ["expert_return", "returns"],
+    "model.backbone": ["load_backbone"],
+    "model.sequence_model": ["SequenceModel", "build_model"],
+    "model.tasks": ["MultiTaskModel", "TaskWindows", "load_policy"],
+    "play.actors": ["from_sb3"],
+    "play.make": ["make_envs"],
+    "play.record": ["random_policy", "record"],
+    "play.rollout": ["Actor", "rollout"],
+    "play.sample": ["scripted_cartpole"],
+    "sequence.layout": ["Layout", "Variable"],
+    "sequence.presets": ["layout_from_spaces"],
+    "sequence.stream": ["StreamWindows"],
+    "sequence.windows": ["Windows", "split_episodes"],
+    "spaces.spec": ["EnvironmentSpec"],
+    "training.loop": ["train"],
+}
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "Actor", "Columns", "Context", "EnvironmentSpec", "Episode", "Layout", "MultiTaskModel", "Planning", "Policy",

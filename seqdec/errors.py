@@ -1,6 +1,7 @@
 """What can go wrong, sorted by who can mend it; each kind has the exit code that the command line returns.
 
-The library raises these with one sentence: what came, what was expected, what to do. `cli.py` prints that sentence.
+The library raises these with one sentence: what came, what was expected, what to do in Python. Where an option of the
+command line mends it, the error carries the option's name (`option="missing"`), and the command line adds the flag.
 """
 
 import difflib
@@ -8,15 +9,23 @@ from collections.abc import Iterable
 
 
 class UsageError(ValueError):
-    """What was typed or passed cannot work."""
+    """What was typed or passed cannot work; `option` names the keyword that mends it, if one does."""
 
     exit_code = 2
 
+    def __init__(self, message: str, *, option: str = ""):
+        super().__init__(message)
+        self.option = option
+
 
 class DataError(ValueError):
-    """A data set, checkpoint or policy folder is not what it must be."""
+    """A data set, checkpoint or policy folder is not what it must be; `option` as in `UsageError`."""
 
     exit_code = 65
+
+    def __init__(self, message: str, *, option: str = ""):
+        super().__init__(message)
+        self.option = option
 
 
 class NumericsError(ArithmeticError):
@@ -35,3 +44,9 @@ def suggest(word: str, choices: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the choice nearest to a mistyped word, or nothing."""
     nearest = difflib.get_close_matches(word, list(choices), n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def in_words(error: BaseException) -> str:
+    """Return an error of foreign code as its type and its words, in one line of at most 200 characters."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:200]}" if words else type(error).__name__

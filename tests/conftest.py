@@ -22,13 +22,14 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from seqdec import sources
-from seqdec.backbone import Backbone, load_backbone
-from seqdec.environment import EnvironmentSpec
-from seqdec.episode import Episode
-from seqdec.layout import Layout, layout_from_spaces
-from seqdec.model import SequenceModel, build_model
-from seqdec.windows import Windows
+from seqdec.data.dataset import from_episodes
+from seqdec.data.episode import Episode
+from seqdec.model.backbone import Backbone, load_backbone
+from seqdec.model.sequence_model import SequenceModel, build_model
+from seqdec.sequence.layout import Layout
+from seqdec.sequence.presets import layout_from_spaces
+from seqdec.sequence.windows import Windows
+from seqdec.spaces.spec import EnvironmentSpec
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
@@ -234,7 +235,7 @@ def make_windows(
     """Windows of the small data sets."""
     spec = discrete_spec() if discrete else box_spec()
     episodes = discrete_episodes() if discrete else box_episodes()
-    dataset = sources.from_episodes(episodes, spec)
+    dataset = from_episodes(episodes, spec)
     if layout is None:
         layout = layout_from_spaces(
             preset, spec.observation_space, spec.action_space, context_length=context_length, head=head,  # pyright: ignore
@@ -262,7 +263,7 @@ def prompted_model(
         preset, spec.observation_space, spec.action_space, context_length=6, prompt=prompt, demo_length=4,
         text_tokens=6, **options,
     )  # fmt: skip
-    windows = Windows(sources.from_episodes(box_episodes(), spec), layout, prompt_dropout=prompt_dropout, text="go")
+    windows = Windows(from_episodes(box_episodes(), spec), layout, prompt_dropout=prompt_dropout, text="go")
     model = build_model(windows, spec, backbone)
     torch.manual_seed(1)
     for name in layout.predicted:

@@ -1,6 +1,6 @@
 """The pages of docs/ say what is: their Python runs, their commands parse, their links lead somewhere.
 
-Run as a script, it prints the flag tables of docs/command-line.md as flags.py has them.
+Run as a script, it prints the flag tables of docs/command-line.md as options.py has them.
 """
 
 import ast
@@ -13,7 +13,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from seqdec import flags
+from seqdec.cli import options
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -41,9 +41,9 @@ def anchors(page: Path) -> set[str]:
 
 
 def flag_table(verb: str) -> str:
-    """Return the flags of a verb as a Markdown table, with the lines of help that flags.py has below each."""
-    kind = flags.VERBS[verb]
-    source = ast.parse((ROOT / "seqdec" / "flags.py").read_text())
+    """Return the flags of a verb as a Markdown table, with the lines of help that options.py has below each."""
+    kind = options.VERBS[verb]
+    source = ast.parse((ROOT / "seqdec" / "cli" / "options.py").read_text())
     body = next(node for node in source.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__).body
     helps = {
         field.target.id: text.value.value
@@ -57,7 +57,7 @@ def flag_table(verb: str) -> str:
         if field.default is dataclasses.MISSING:
             lines.append(f"| `{field.name.upper()}` | | {helps[field.name]} |")
             continue
-        name, default, what = flags.flag(field.name), field.default, " ".join(str(helps[field.name]).split())
+        name, default, what = options.flag(field.name), field.default, " ".join(str(helps[field.name]).split())
         if get_origin(hints[field.name]) is Literal:
             what += " " + ", ".join(f"`{choice}`" for choice in get_args(hints[field.name]))
         if get_origin(hints[field.name]) is tuple:
@@ -81,21 +81,21 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_parse(page: Path):
     for words in commands(page) if page.exists() else []:
-        verb, rest = flags.split_verb(words)
-        flags.parse(flags.VERBS[verb], rest)
+        verb, rest = options.split_verb(words)
+        options.parse(options.VERBS[verb], rest)
 
 
 def test_every_verb_is_shown_in_a_command():
-    shown = {flags.split_verb(words)[0] for page in PAGES for words in commands(page)}
-    assert shown == set(flags.VERBS)
+    shown = {options.split_verb(words)[0] for page in PAGES for words in commands(page)}
+    assert shown == set(options.VERBS)
 
 
 def test_every_flag_stands_in_its_table_as_flags_has_it():
     text = (ROOT / "docs" / "command-line.md").read_text() + "\n"
-    for verb in flags.VERBS:
+    for verb in options.VERBS:
         paste = f"{verb}: run python tests/test_docs.py and paste its table"
         assert f"\n\n{flag_table(verb)}\n\n" in text, paste
-        assert text.count(f"## seqdec {verb}\n") == 1 and text.count("| `--debug` |") == len(flags.VERBS), paste
+        assert text.count(f"## seqdec {verb}\n") == 1 and text.count("| `--debug` |") == len(options.VERBS), paste
 
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.stem)
@@ -136,5 +136,5 @@ def test_every_public_name_is_used_in_a_page():
 
 
 if __name__ == "__main__":
-    for verb in flags.VERBS:
+    for verb in options.VERBS:
         print(f"## seqdec {verb}\n\n{flag_table(verb)}\n")

@@ -11,10 +11,12 @@ import gymnasium
 import numpy as np
 import pytest
 
-from seqdec.cli import main
-from seqdec.leaves import leaf_kind
-from seqdec.recording import random_policy
-from seqdec.sources import environment_of, load, record, save
+from seqdec.cli.main import main
+from seqdec.data.dataset import save
+from seqdec.data.schema import environment_of
+from seqdec.formats.load import load
+from seqdec.play.record import random_policy, record
+from seqdec.spaces.leaves import leaf_kind
 
 ROOT = Path(__file__).parent.parent
 TINY = "--backbone small --num-layers 1 --steps 4 --batch-size 8 --context-length 4 --episodes 2 --num-envs 2"

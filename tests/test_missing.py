@@ -10,19 +10,22 @@ import torch
 from gymnasium.spaces import Box
 from test_commands import UNSEEN, Room
 
-from seqdec import rows, sources
-from seqdec.backbone import load_backbone
-from seqdec.environment import EnvironmentSpec, Guarded, batch_of, make_envs, spec_of_env
-from seqdec.episode import Episode
+from seqdec.data.dataset import episode_at, from_episodes
+from seqdec.data.describe import describe
+from seqdec.data.episode import Episode
+from seqdec.data.schema import environment_of
 from seqdec.errors import NumericsError
-from seqdec.layout import layout_from_spaces
-from seqdec.leaves import MISSING
-from seqdec.model import SequenceModel, build_model
-from seqdec.policy import Policy
-from seqdec.recording import random_policy, record
-from seqdec.rollouts import Failure, rollout
-from seqdec.rows import episode_at
-from seqdec.windows import Windows
+from seqdec.inference.policy import Policy
+from seqdec.model.backbone import load_backbone
+from seqdec.model.sequence_model import SequenceModel, build_model
+from seqdec.play.guarded import Guarded
+from seqdec.play.make import batch_of, make_envs, spec_of_env
+from seqdec.play.record import random_policy, record
+from seqdec.play.rollout import Failure, rollout
+from seqdec.sequence.presets import layout_from_spaces
+from seqdec.sequence.windows import Windows
+from seqdec.spaces.leaves import MISSING
+from seqdec.spaces.spec import EnvironmentSpec
 
 LEAVES = tuple(UNSEEN.split())
 
@@ -85,7 +88,7 @@ def test_a_recording_marks_what_was_not_given_and_keeps_all_else(num_envs: int, 
     dim = played(num_envs=num_envs, folder=folder)
     given = Noting.given[:12]  # environments of the last wave that nobody plays in come behind
     bright = played(gaps=0.0, missing=())
-    assert sources.environment_of(dim).missing == LEAVES
+    assert environment_of(dim).missing == LEAVES
     num_missing = dict.fromkeys(LEAVES, 0)
     for index in range(12):
         episode, twin = episode_at(dim, index), episode_at(bright, index)
@@ -184,7 +187,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> SequenceModel:
     """A random policy that is far from indifferent, of a room where a third is not seen, from its folder."""
     Noting.given = []
     dataset = played(gaps=0.3)
-    spec = sources.environment_of(dataset)
+    spec = environment_of(dataset)
     layout = layout_from_spaces(
         "behaviour_cloning", spec.observation_space, spec.action_space, context_length=6, head="mse",
         missing=spec.missing, text_tokens=16,
@@ -204,7 +207,7 @@ def test_what_a_policy_did_is_what_its_recording_says_that_it_would_do(model: Se
     assert spec.missing == LEAVES
     envs = make_envs(replace(spec, id="seqdec-tests/DimRoom-v0"), 4, env_id="seqdec-tests/DimRoom-v0")
     episodes = rollout(Policy(model, temperature=0), envs, num_episodes=8, seed=0)
-    windows = Windows(rows.from_episodes(episodes, spec), model.layout)
+    windows = Windows(from_episodes(episodes, spec), model.layout)
     ends = np.cumsum(windows.lengths)
     batch = windows.gather(ends - windows.lengths)  # no episode is longer than a window
     with torch.no_grad():
@@ -260,8 +263,8 @@ def test_sensors_that_take_turns_are_fitted_and_trained_on(tmp_path: Path):
         steps |= {"action": random.uniform(-1, 1, (8, 2)), "reward": random.normal(size=8)}
         final = {"observation": values[-1], "missing.observation": missing[-1]}
         episodes.append(Episode(steps, final=final, terminated=True, truncated=False))
-    dataset = rows.from_episodes(episodes, spec)
-    assert sources.describe(dataset).fraction_missing == {"observation": 0.5}
+    dataset = from_episodes(episodes, spec)
+    assert describe(dataset).fraction_missing == {"observation": 0.5}
     layout = layout_from_spaces(
         "fused", spec.observation_space, spec.action_space, context_length=4, missing=spec.missing
     )
@@ -277,7 +280,7 @@ def test_sensors_that_take_turns_are_fitted_and_trained_on(tmp_path: Path):
 
 def test_the_share_that_is_missing_counts_every_step_alike(monkeypatch: pytest.MonkeyPatch):
     """Of a short episode in a chunk of its own no more than of a long one."""
-    monkeypatch.setattr(rows, "CHUNK_BYTES", 1)
+    monkeypatch.setattr("seqdec.data.arrow.CHUNK_BYTES", 1)
     spec = spec_of_env(Room(), missing=("observation.pose.1",))
     found = []
     for num_steps, is_missing in ((1, True), (9, False)):
@@ -294,5 +297,5 @@ def test_the_share_that_is_missing_counts_every_step_alike(monkeypatch: pytest.M
         steps |= {"action.grip.1": np.zeros((num_steps, 2), int)}
         final = {name: values[-1] for name, values in seen.items()}
         found.append(Episode(steps, final=final, terminated=True, truncated=False))
-    described = sources.describe(rows.from_episodes(found, spec))
+    described = describe(from_episodes(found, spec))
     assert described.fraction_missing == {"observation.pose.1": pytest.approx(0.1)}

@@ -6,18 +6,18 @@ import torch
 
 from conftest import FAMILIES, WORDS, nested_episodes, nested_spec
 from seqdec import storage
-from seqdec.backbone import Backbone, load_backbone
-from seqdec.context import Context
+from seqdec.data.dataset import from_episodes
 from seqdec.errors import DataError, UsageError
-from seqdec.layout import layout_from_spaces
-from seqdec.leaves import MISSING, join
-from seqdec.model import SequenceModel, build_model
-from seqdec.perception import Image, image_axes
-from seqdec.policy import Policy
-from seqdec.prompts import Prompt
-from seqdec.rows import from_episodes
-from seqdec.training import heldout_losses, train
-from seqdec.windows import Windows
+from seqdec.inference.context import Context
+from seqdec.inference.policy import Policy
+from seqdec.inference.prompt import Prompt
+from seqdec.model.backbone import Backbone, load_backbone
+from seqdec.model.perception import Image, image_axes
+from seqdec.model.sequence_model import SequenceModel, build_model
+from seqdec.sequence.presets import layout_from_spaces
+from seqdec.sequence.windows import Windows
+from seqdec.spaces.leaves import MISSING, join
+from seqdec.training.loop import heldout_losses, train
 
 CANNOT_SKIP_PADDING = ("mistral", "gemma3_text")  # their window of 8 tokens counts the padding
 

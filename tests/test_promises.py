@@ -20,20 +20,25 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from test_sources import make_episodes, spoil, write_minari
+from test_load import make_episodes, spoil, write_minari
 
 from conftest import box_spec, discrete_spec, is_local
-from seqdec import commands, sources, storage
-from seqdec.backbone import load_backbone
-from seqdec.cli import main
-from seqdec.environment import EnvironmentSpec
-from seqdec.episode import Episode
-from seqdec.evaluation import Report
-from seqdec.layout import layout_from_spaces
-from seqdec.model import SequenceModel, build_model
-from seqdec.policy import Policy
-from seqdec.training import train
-from seqdec.windows import Windows
+from seqdec import storage
+from seqdec.cli import commands
+from seqdec.cli.main import main
+from seqdec.data.dataset import from_episodes, save
+from seqdec.data.episode import Episode
+from seqdec.data.schema import environment_of, lengths, returns
+from seqdec.formats.load import load
+from seqdec.inference.evaluation import Report
+from seqdec.inference.policy import Policy
+from seqdec.model.backbone import load_backbone
+from seqdec.model.sequence_model import SequenceModel, build_model
+from seqdec.play.sample import scripted_cartpole
+from seqdec.sequence.presets import layout_from_spaces
+from seqdec.sequence.windows import Windows
+from seqdec.spaces.spec import EnvironmentSpec
+from seqdec.training.loop import train
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -46,7 +51,7 @@ TINY = (
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set on disk."""
     folder = tmp_path_factory.mktemp("promises") / "cartpole"
-    sources.save(sources.scripted_cartpole(num_episodes=8, seed=1), folder)
+    save(scripted_cartpole(num_episodes=8, seed=1), folder)
     return folder
 
 
@@ -142,12 +147,12 @@ def test_a_run_repeats_from_its_config_and_evaluating_touches_nothing(run: Path,
 
 
 def test_a_policy_keeps_the_environment_the_returns_and_how_they_are_counted(run: Path, data: Path):
-    model, dataset = SequenceModel.load(run / "policy"), sources.load(data)
-    assert model.data.spec == sources.environment_of(dataset)
+    model, dataset = SequenceModel.load(run / "policy"), load(data)
+    assert model.data.spec == environment_of(dataset)
     assert (model.data.discount, model.data.delayed_reward) == (0.9, True)
     assert model.layout.context_length == 4
-    lengths = sources.lengths(dataset)
-    delayed = 0.9 ** (lengths - 1) * lengths  # CartPole pays 1 a timestep
+    counts = lengths(dataset)
+    delayed = 0.9 ** (counts - 1) * counts  # CartPole pays 1 a timestep
     assert min(delayed) - 1e-6 <= model.data.returns["min"] <= model.data.returns["max"] <= max(delayed) + 1e-6
 
 
@@ -263,10 +268,10 @@ def test_data_that_cannot_be_trained_on_is_one_line_and_65_and_nothing_is_begun(
 
 
 def test_training_needs_no_environment_and_evaluating_names_the_package(data: Path, tmp_path: Path, capsys):
-    dataset = sources.load(data)
+    dataset = load(data)
     spec = {**json.loads(dataset.info.description), "id": "Away/Gone-v1", "entry_point": "away.gone:Gone"}
     dataset.info.description = json.dumps({**spec, "requirements": ["gymnasium-away>=1.2"]})
-    sources.save(dataset, tmp_path / "data")
+    save(dataset, tmp_path / "data")
     capsys.readouterr()
     assert main(f"train --data {tmp_path / 'data'} --output {tmp_path / 'a'} {TINY}".split()) == 0
     assert "training without evaluations: " in capsys.readouterr().err
@@ -310,7 +315,7 @@ def degenerate_episodes(kind: str, spec: EnvironmentSpec) -> list[Episode]:
 @pytest.mark.parametrize("head", ["gaussian", "binned"])
 def test_degenerate_data_trains_and_acts_without_a_nan(kind: str, head: str, tmp_path: Path):
     for number, spec in enumerate((box_spec(), discrete_spec())):
-        dataset = sources.from_episodes(degenerate_episodes(kind, spec), spec)
+        dataset = from_episodes(degenerate_episodes(kind, spec), spec)
         spaces = spec.observation_space, spec.action_space
         layout = layout_from_spaces("trajectory", *spaces, context_length=4, head=head, return_head=head)  # pyright: ignore
         windows = Windows(dataset, layout)
@@ -328,8 +333,8 @@ def test_degenerate_data_trains_and_acts_without_a_nan(kind: str, head: str, tmp
 def test_data_whose_returns_are_all_equal_goes_from_flags_to_figure(tmp_path: Path, capsys):
     lake = tmp_path / "lake"
     assert main(f"data record FrozenLake-v1 --output {lake} --episodes 6".split()) == 0
-    dataset = sources.load(lake)
-    assert set(sources.returns(dataset)) == {0.0}, "nobody reached the goal"
+    dataset = load(lake)
+    assert set(returns(dataset)) == {0.0}, "nobody reached the goal"
     assert main(f"train --data {lake} --output {tmp_path / 'a'} {TINY}".split()) == 0
     assert main(f"eval {tmp_path / 'a'} --episodes 2 --target-return min median max 1".split()) == 0
     shown = capsys.readouterr()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from seqdec import commands
+from seqdec.cli import commands
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

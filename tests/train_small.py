@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from conftest import box_episodes, box_spec, make_windows
-from seqdec.backbone import load_backbone
+from seqdec.data.source import Source
 from seqdec.errors import DataError
-from seqdec.layout import layout_from_spaces
-from seqdec.model import SequenceModel, build_model
-from seqdec.rows import Source
-from seqdec.streams import StreamWindows
-from seqdec.training import train
-from seqdec.windows import Windows
+from seqdec.model.backbone import load_backbone
+from seqdec.model.sequence_model import SequenceModel, build_model
+from seqdec.sequence.presets import layout_from_spaces
+from seqdec.sequence.stream import StreamWindows
+from seqdec.sequence.windows import Windows
+from seqdec.training.loop import train
 
 RANK, NUM_PROCESSES = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 IS_LAST = RANK == NUM_PROCESSES - 1

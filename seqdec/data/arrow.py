@@ -1,0 +1,258 @@
+"""Rows, one an episode: how they become a data set, in memory or in a folder, and episodes again.
+
+    Source.read -> rows -> from_rows    a data set in memory
+                        -> write_rows   an open folder, as they come
+    Episode, dicts of arrays -> from_episodes
+
+What the columns hold is in `columns`, what they must be in `checks`.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+from datasets.features.features import Array2DExtensionType
+from datasets.table import InMemoryTable, MemoryMappedTable
+
+from seqdec import storage
+from seqdec.data.check import MAX_MAGNITUDE, check
+from seqdec.data.episode import METADATA, Row, RowValue, final_name
+from seqdec.data.schema import METADATA_TYPES, Column, columns_of, dataset_of, environment_of, features_of, lengths
+from seqdec.errors import DataError, suggest
+from seqdec.spaces.leaves import MISSING, leaf_dtype, leaf_kind, shape_of_missing
+from seqdec.spaces.space import describe_space, quote
+from seqdec.spaces.spec import EnvironmentSpec
+
+CHUNK_BYTES = 128 * 2**20
+logger = logging.getLogger(__name__)
+
+
+def from_rows(
+    rows: Iterable[Row],
+    spec: EnvironmentSpec,
+    numbers: Iterable[int] | None = None,
+    fingerprint: str | None = None,
+) -> Dataset:
+    """Return a data set in memory of rows as `Episode.to_row` gives them; their values are not checked yet.
+
+    Args:
+        rows: one an episode.
+        spec: the environment they come from.
+        numbers: of the episodes, for what is said of them; from 0 on by default.
+        fingerprint: of the data set; by default a hash of all that it holds, which takes as long as making it.
+    """
+    tables = list(tables_of(rows, spec, numbers))
+    if not tables:
+        raise DataError("there are no episodes: give at least one")
+    return dataset_of(InMemoryTable(pa.concat_tables(tables)), spec, fingerprint)
+
+
+def write_rows(rows: Iterable[Row], spec: EnvironmentSpec, folder: Path) -> None:
+    """Write rows into an open folder as they come, and check them there; memory holds a part of them at a time."""
+    write_tables(tables_of(rows, spec), spec, folder)
+
+
+def write_joined(parts: Sequence[Dataset], folder: Path, *, num_episodes: int) -> None:
+    """Write the first episodes of data sets of one environment, as `write_rows` would have written all their rows."""
+    spec = environment_of(parts[0])
+    table = pa.concat_tables([part.data.table for part in parts]).slice(0, num_episodes)
+    counts = np.concatenate([lengths(part) for part in parts])[:num_episodes]
+    write_tables(_cut(table, counts, _chunk_limit(spec)), spec, folder)
+
+
+def write_tables(tables: Iterable[pa.Table], spec: EnvironmentSpec, folder: Path) -> None:
+    path = folder / "data-00000.arrow"
+    writer = None
+    try:
+        with pa.OSFile(str(path), "wb") as file:
+            for table in tables:
+                if writer is None:
+                    writer = pa.ipc.new_stream(file, table.schema)
+                writer.write_table(table)
+            if writer is None:
+                raise DataError("there are no episodes: give at least one")
+            writer.close()
+    except pa.ArrowException as error:
+        raise DataError(f"{path} cannot be written: {error}") from error
+    mapped = MemoryMappedTable.from_file(str(path))
+    dataset = dataset_of(mapped, spec)
+    check(dataset)
+    dataset.info.write_to_directory(str(folder))
+    state = {
+        "_data_files": [{"filename": path.name}],
+        "_fingerprint": dataset._fingerprint,
+        **dict.fromkeys(("_format_columns", "_format_type", "_split")),
+        "_format_kwargs": {},
+        "_output_all_columns": False,
+    }
+    storage.write_json(folder / "state.json", state)
+
+
+def _cut(table: pa.Table, counts: np.ndarray, limit: int) -> Iterator[pa.Table]:
+    """Yield the rows of a table as tables of at most `limit` timesteps, whatever chunks they come in."""
+    first = num_waiting = 0
+    for index, num_steps in enumerate([*counts.tolist(), limit]):
+        if index > first and num_waiting + num_steps > limit:
+            # Joined with nothing, which copies: a slice alone would be written with what lies around it.
+            yield pa.concat_tables([table.slice(first, index - first), table.slice(0, 0)]).combine_chunks()
+            first, num_waiting = index, 0
+        num_waiting += num_steps
+
+
+def tables_of(rows: Iterable[Row], spec: EnvironmentSpec, numbers: Iterable[int] | None = None) -> Iterator[pa.Table]:
+    """Yield rows as tables of bounded size."""
+    columns = columns_of(spec)
+    limit = _chunk_limit(spec)
+    metadata: dict[str, pa.DataType] | None = None
+    waiting: list[Row] = []
+    num_waiting = 0
+    for index, row in enumerate(rows) if numbers is None else zip(numbers, rows, strict=True):
+        row = completed(row, spec, index)
+        _check_shapes(row, spec, index)
+        num_steps = _num_steps(row)
+        if waiting and num_waiting + num_steps > limit:
+            metadata = _metadata_types(waiting) if metadata is None else metadata
+            yield _table(waiting, columns, metadata, spec)
+            waiting, num_waiting = [], 0
+        waiting.append(row)
+        num_waiting += num_steps
+    if waiting:
+        metadata = _metadata_types(waiting) if metadata is None else metadata
+        yield _table(waiting, columns, metadata, spec)
+
+
+def _chunk_limit(spec: EnvironmentSpec) -> int:
+    """Return how many timesteps one table holds."""
+    of_steps = [column for column in columns_of(spec).values() if column.of_steps]
+    width = sum((32 if c.dtype == "string" else np.dtype(c.dtype).itemsize) * (c.size or 1) for c in of_steps)
+    return max(1, CHUNK_BYTES // width)
+
+
+def _num_steps(row: Row) -> int:
+    return len(np.asarray(row["reward"]))
+
+
+def completed(row: Row, spec: EnvironmentSpec, index: int, *, refuse: bool = True) -> Row:
+    """Return a row whose "missing" arrays are there for every leaf that has them, and for no other.
+
+    Where a leaf may not be missing, its numbers are NaN again, which the checks find and count.
+    """
+    found = dict(row)
+    for name, leaf in spec.observation_leaves.items():
+        for key, shape in (
+            (name, (_num_steps(row), *shape_of_missing(leaf))),
+            (final_name(name), shape_of_missing(leaf)),
+        ):
+            mask = found.pop(MISSING + key, None)
+            if name in spec.missing:
+                given = np.zeros(shape, bool) if mask is None else np.asarray(mask)
+                # all of a vector is missing, or some of its entries
+                given = given.reshape((*given.shape, *[1] * (len(shape) - given.ndim)))
+                found[MISSING + key] = np.broadcast_to(given, shape).astype(np.uint8)
+            elif mask is not None and np.any(mask):
+                if leaf_kind(leaf) != "vector" and refuse:
+                    step = f", step {int(np.flatnonzero(mask)[0])}" if key == name else ""
+                    raise DataError(
+                        f"episode {index}{step}: {key} is missing: say that it may be with --missing {name} "
+                        "(EnvironmentSpec.missing), or drop such episodes with --on-nonfinite drop-episode"
+                    )
+                kept = np.asarray(found[key])
+                values = np.zeros(kept.shape, np.float32) if kept.dtype.kind in "OU" else kept.astype(np.float32)
+                found[key] = np.where(np.asarray(mask).reshape((*np.shape(mask), *[1] * (values.ndim - np.ndim(mask)))),
+                                      np.float32(np.nan), values)  # fmt: skip
+    return found
+
+
+def _metadata_types(rows: Sequence[Row]) -> dict[str, pa.DataType]:
+    """Return the types of the first row's metadata: of the first row that knows each, text where none does."""
+    names = [name for name in rows[0] if name.startswith(METADATA)]
+    known = {name: next((row[name] for row in rows if row.get(name) is not None), None) for name in names}
+    return {name: _metadata_type(name, value) for name, value in known.items()}
+
+
+def _metadata_type(name: str, value: RowValue) -> pa.DataType:
+    kinds = ((bool | np.bool_, "bool"), (int | np.integer, "int64"), (float | np.floating, "float64"))
+    kind = next((word for python, word in kinds if isinstance(value, python)), "string")
+    if value is not None and kind == "string" and not isinstance(value, str):
+        raise DataError(f"{name} is {type(value).__name__}: metadata are texts, numbers and truth values")
+    return METADATA_TYPES[kind]
+
+
+def _check_shapes(row: Row, spec: EnvironmentSpec, index: int) -> None:
+    for name, space in {**spec.observation_leaves, **spec.action_leaves}.items():
+        if name not in row:
+            has = ", ".join(key for key in row if key.split(".")[0] in ("observation", "action"))
+            raise DataError(f"episode {index}: {name} is not there{suggest(name, row)}; it has {has}")
+        values = row[name]
+        assert isinstance(values, np.ndarray)
+        wanted = leaf_dtype(space).kind
+        fits = values.dtype.kind == "O" if wanted == "O" else values.dtype.kind in ("iu" if wanted in "iu" else "fiu")
+        # Whole numbers in a Box are numbers too; a Discrete value with a fraction is not one.
+        expected = () if wanted == "O" else space.shape
+        if values.shape[1:] != expected or not fits:
+            came = f"shape {list(values.shape[1:])} and type {values.dtype}"
+            raise DataError(f"episode {index}: {name}s have {came}, the space is {describe_space(space)}")
+        if leaf_kind(space) == "image" and values.dtype != np.uint8 and (values.min() < 0 or values.max() > 255):
+            raise DataError(f"episode {index}: {name} leaves 0 to 255, the space is {describe_space(space)}")
+
+
+def _table(
+    rows: Sequence[Row], columns: Mapping[str, Column], metadata: Mapping[str, pa.DataType], spec: EnvironmentSpec
+) -> pa.Table:
+    counts = [_num_steps(row) for row in rows]
+    arrays = {name: _array(rows, name, kind, counts) for name, kind in columns.items()}
+    arrays["terminated"] = pa.array([bool(row["terminated"]) for row in rows])
+    arrays["truncated"] = pa.array([bool(row["truncated"]) for row in rows])
+    arrays["text"] = _texts([str(row.get("text") or "") for row in rows], "text")
+    for name, kind in metadata.items():
+        try:
+            values = [_plain(row.get(name)) for row in rows]
+            if pa.types.is_string(kind):  # also of what was None in every row that the type was chosen by
+                arrays[name] = _texts([None if value is None else str(value) for value in values], name)
+            else:
+                arrays[name] = pa.array(values, kind)
+        except (pa.ArrowException, TypeError) as error:
+            raise DataError(f"{name} is not of one type in all episodes: {error}") from error
+    bare = pa.schema([(name, kind) for name, kind in metadata.items()])
+    schema = features_of(spec, list(arrays), bare).arrow_schema
+    return pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
+
+
+def _array(rows: Sequence[Row], name: str, kind: Column, counts: Sequence[int]) -> pa.Array:
+    if kind.dtype == "string":
+        values = _texts(np.concatenate([np.asarray(row[name], dtype=object).reshape(-1) for row in rows]), name)
+        return _nest(counts, values) if kind.of_steps else values
+    parts = [np.asarray(row[name]).reshape(-1) for row in rows]
+    values = pa.array(np.concatenate(parts).astype(kind.dtype, copy=False))
+    if kind.size is None:
+        return _nest(counts, values) if kind.of_steps else values
+    if not kind.of_steps:
+        return pa.FixedSizeListArray.from_arrays(values, kind.size)
+    if len(values) >= 2**31:  # Arrow counts the entries of a list in 31 bits
+        raise DataError(
+            f"an episode has {sum(counts)} steps of {kind.size} entries of {name}: cut it into shorter ones"
+        )
+    vectors = pa.ListArray.from_arrays(pa.array(np.arange(sum(counts) + 1, dtype=np.int32) * kind.size), values)
+    return pa.ExtensionArray.from_storage(Array2DExtensionType((None, kind.size), kind.dtype), _nest(counts, vectors))
+
+
+def _texts(values: Sequence[str | None] | np.ndarray, name: str) -> pa.Array:
+    try:
+        return pa.array(values, pa.string())
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name} holds {quote(error.object)}, which is no text: it has half a character") from error
+
+
+def _plain(value: RowValue) -> object:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _nest(counts: Sequence[int], values: pa.Array) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)), values)
+
+
+def is_usable(values: np.ndarray) -> bool:
+    return values.dtype.kind != "f" or bool((np.abs(values) <= MAX_MAGNITUDE).all())

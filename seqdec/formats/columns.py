@@ -1,0 +1,228 @@
+"""Which column of a table is what: the table's own names on one side, an episode's on the other.
+
+    one row a step       episode  observation  action  reward  terminated
+                         a        [0.1, 0.2]   1       1.0     false
+                         a        [0.3, 0.2]   0       1.0     true
+    one row an episode            [[...], ..]  [1, 0]  [1, 1]  true
+
+Nothing is guessed: seqdec's names are the defaults, and every other name is said.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+
+from seqdec.data.episode import METADATA, final_name
+from seqdec.errors import UsageError, suggest
+from seqdec.spaces.leaves import MISSING
+from seqdec.spaces.space import quote
+
+Names = str | Sequence[str] | Mapping[str, str | Sequence[str]]
+LeafColumns = Mapping[str, str | tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that hold what an episode needs; None says that the table has none.
+
+    An observation, action or final observation is one column; or several columns of numbers, which make one vector in
+    their order; or a mapping from leaves to either, which makes a Dict. A default that the table lacks is looked for
+    leaf by leaf ("observation.camera"), and is left out where it may be: final, terminated, truncated and text.
+
+    Attributes:
+        episode: which episode a step belongs to, the steps of one episode next to each other; None: a row an episode.
+        observation: what was seen before each action. One more of it, beside a null action or as a longer list, is
+            the final observation.
+        terminated: true at a last step that ended the task. A column called "done" often says so of a time limit too,
+            and a policy then learns that nothing comes after it: map one only where it means the task's end. If
+            neither this nor `truncated` is there, every episode counts as cut off; if one is, it tells the other.
+        truncated: true at a last step after which only the record ends.
+        final: what was seen after each step, or after the last. Without any, the last observation is taken again.
+        text: words about the episode.
+        metadata: what else to keep of an episode, texts, numbers and truth values, beside "metadata.NAME".
+        missing: leaves of the observation that may be missing, each with the column that is true where they are, or
+            with None where null and NaN say it; beside "missing.observation" and so on.
+
+    Example:
+        >>> columns = Columns(episode="run", observation=["x", "y"], action="key", missing={"observation": None})
+    """
+
+    episode: str | None = None
+    observation: Names = "observation"
+    action: Names = "action"
+    reward: str = "reward"
+    terminated: str | None = "terminated"
+    truncated: str | None = "truncated"
+    final: Names | None = "final"
+    text: str | None = "text"
+    metadata: Sequence[str] = ()
+    missing: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The columns of one table by what they are; every one of them is there.
+
+    Attributes:
+        observation: by leaf; several columns make a vector. So are `action`, and `final` ("final.camera").
+        missing: the column that marks a leaf of `observation` or `final` as missing, or None.
+        metadata: by "metadata.NAME".
+
+    Example:
+        >>> roles = roles_of(Columns(), ["observation", "action", "reward"], "walk.parquet")
+    """
+
+    episode: str | None
+    observation: LeafColumns
+    action: LeafColumns
+    reward: str
+    terminated: str | None
+    truncated: str | None
+    final: LeafColumns
+    text: str | None
+    metadata: Mapping[str, str]
+    missing: Mapping[str, str | None]
+
+    @cached_property
+    def of_steps(self) -> list[str]:
+        """Return the columns with one value a step."""
+        masks = [name for leaf, name in self.missing.items() if leaf not in self.final]
+        ends = [self.terminated, self.truncated]
+        return _distinct([*_flat(self.observation), *_flat(self.action), self.reward, *ends, *masks])
+
+    @cached_property
+    def of_finals(self) -> list[str]:
+        """Return the columns of which the last value counts."""
+        return _distinct([*_flat(self.final), *(name for leaf, name in self.missing.items() if leaf in self.final)])
+
+    @cached_property
+    def of_episodes(self) -> list[str]:
+        """Return the columns with one value an episode."""
+        return _distinct([self.text, *self.metadata.values()])
+
+
+def columns_from_json(value: Mapping[str, object], where: str) -> Columns:
+    """Read columns from JSON; `where` is the file, for the sentence that says what is wrong.
+
+    Raises:
+        UsageError: a key is unknown (the nearest one is named) or holds something else than names of columns.
+    """
+    known = [entry.name for entry in fields(Columns)]
+    for key, given in value.items():
+        if key not in known:
+            raise UsageError(f"{where}: unknown key {quote(key)}{suggest(key, known)}; it has {', '.join(known)}")
+        if not _is_fit(key, given):
+            wanted = {"metadata": "a list of columns", "missing": "a column, or null, of each leaf"}.get(key)
+            wanted = wanted or ("columns, or those of each leaf" if key in _NESTED else "the name of a column")
+            raise UsageError(f"{where}: {key} is {quote(given)}: give {wanted}")
+    return Columns(**value)  # pyright: ignore[reportArgumentType]
+
+
+_NESTED = ("observation", "action", "final")
+
+
+def _is_fit(key: str, given: object) -> bool:
+    if key == "missing":
+        return isinstance(given, Mapping) and all(isinstance(column, str | None) for column in given.values())
+    if key == "metadata":
+        return isinstance(given, list) and _are_names(given)
+    if key in _NESTED:
+        parts = given.values() if isinstance(given, Mapping) else [given]
+        return all(map(_are_names, parts)) or (given is None and key == "final")
+    return isinstance(given, str) or (given is None and key != "reward")
+
+
+def _are_names(given: object) -> bool:
+    return isinstance(given, str) or (isinstance(given, list) and all(isinstance(name, str) for name in given))
+
+
+def roles_of(columns: Columns, names: Sequence[str], where: str) -> Roles:
+    """Find the columns among a table's names; `where` is the table, for the sentence that says what is wrong.
+
+    Raises:
+        UsageError: a column that is not there, with the nearest name.
+    """
+    observation = _leaf_columns(columns.observation, "observation", names, where)
+    final = {} if columns.final is None else _leaf_columns(columns.final, "final", names, where, optional=True)
+    wanted = {final_name(leaf) for leaf in observation}
+    if final and final.keys() != wanted:
+        raise UsageError(f"the final observation is {_list(final)}, the observation has {_list(wanted)}: map each leaf")
+    return Roles(
+        episode=None if columns.episode is None else _existing(columns.episode, "episode", names, where),
+        observation=observation,
+        action=_leaf_columns(columns.action, "action", names, where),
+        reward=_existing(columns.reward, "reward", names, where),
+        terminated=_optional(columns.terminated, "terminated", names, where),
+        truncated=_optional(columns.truncated, "truncated", names, where),
+        final=final,
+        text=_optional(columns.text, "text", names, where),
+        metadata=_metadata(columns.metadata, names, where),
+        missing=_missing(columns.missing, [*observation, *final], names, where),
+    )
+
+
+def _leaf_columns(
+    given: Names, role: str, names: Sequence[str], where: str, *, optional: bool = False
+) -> dict[str, str | tuple[str, ...]]:
+    if given == role and role not in names:
+        nested: dict[str, str | tuple[str, ...]] = {name: name for name in names if name.startswith(f"{role}.")}
+        if nested or optional:
+            return nested
+    if not given:
+        raise UsageError(f"no column is named for the {role}: name one of {_list(names)}")
+    by_leaf = given if isinstance(given, Mapping) else {role: given}
+    for leaf in by_leaf:
+        if leaf != role and (not leaf.startswith(f"{role}.") or role in by_leaf):
+            raise UsageError(
+                f"the {role} is mapped by {_list(by_leaf)}: write {role!r} alone, or leaves such as '{role}.camera'"
+            )
+    return {
+        leaf: _existing(column, role, names, where)
+        if isinstance(column, str)
+        else tuple(_existing(name, role, names, where) for name in column)
+        for leaf, column in by_leaf.items()
+    }
+
+
+def _optional(name: str | None, role: str, names: Sequence[str], where: str) -> str | None:
+    if name is None or (name == role and name not in names):
+        return None
+    return _existing(name, role, names, where)
+
+
+def _existing(name: str, role: str, names: Sequence[str], where: str) -> str:
+    if name not in names:
+        raise UsageError(
+            f"{where} has no column {quote(name)} for the {role}{suggest(name, names)}; it has {_list(names)}"
+        )
+    return name
+
+
+def _metadata(given: Sequence[str], names: Sequence[str], where: str) -> dict[str, str]:
+    own = [name for name in names if name.startswith(METADATA)]
+    kept = [*own, *(_existing(name, "metadata", names, where) for name in given)]
+    return {METADATA + name.removeprefix(METADATA): name for name in kept}
+
+
+def _missing(
+    given: Mapping[str, str | None], leaves: Sequence[str], names: Sequence[str], where: str
+) -> dict[str, str | None]:
+    for leaf in given:
+        if leaf not in leaves:
+            raise UsageError(f"no leaf of the observation is called {quote(leaf)}{suggest(leaf, leaves)}")
+    marked: dict[str, str | None] = {leaf: MISSING + leaf for leaf in leaves if MISSING + leaf in names}
+    for leaf, column in given.items():
+        marked[leaf] = None if column is None else _existing(column, f"missing {leaf}", names, where)
+    return marked
+
+
+def _flat(columns: LeafColumns) -> list[str]:
+    return [name for given in columns.values() for name in ([given] if isinstance(given, str) else given)]
+
+
+def _distinct(names: Iterable[str | None]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if name is not None]
+
+
+def _list(names: Iterable[str]) -> str:
+    return quote(", ".join(sorted(names) if isinstance(names, set) else names))

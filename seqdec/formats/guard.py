@@ -1,0 +1,212 @@
+"""Files that others wrote, opened without believing them.
+
+No link is followed, nothing that a file names is imported, made or called, no declared size is believed, and whatever
+makes a library stumble over a file is one sentence. Arrays whose shapes and lengths agree with the spaces become rows.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import gymnasium
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from gymnasium.spaces import Discrete, Text
+
+from seqdec import storage
+from seqdec.data.episode import RowValue, final_name
+from seqdec.errors import DataError, UsageError
+from seqdec.spaces.leaves import all_known, split
+from seqdec.spaces.space import describe_space, quote
+from seqdec.spaces.spec import EnvironmentSpec
+
+# Deflate packs at most about 1000 to 1: a file that declares more than it can hold is not read.
+_MAX_RATIO = 1100
+_HARD_LINK = 0  # H5L_TYPE_HARD of the HDF5 format
+_STUMBLES = (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError, EOFError, MemoryError)
+PICKLES = {".pkl", ".pickle", ".pk", ".dill", ".joblib", ".pt", ".pth", ".npy", ".npz"}
+_MAX_PICKLE_PROTOCOL = 5
+
+
+@contextmanager
+def reading(path: Path, advice: str = "") -> Iterator[None]:
+    """Turn whatever a damaged file makes its library raise into one sentence, which `advice` ends."""
+    try:
+        yield
+    except (DataError, UsageError):
+        raise
+    except (*_STUMBLES, pa.ArrowException) as error:
+        words = " ".join(str(error).split())
+        what = _instead_of_data(path) or f"damaged or cut off ({quote(words[:120])[1:-1]})"
+        raise DataError(f"{path} cannot be read: {what}{advice}") from error
+
+
+@contextmanager
+def opened_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file to read it; one that is none is a `DataError` that says what it is instead."""
+    with reading(path, "; fetch the data set again"):
+        file = h5py.File(path, "r")
+    with file:
+        yield file
+
+
+@contextmanager
+def opened_parquet(path: Path, advice: str) -> Iterator[pyarrow.parquet.ParquetFile]:
+    """Open a Parquet file, if it is large enough for the rows that it declares.
+
+    Rows that are all equal pack without end, but no real table has only these.
+    """
+    # Arrow would otherwise keep whole row groups in memory, and those it is past.
+    with (
+        reading(path, advice),
+        pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**16, page_checksum_verification=True) as file,
+    ):
+        if file.metadata.num_rows > _MAX_RATIO * path.stat().st_size:
+            raise DataError(f"{path} declares {file.metadata.num_rows} rows: it is too small for them")
+        yield file
+
+
+def refuse_pickle(path: Path) -> None:
+    """Refuse a file that can hold a pickle, by its name or its first bytes, without opening it as one."""
+    with reading(path), path.open("rb") as file:
+        start = file.read(8)
+    named = Path(path.name.lower().removesuffix(".gz")).suffix
+    if is_pickled(start) or start.startswith((b"PK\x03\x04", b"\x93NUMPY")) or named in PICKLES:
+        raise DataError(
+            f"{path} is or can hold a pickle, which runs code when it is opened: it is not read; write its arrays to "
+            "an HDF5 file (observations, actions, rewards, terminals, timeouts) or a Minari data set where you trust it"
+        )
+
+
+def is_pickled(beginning: bytes) -> bool:
+    """Say whether a file's first bytes are those of a pickle."""
+    return beginning[:1] == b"\x80" and len(beginning) > 1 and beginning[1] <= _MAX_PICKLE_PROTOCOL
+
+
+def hdf5_member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+    """Return what a group holds under a name; parts of the name between slashes are groups within groups.
+
+    Raises:
+        DataError: nothing is there, or it is a link to elsewhere.
+    """
+    found: h5py.Group | h5py.Dataset = group
+    for part in name.split("/"):
+        if not isinstance(found, h5py.Group):
+            raise DataError(f"{place_of(found)} is an array where a group is expected")
+        try:
+            link = found.id.links.get_info(part.encode())
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise DataError(f"{place_of(found)} has no {quote(part)}; it has {words_of(found)}") from error
+        if link.type != _HARD_LINK:
+            raise DataError(f"{place_of(found, part)} is a link to elsewhere: links are not followed")
+        member = found[part]
+        if not isinstance(member, h5py.Group | h5py.Dataset):
+            raise DataError(f"{place_of(found, part)} is neither a group nor an array")
+        found = member
+    return found
+
+
+def hdf5_array(group: h5py.Group, name: str) -> h5py.Dataset:
+    """Return an array that is all in this file and no larger than what is stored of it can be; it is not read yet."""
+    data = hdf5_member(group, name)
+    if not isinstance(data, h5py.Dataset):
+        raise DataError(f"{place_of(data)} is a group where an array is expected; it has {words_of(data)}")
+    if data.external or data.is_virtual:
+        raise DataError(f"{place_of(data)} keeps its numbers in other files: they are not followed")
+    if data.shape is None:
+        raise DataError(f"{place_of(data)} is empty")
+    refuse_swollen(place_of(data), math.prod(data.shape) * data.dtype.itemsize, data.id.get_storage_size())
+    return data
+
+
+def refuse_swollen(place: str, num_bytes: int, stored: int, free: int = 4096) -> None:
+    """Refuse what takes up more than the bytes that are stored of it can be unpacked to; `free` bytes always pass."""
+    if num_bytes > _MAX_RATIO * stored + free:
+        raise DataError(f"{place} declares {num_bytes} bytes, {stored} are stored: it is not read")
+
+
+def place_of(member: h5py.Group | h5py.Dataset, part: str = "") -> str:
+    """Return where something is in its HDF5 file, or would be under the name `part`, made inert."""
+    return quote(f"{str(member.name).rstrip('/')}/{part}" if part else member.name)[1:-1]
+
+
+def words_of(names: h5py.Group | list[str]) -> str:
+    """Return the names that a file has, the first 20 of them, made inert."""
+    shown = [quote(str(name))[1:-1] for _, name in zip(range(21), names, strict=False)]
+    return ", ".join(shown[:20] + ["..."] * (len(shown) > 20)) or "nothing"
+
+
+def as_row(arrays: Mapping[str, np.ndarray], spec: EnvironmentSpec) -> dict[str, RowValue]:
+    """Return the arrays of an episode, as a file has them, as a row; the ends are left to the caller.
+
+    Args:
+        arrays: each leaf of the observation [T+1, ...], of the action [T, ...], and "reward" [T].
+        spec: the environment that the episode comes from.
+
+    Raises:
+        DataError: an array has not the length or the shape that it must have.
+    """
+    rewards = per_step(arrays["reward"], "rewards")
+    num_steps = len(rewards)
+    if num_steps == 0:
+        raise DataError("it has no steps")
+    with np.errstate(over="ignore"):  # too large for float32 turns infinite and is found by the finite check
+        row: dict[str, RowValue] = {"reward": rewards.astype(np.float32)}
+    for name, leaf in spec.observation_leaves.items():
+        check_length(arrays[name], _plural(name), num_steps + 1, "one more than rewards")
+        for key, values in split(leaf, _shaped(arrays[name], leaf, _plural(name)), name).items():
+            row[key], row[final_name(key)] = values[:-1], values[-1]
+    for name, leaf in spec.action_leaves.items():
+        check_length(arrays[name], _plural(name), num_steps, "one per reward")
+        row[name] = all_known(split(leaf, _shaped(arrays[name], leaf, _plural(name)), name), name)
+    return row
+
+
+def per_step(values: np.ndarray, name: str) -> np.ndarray:
+    """Return one number a step: [T] of [T] or [T, 1]."""
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise DataError(f"{name} have shape {list(values.shape[1:])}, expected one number per step")
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"{name} have type {quote(values.dtype)}, expected numbers")
+    return values
+
+
+def check_length(values: np.ndarray, name: str, expected: int, why: str) -> None:
+    """Refuse an array that has not as many rows as the others ask for."""
+    if len(values) != expected:
+        raise DataError(f"{name} has {len(values)} rows, expected {expected}, {why}")
+
+
+def _instead_of_data(path: Path) -> str | None:
+    if not path.is_file():
+        return "it is a folder" if path.is_dir() else "it is missing"
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        return f"it cannot be opened ({error.strerror})"
+    if path.stat().st_size == 0:
+        return "it is empty"
+    instead = "packed with gzip (gunzip)" if start.startswith(b"\x1f\x8b") else storage.stand_in(start)
+    return f"it is {instead}" if instead else None
+
+
+def _plural(name: str) -> str:
+    role, *keys = name.split(".")
+    return ".".join([f"{role}s", *keys])
+
+
+def _shaped(values: np.ndarray, leaf: gymnasium.Space, name: str) -> np.ndarray:
+    """Return values [N, ...] in the shape of the space."""
+    shape = () if isinstance(leaf, Discrete | Text) else tuple(leaf.shape or ())
+    if not shape and values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.shape[1:] != shape:
+        wanted = f"has {list(shape)}" if shape else f"is {describe_space(leaf)}"
+        raise DataError(f"{name} have shape {list(values.shape[1:])}, the declared space {wanted}")
+    return values

@@ -1,0 +1,249 @@
+"""Flat HDF5 files, as D4RL has them: the steps of all episodes one after the other.
+
+    observations [N, ...]  actions [N, ...]  rewards [N]  terminals [N]    timeouts [N], next_observations [N, ...]
+                                                                           may be there; all else is not looked at
+
+An episode ends where `terminals` is set (terminated) or `timeouts` is (truncated, which is no end of the task); both
+may be. What is left after the last end is an episode that was truncated. The row after an end is the next episode's
+first, so what was seen after an episode's last step is known from `next_observations` alone. Without that array the
+last observation is given once more as `final`: the step itself is kept, for its reward may be the whole of the return.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import gymnasium
+import h5py
+import numpy as np
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+
+from seqdec.data.episode import RowValue
+from seqdec.data.source import Source, file_identity
+from seqdec.errors import DataError, UsageError, suggest
+from seqdec.formats.guard import as_row, hdf5_array, opened_hdf5, reading, refuse_pickle, words_of
+from seqdec.spaces.leaves import leaf_kind
+from seqdec.spaces.space import MAX_ENTRIES, describe_space, quote
+from seqdec.spaces.spec import EnvironmentSpec
+
+BLOCK_ROWS = 65536
+BLOCK_BYTES = 2**26
+_REQUIRED = ("observations", "actions", "rewards", "terminals")
+_OPTIONAL = ("timeouts", "next_observations")
+_ONE_PER_STEP = ("rewards", "terminals", "timeouts")
+logger = logging.getLogger(__name__)
+_Arrays = Mapping[str, h5py.Dataset]
+
+
+def source(path: Path | str, spec: EnvironmentSpec | None = None, *, max_episode_steps: int | None = None) -> Source:
+    """Return the episodes of a file, yet to be read; the ends and, without a spec, the actions are gone through once.
+
+    Args:
+        path: the file.
+        spec: the environment that the file was recorded in. Without it observations are a Box without bounds, or of
+            0 to 255 if they are images; actions are Discrete if they are whole numbers, else a Box of [-1, 1] if all
+            of them are inside, or without bounds.
+        max_episode_steps: the environment's time limit, if `spec` does not name it. Only where the file has no
+            `timeouts` are episodes cut by it, as truncated.
+
+    Raises:
+        UsageError: there is no such file.
+        DataError: it is no HDF5 file, holds other arrays, or does not fit `spec`.
+    """
+    path = Path(path)
+    if max_episode_steps is not None and max_episode_steps < 1:
+        raise UsageError(f"max_episode_steps is {max_episode_steps}: expected 1 or more")
+    if not path.is_file():
+        nearby = [entry.name for entry in path.parent.iterdir() if entry.is_file()] if path.parent.is_dir() else []
+        raise UsageError(f"no file {quote(path)}{suggest(path.name, nearby)}")
+    refuse_pickle(path)
+    with _opened(path) as arrays:
+        if spec is None:
+            spec = _inferred(arrays, path)
+        _check_fits(arrays, spec, path)
+        if max_episode_steps is not None:
+            spec = replace(spec, max_episode_steps=max_episode_steps)
+        limit = None if "timeouts" in arrays else spec.max_episode_steps
+        num_episodes = sum(1 for _ in _spans(arrays, limit, path))
+        if num_episodes == 1 and limit is None and "timeouts" not in arrays:
+            logger.warning("%s is a single episode: give max_episode_steps if a time limit ended episodes", path)
+    return Source(
+        spec,
+        read=partial(_rows, path, spec, limit),
+        identity={
+            "kind": "hdf5",
+            "name": str(path.resolve()),
+            "spec": spec.to_json(),
+            "files": file_identity([path]),
+        },
+        num_episodes=num_episodes,
+    )
+
+
+def _rows(path: Path, spec: EnvironmentSpec, limit: int | None) -> Iterator[dict[str, RowValue]]:
+    with _opened(path) as arrays:
+        windows = {name: _Window(data, path) for name, data in arrays.items()}
+        for start, stop, terminated, truncated in _spans(arrays, limit, path):
+            observations = windows["observations"].rows(start, stop)
+            after = windows.get("next_observations")
+            final = observations[-1:] if after is None else after.rows(stop - 1, stop)
+            found = {
+                "observation": np.concatenate([observations, final]),
+                "action": windows["actions"].rows(start, stop),
+                "reward": windows["rewards"].rows(start, stop),
+            }
+            yield {**as_row(found, spec), "terminated": terminated, "truncated": truncated, "text": ""}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Arrays]:
+    """Open a file and give its arrays by name, which have all the same number of rows."""
+    with opened_hdf5(path) as file:
+        with reading(path, "; fetch the data set again"):
+            arrays = _checked(file, path)
+        yield arrays
+
+
+def _checked(file: h5py.File, path: Path) -> _Arrays:
+    names = [str(name) for name in file]
+    for name in _REQUIRED:
+        if name not in names:
+            raise DataError(_lacking(path, name, names))
+    try:
+        arrays = {name: hdf5_array(file, name) for name in (*_REQUIRED, *_OPTIONAL) if name in names}
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    num_rows = [len(data) if data.ndim else 0 for data in arrays.values()]
+    for name, found in zip(arrays, num_rows, strict=True):
+        if found != num_rows[0]:
+            raise DataError(f"{path}: {name} has {found} rows, observations has {num_rows[0]}: expected as many")
+        if arrays[name].dtype.kind not in "biuf":
+            raise DataError(f"{path}: {name} has type {quote(arrays[name].dtype)}, expected numbers")
+        shape = arrays[name].shape[1:]
+        if name in _ONE_PER_STEP and shape not in ((), (1,)):
+            raise DataError(f"{path}: {name} have shape {list(shape)}, expected one number per step")
+    if num_rows[0] == 0:
+        raise DataError(f"{path} has no steps: its arrays have 0 rows; fetch or record the data again")
+    return arrays
+
+
+def _lacking(path: Path, name: str, names: list[str]) -> str:
+    if any(other.startswith("episode_") for other in names):
+        return f"{path} has one group an episode, as Minari's main_data.hdf5: give the folder of the Minari data set"
+    return f"{path} has no array {name!r}{suggest(name, [n for n in names if len(n) < 100])}; it has {words_of(names)}"
+
+
+def _spans(arrays: _Arrays, limit: int | None, path: Path) -> Iterator[tuple[int, int, bool, bool]]:
+    """Yield the first row of each episode, the one after its last, and whether it was terminated and truncated."""
+    start, num_rows = 0, len(arrays["terminals"])
+    for first in range(0, num_rows, BLOCK_ROWS):
+        terminals, timeouts = (_flags(arrays, name, first, path) for name in ("terminals", "timeouts"))
+        for row in np.flatnonzero(terminals | timeouts).tolist():
+            yield from _cut(start, first + row + 1, limit, bool(terminals[row]), bool(timeouts[row]))
+            start = first + row + 1
+    if start < num_rows:
+        yield from _cut(start, num_rows, limit, False, True)
+
+
+def _cut(
+    start: int, stop: int, limit: int | None, terminated: bool, truncated: bool
+) -> Iterator[tuple[int, int, bool, bool]]:
+    while limit is not None and stop - start > limit:
+        yield start, start + limit, False, True
+        start += limit
+    yield start, stop, terminated, truncated
+
+
+def _flags(arrays: _Arrays, name: str, first: int, path: Path) -> np.ndarray:
+    if name not in arrays:
+        return np.zeros(min(BLOCK_ROWS, len(arrays["terminals"]) - first), bool)
+    with reading(path, "; fetch the data set again"):
+        found = arrays[name][first : first + BLOCK_ROWS]
+    found = found.reshape(-1)
+    wrong = np.flatnonzero((found != 0) & (found != 1))
+    if len(wrong):
+        raise DataError(f"{path}: {name} is {found[wrong[0]]:g} in row {first + wrong[0]}: expected 0 or 1")
+    return found != 0
+
+
+class _Window:
+    """The rows of an array that are asked for from the first to the last, of which few are in memory at a time."""
+
+    def __init__(self, data: h5py.Dataset, path: Path) -> None:
+        width = data.dtype.itemsize * int(np.prod(data.shape[1:]))
+        self._data, self._path = data, path
+        self.size = min(BLOCK_ROWS, max(1, BLOCK_BYTES // max(1, width)))
+        self._start, self._block = 0, np.zeros((0, *data.shape[1:]), data.dtype)
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        parts = []
+        while start < stop:
+            if not self._start <= start < self._start + len(self._block):
+                with reading(self._path, "; fetch the data set again"):
+                    self._start, self._block = start, self._data[start : start + self.size]
+            offset = start - self._start
+            parts.append(self._block[offset : offset + stop - start])
+            start += len(parts[-1])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _inferred(arrays: _Arrays, path: Path) -> EnvironmentSpec:
+    for name in ("observations", "actions"):
+        if not 1 <= int(np.prod(arrays[name].shape[1:])) <= MAX_ENTRIES:
+            raise DataError(f"{path}: {name} have shape {list(arrays[name].shape[1:])}: expected 1 to {MAX_ENTRIES}")
+    data = arrays["observations"]
+    shape, is_byte = data.shape[1:], data.dtype == np.uint8
+    observation = Box(0, 255, shape, np.uint8) if is_byte else Box(-np.inf, np.inf, shape)
+    return EnvironmentSpec(observation, _action_space(arrays["actions"], path))
+
+
+def _action_space(data: h5py.Dataset, path: Path) -> gymnasium.Space:
+    least, most = np.inf, np.full(data.shape[1:], -np.inf)
+    window = _Window(data, path)
+    for first in range(0, len(data), window.size):
+        block = window.rows(first, min(first + window.size, len(data)))
+        least, most = np.fmin(least, np.fmin.reduce(block, axis=None)), np.fmax(most, np.fmax.reduce(block, axis=0))
+    if data.dtype.kind != "f":
+        return _whole_actions(int(least), most, path)
+    if least >= -1 and most.max() <= 1:
+        logger.info("all actions of %s lie in [-1, 1]: these are taken for the bounds of its action space", path)
+        return Box(-1, 1, data.shape[1:])
+    return Box(-np.inf, np.inf, data.shape[1:])
+
+
+def _whole_actions(least: int, most: np.ndarray, path: Path) -> gymnasium.Space:
+    if least < 0 or most.max() >= MAX_ENTRIES:
+        raise DataError(
+            f"{path}: actions are whole numbers from {least} to {most.max():g}, expected 0 to {MAX_ENTRIES - 1}: "
+            "give the environment that they were recorded in"
+        )
+    counts = most.astype(np.int64) + 1
+    return Discrete(int(counts.max())) if counts.size == 1 else MultiDiscrete(counts)
+
+
+def _check_fits(arrays: _Arrays, spec: EnvironmentSpec, path: Path) -> None:
+    for name, role, space in (
+        ("observations", "observation", spec.observation_space),
+        ("next_observations", "observation", spec.observation_space),
+        ("actions", "action", spec.action_space),
+    ):
+        if name in arrays and not _fits(arrays[name], space):
+            came = f"{arrays[name].dtype} of shape {list(arrays[name].shape[1:])}"
+            raise DataError(
+                f"{path}: {name} hold {came}, the {role} space is {describe_space(space)}: give the environment that "
+                "they were recorded in"
+            )
+
+
+def _fits(data: h5py.Dataset, space: gymnasium.Space) -> bool:
+    """Say whether an array can hold values of a space, by shape and kind of number."""
+    shape = data.shape[1:]
+    if isinstance(space, Discrete):
+        return data.dtype.kind in "biu" and shape in ((), (1,))
+    if isinstance(space, MultiDiscrete | MultiBinary):
+        return data.dtype.kind in "biu" and shape == space.shape
+    is_image = data.dtype == np.uint8 and len(shape) >= 2
+    return isinstance(space, Box) and shape == space.shape and is_image == (leaf_kind(space) == "image")

@@ -1,0 +1,126 @@
+"""The spaces that a table's values fit, where no environment says them: from one look at all values.
+
+    texts                     Text                whole numbers   observed  0 to 255: Discrete(max + 1), else Box
+    encoded images, uint8     image                               acted     Discrete(max - min + 1, start=min)
+    truth values              Discrete(2)         numbers         observed  Box without bounds
+                                                                  acted     Box(-1, 1) if all are inside, else without
+
+Lists of truth values are MultiBinary, lists of whole numbers MultiDiscrete if acted and a Box if observed; in two axes
+or more an image if observed and between 0 and 255.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import gymnasium
+import numpy as np
+import pyarrow as pa
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Text
+
+from seqdec.errors import DataError
+from seqdec.formats.arrays import is_list, is_unknown
+from seqdec.spaces.space import MAX_ENTRIES, MAX_TEXT, quote
+
+LARGEST_DISCRETE_OBSERVATION = 255
+
+
+@dataclass
+class Seen:
+    """What was seen of the values of one leaf so far.
+
+    Example:
+        >>> seen = Seen("action")
+        >>> seen.add(np.array([3, 1, 2]), ["whole"])
+        >>> space_of(seen)
+        Discrete(3, start=1)
+    """
+
+    name: str
+    kinds: set[str] = field(default_factory=set)
+    shape: tuple[int, ...] | None = None
+    low: np.ndarray = field(default_factory=lambda: np.array(np.inf))
+    high: np.ndarray = field(default_factory=lambda: np.array(-np.inf))
+    has_gaps: bool = False
+    is_whole: bool = True
+
+    def add(self, values: np.ndarray, kinds: Collection[str]) -> None:
+        """Look at the values of some steps: [n, ...]; the kinds are those of their columns, see `kind_word`.
+
+        Raises:
+            DataError: they are of another shape than those before.
+        """
+        if len(values) == 0:  # an episode without steps, which is refused when it is read
+            return
+        if is_unknown(values):
+            self.has_gaps = True
+            return
+        shape = values.shape[1:]
+        if self.shape not in (None, shape):
+            raise DataError(f"{self.name} has shape {list(shape)}, in the episodes before {list(self.shape)}")
+        self.shape = shape
+        self.kinds.update(kinds)
+        if values.dtype == object:
+            return
+        if values.dtype.kind == "f":
+            gaps = np.isnan(values)
+            self.has_gaps |= bool(gaps.any())
+            self.is_whole &= bool((values == np.floor(values))[~gaps].all())
+        self.low = np.fmin(self.low, np.fmin.reduce(values, axis=0))
+        self.high = np.fmax(self.high, np.fmax.reduce(values, axis=0))
+
+
+def kind_word(kind: pa.DataType) -> str:
+    """Return "text", "truth", "whole", "float" or "null" of a column's type or what is in its lists."""
+    while is_list(kind) or pa.types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind.value_type
+    if pa.types.is_boolean(kind):
+        return "truth"
+    if pa.types.is_integer(kind):
+        return "whole"
+    if pa.types.is_null(kind):
+        return "null"
+    return "float" if pa.types.is_floating(kind) or pa.types.is_decimal(kind) else "text"
+
+
+def space_of(seen: Seen) -> gymnasium.Space:
+    """Return the space of a leaf, whose name says whether it is acted."""
+    name = seen.name
+    is_action = name.split(".")[0] == "action"
+    kinds = seen.kinds - {"null"}
+    if seen.shape is None:
+        raise DataError(f"{name} is null in all rows: nothing tells what it is")
+    if "text" in kinds and len(kinds) > 1:
+        raise DataError(f"{name} holds texts and numbers: expected one of them")
+    if kinds == {"text"}:
+        return Text(MAX_TEXT)
+    if kinds == {"truth"}:
+        return MultiBinary(seen.shape[0] if len(seen.shape) == 1 else seen.shape) if seen.shape else Discrete(2)
+    # In pandas, a gap turns whole numbers into floats: the missing action beside a final observation does.
+    is_whole = "float" not in kinds or (is_action and seen.has_gaps and seen.is_whole)
+    if is_whole and is_action and len(seen.shape) <= 1:
+        return _whole_actions(seen)
+    if is_whole and not is_action:
+        is_small = bool((seen.low >= 0).all() and (seen.high <= LARGEST_DISCRETE_OBSERVATION).all())
+        if is_small and not seen.shape:
+            return Discrete(int(seen.high) + 1)
+        if is_small and len(seen.shape) >= 2:
+            return image_space(seen.shape)
+    shape = seen.shape or (1,)
+    if is_action and (seen.low >= -1).all() and (seen.high <= 1).all():
+        return Box(-1, 1, shape, np.float32)
+    return Box(-np.inf, np.inf, shape, np.float32)
+
+
+def image_space(shape: tuple[int, ...]) -> Box:
+    """Return the space of images of a shape."""
+    return Box(0, 255, shape, np.uint8)
+
+
+def _whole_actions(seen: Seen) -> Discrete | MultiDiscrete:
+    counts = seen.high - seen.low + 1
+    if (counts > MAX_ENTRIES).any():
+        came = f"{quote(int(seen.low.min()))} to {quote(int(seen.high.max()))}"
+        raise DataError(f"{seen.name} holds whole numbers from {came}: at most {MAX_ENTRIES} values are supported")
+    if not seen.shape:
+        return Discrete(int(counts), start=int(seen.low))
+    return MultiDiscrete(counts.astype(np.int64), start=seen.low.astype(np.int64))

@@ -1,0 +1,282 @@
+"""A table by its name: files, a folder of files, a folder of `datasets`, or a data set on the Hub.
+
+What a file is, is looked at before it is parsed: a git-LFS pointer would make a fine CSV. No pickle is opened, no link
+in a folder is followed, and nothing is fetched that is here already.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import datasets
+import datasets.config
+import datasets.exceptions
+import pyarrow as pa
+from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]  (of its HTTP library)
+
+from seqdec import storage
+from seqdec.errors import DataError, UsageError, suggest
+from seqdec.formats.guard import PICKLES, is_pickled
+from seqdec.formats.table_formats import (
+    BLOCK_ROWS,
+    LINES,
+    Block,
+    arrow_blocks,
+    arrow_names,
+    csv_blocks,
+    csv_kinds,
+    csv_names,
+    json_blocks,
+    json_names,
+    parquet_blocks,
+    parquet_names,
+)
+from seqdec.hub import hub_host, is_hub_reachable
+from seqdec.spaces.space import quote
+
+PARQUET = (".parquet", ".pq")
+SUFFIXES = (*PARQUET, *LINES, ".csv")
+_HUB_FORMATS = ("parquet", "arrow", "json", "csv", "cache")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that can be read from its first row on as often as need be.
+
+    Attributes:
+        name: what it is called in sentences.
+        columns: the names of its columns.
+        read: yields all rows, with at least the columns that are asked for; the second are those of a CSV that are
+            texts even where they look like numbers.
+        files: what it is read from, where those are files of the user's.
+        mixed: columns of a CSV that hold text among numbers, and where.
+        revision: which state of a Hub repository it is.
+
+    Example:
+        >>> table = open_table("walk.parquet")  # doctest: +SKIP
+        >>> sum(len(block.rows) for block in table.read(["reward"], []))
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    read: Callable[[Sequence[str], Collection[str]], Iterator[Block]]
+    files: tuple[Path, ...] = ()
+    mixed: Mapping[str, str] = field(default_factory=dict)
+    revision: str | None = None
+
+
+def open_table(name: str | Path | Sequence[Path], *, split: str = "train", config: str | None = None) -> Table:
+    """Open a table by its name.
+
+    Args:
+        name: a file, several of one format, a folder, or a Hub id such as "user/name", which is fetched once.
+        split: which part, where a data set has several.
+        config: which of its configurations, for a Hub id that has several.
+
+    Raises:
+        UsageError: nothing of that name is here or within reach, or it is no table.
+        DataError: it is damaged.
+    """
+    if not isinstance(name, str | Path):
+        return _open_files([Path(path) for path in name])
+    path = Path(name)
+    if isinstance(name, str) and not path.exists() and _is_hub_id(name):
+        return _open_hub(name, split, config)
+    if config is not None:
+        raise UsageError(f"config {quote(config)} is for a data set on the Hub, {quote(path)} is none: leave it out")
+    return _open_folder(path, split) if path.is_dir() else _open_files([path])
+
+
+def _open_files(paths: Sequence[Path]) -> Table:
+    if not paths:
+        raise UsageError("no files are named: give at least one table")
+    for path in paths:
+        _check_file(path)
+    formats = {_format(path) for path in paths}
+    if len(formats) > 1:
+        raise UsageError(f"{paths[0]} and others are of several formats, {_list(sorted(formats))}: give those of one")
+    name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    if ".csv" in formats:
+        columns = _distinct(csv_names(paths[0]), paths[0])
+        kinds, mixed = csv_kinds(paths, columns)
+        return Table(name, columns, partial(_read_csvs, paths, kinds), tuple(paths), mixed)
+    names, read = (parquet_names, parquet_blocks) if ".parquet" in formats else (json_names, json_blocks)
+    return Table(name, _distinct(names(paths[0]), paths[0]), partial(_read_files, read, paths), tuple(paths))
+
+
+def _open_folder(folder: Path, split: str) -> Table:
+    if (folder / "dataset_dict.json").exists():
+        splits = storage.read_json(storage.inside(folder, "dataset_dict.json")).get("splits")
+        has = [str(entry) for entry in splits] if isinstance(splits, list) else []
+        folder = storage.inside(folder, _existing_split(split, has, str(folder)))
+    if (folder / "state.json").exists():
+        return _open_saved(folder)
+    members = [path for path in folder.iterdir() if path.suffix.lower() in (*SUFFIXES, *PICKLES)]
+    if not members:
+        expected = ", ".join(SUFFIXES)
+        raise UsageError(f"{folder} holds no table: expected files in {expected}, or what save_to_disk wrote")
+    paths = [storage.inside(folder, path.name) for path in sorted(members, key=_in_counting_order)]
+    return _open_files(_of_split(paths, folder, split))
+
+
+def _open_saved(folder: Path) -> Table:
+    state = storage.read_json(storage.inside(folder, "state.json"))
+    entries = state.get("_data_files")
+    entries = entries if isinstance(entries, list) else []
+    names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries]
+    if not names or not all(isinstance(name, str) for name in names) or state.get("_indices_data_files"):
+        raise DataError(f"{folder / 'state.json'} names no Arrow files: save the data set again with save_to_disk")
+    paths = [storage.inside(folder, str(name)) for name in names]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"{path} is missing, which {folder / 'state.json'} names: copy or fetch the folder again")
+    columns = _distinct(arrow_names(paths[0]), paths[0])
+    return Table(str(folder), columns, partial(_read_files, arrow_blocks, paths), tuple(paths))
+
+
+def _open_hub(name: str, split: str, config: str | None) -> Table:
+    try:
+        with _offline_if_out_of_reach():
+            builder = datasets.load_dataset_builder(name, config)
+            kind = type(builder).__module__.rpartition(".")[2]
+            if kind not in _HUB_FORMATS:
+                raise UsageError(f"{quote(name)} on the Hub holds {kind} files: tables are Parquet, JSON, CSV or Arrow")
+            builder.download_and_prepare()
+            has = [str(part) for part in builder.info.splits or ()]
+            _existing_split(re.split(r"[\[+]", split)[0], has, f"{name} on the Hub")
+            dataset = builder.as_dataset(split)
+    except UsageError:
+        raise
+    except (OSError, ValueError, RuntimeError, HTTPError, datasets.exceptions.DatasetsError) as error:
+        words = quote(" ".join(str(error).split()))[1:-1]
+        parent = Path(name).parent
+        here = suggest(Path(name).name, (path.name for path in parent.iterdir())) if parent.is_dir() else ""
+        raise UsageError(
+            f"no file or folder {quote(name)} is here{here}, and fetching it from {hub_host()} failed "
+            f"({type(error).__name__}: {words}); pass a local path"
+        ) from error
+    assert isinstance(dataset, datasets.Dataset)
+    return Table(name, tuple(dataset.column_names), partial(_read_dataset, dataset, name), revision=builder.hash)
+
+
+@contextmanager
+def _offline_if_out_of_reach() -> Iterator[None]:
+    """Let `datasets` look only at what it fetched before where the Hub is out of reach, instead of trying for long."""
+    was_offline = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = was_offline or not is_hub_reachable()
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = was_offline
+
+
+def _read_files(
+    read: Callable[[Path, Sequence[str]], Iterator[Block]],
+    paths: Sequence[Path],
+    names: Sequence[str],
+    texts: Collection[str],
+) -> Iterator[Block]:
+    for path in paths:
+        yield from read(path, names)
+
+
+def _read_csvs(
+    paths: Sequence[Path], kinds: Mapping[str, pa.DataType], names: Sequence[str], texts: Collection[str]
+) -> Iterator[Block]:
+    for path in paths:
+        yield from csv_blocks(path, names, {**kinds, **dict.fromkeys(texts, pa.string())})
+
+
+def _read_dataset(
+    dataset: datasets.Dataset, name: str, names: Sequence[str], texts: Collection[str]
+) -> Iterator[Block]:
+    found = 0
+    for table in dataset.select_columns(list(names)).with_format("arrow").iter(BLOCK_ROWS):
+        for batch in pa.Table.to_batches(table):
+            yield Block(batch, name, found)
+            found += len(batch)
+
+
+def _is_hub_id(name: str) -> bool:
+    is_file = Path(name).suffix.lower() in (*SUFFIXES, *PICKLES)
+    return not is_file and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None
+
+
+def _format(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return next((group[0] for group in (PARQUET, LINES) if suffix in group), suffix)
+
+
+def _in_counting_order(path: Path) -> list[str]:
+    return [part.zfill(20) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def _of_split(paths: Sequence[Path], folder: Path, split: str) -> list[Path]:
+    """Return the files of a split, all of them, where they are called "train-00000-of-00002" and so on."""
+    parts: dict[str, list[Path]] = {}
+    counts: dict[str, int] = {}
+    for path in paths:
+        found = re.fullmatch(r"(.+)-\d{5}-of-(\d{5})", path.stem)
+        if found is None:
+            return list(paths)
+        parts.setdefault(found[1], []).append(path)
+        counts[found[1]] = int(found[2])
+    chosen = next(iter(parts)) if len(parts) == 1 else _existing_split(split, list(parts), str(folder))
+    if len(parts[chosen]) != counts[chosen]:
+        raise DataError(
+            f"{folder}: expected {counts[chosen]} files of {chosen}, found {len(parts[chosen])}; fetch them again"
+        )
+    return parts[chosen]
+
+
+def _existing_split(split: str, has: Sequence[str], where: str) -> str:
+    if split not in has:
+        raise UsageError(f"{where} has no split {quote(split)}{suggest(split, has)}; it has {_list(has)}")
+    return split
+
+
+def _check_file(path: Path) -> None:
+    suffix = path.suffix.lower()
+    if suffix in PICKLES:
+        raise UsageError(
+            f"{path} is not opened: {suffix} files can hold pickles, which run code when they are read; save the table "
+            "as Parquet instead (pandas: frame.to_parquet('table.parquet'))"
+        )
+    if not path.is_file():
+        here = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UsageError(f"no file or folder {quote(path)} is here{suggest(path.name, here)}")
+    if suffix not in SUFFIXES:
+        raise UsageError(
+            f"{path} ends in {quote(suffix)}: tables are read from {', '.join(SUFFIXES)} or folders of these"
+        )
+    with path.open("rb") as file:
+        start = file.read(512)
+    foreign = _what_it_is(start)
+    if foreign:
+        raise DataError(f"{path} is {foreign}")
+    if suffix in LINES and start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        raise DataError(f"{path} is one JSON list, which cannot be read bit by bit: write one object a line")
+
+
+def _what_it_is(start: bytes) -> str:
+    if not start.strip():
+        return "empty: make or fetch it again"
+    if is_pickled(start):
+        return "a pickle, which runs code when it is read: save the table as Parquet instead"
+    if start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd", b"BZh")):
+        return "compressed: unpack it first"
+    return storage.stand_in(start) or ""
+
+
+def _distinct(names: Sequence[str], path: Path) -> tuple[str, ...]:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path} has two columns called {quote(twice)}: rename one")
+    return tuple(names)
+
+
+def _list(names: Iterable[str]) -> str:
+    return quote(", ".join(names))

@@ -1,0 +1,203 @@
+"""An episode of a table as a row of a data set: by leaf, in the types and shapes of a spec, checked for what fits.
+
+    observation  o0 o1 o2      o0 o1 o2 oT      o0 o1 o2 and
+    action       a0 a1 a2      a0 a1 a2 null    a0 a1 a2
+    final        o2 again      oT               its last value
+
+What ends an episode is said at its last step, or beside the final observation.
+"""
+
+from collections.abc import Mapping
+
+import gymnasium
+import numpy as np
+
+from seqdec.data.episode import RowValue, final_name
+from seqdec.errors import DataError
+from seqdec.formats.arrays import is_unknown, joined, leaf_values
+from seqdec.formats.columns import Roles
+from seqdec.formats.table_episodes import TableEpisode
+from seqdec.spaces.leaves import MISSING, all_known, leaf_kind
+from seqdec.spaces.space import quote
+
+
+def row_of(episode: TableEpisode, roles: Roles, spaces: Mapping[str, gymnasium.Space]) -> dict[str, RowValue]:
+    """Return an episode as `Episode.to_row` gives it, its arrays as the spaces of the leaves have them.
+
+    Raises:
+        DataError: its parts do not fit together, or not into the spaces.
+    """
+    observed = {leaf: vector(episode.steps, column) for leaf, column in roles.observation.items()}
+    acted = {leaf: vector(episode.steps, column) for leaf, column in roles.action.items()}
+    num_observed, num_acted = _num_steps(observed), _num_steps(acted)
+    has_no_last_action = all(len(values) and is_unknown(values[-1:].reshape(-1)) for values in acted.values())
+    num_steps = num_acted - int(has_no_last_action and num_observed == num_acted and not roles.final)
+    if num_steps < 1:
+        raise DataError("it has no steps: give each episode at least one")
+    if num_observed not in (num_steps, num_steps + (not roles.final)):
+        more = "" if roles.final else ", or one more for the final observation"
+        raise DataError(f"observation has {num_observed} steps, action has {num_steps}: expected as many{more}")
+    row: dict[str, RowValue] = {}
+    for leaf in roles.observation:
+        row |= _observation(episode, roles, leaf, spaces[leaf], observed[leaf], num_steps)
+    for leaf, values in acted.items():
+        row[leaf] = all_known(leaf_values(values[:num_steps], spaces[leaf], leaf), leaf)
+    row["reward"] = _rewards(episode.steps[roles.reward], num_steps, num_observed)
+    row["terminated"], row["truncated"] = _ends(episode, roles, num_steps)
+    text = None if roles.text is None else episode.facts[roles.text]
+    if not isinstance(text, str | None):
+        raise DataError(f"column {quote(roles.text)} holds {quote(text)}, expected a text")
+    row["text"] = text or ""
+    return row
+
+
+def _num_steps(arrays: Mapping[str, np.ndarray]) -> int:
+    first, *others = arrays.items()
+    for name, values in others:
+        if len(values) != len(first[1]):
+            raise DataError(f"{name} has {len(values)} steps, {first[0]} has {len(first[1])}: expected as many")
+    return len(first[1])
+
+
+def _observation(
+    episode: TableEpisode, roles: Roles, name: str, leaf: gymnasium.Space, values: np.ndarray, num_steps: int
+) -> dict[str, RowValue]:
+    """Return the columns of one leaf of the observation: its steps, the final one, and what of them is missing."""
+    mask_column = roles.missing.get(name)
+    mask = None if mask_column is None else _mask(episode.steps[mask_column], mask_column)
+    last = slice(len(values) - 1, None)
+    if len(values) == num_steps:
+        final = _final(episode, roles, name) if roles.final else values[last]
+        values = joined([values, final], final_name(name) if roles.final else name)
+    found = leaf_values(values, leaf, name)
+    unknown = found.get(MISSING + name)
+    if mask is not None:
+        unknown = np.zeros(_shape_of_mask(found[name], leaf), bool) if unknown is None else unknown
+        if len(mask) == num_steps:
+            final_column = roles.missing.get(final_name(name))
+            final_mask = _mask(episode.finals[final_column], final_column)[None] if final_column else None
+            rest = final_mask if final_mask is not None else unknown[-1:] if roles.final else mask[last]
+            mask = np.concatenate([_spread(mask, unknown[:-1]), _spread(rest, unknown[-1:])])
+        mask = _spread(mask, unknown)
+        wrong = np.flatnonzero((unknown & ~mask).reshape(len(mask), -1).any(axis=1))
+        if len(wrong):
+            raise DataError(f"{name} is null or nan at step {wrong[0]}, column {quote(mask_column)} calls it known")
+        found[name] = found[name].copy()
+        found[name][mask] = "" if found[name].dtype == object else 0
+        found[MISSING + name] = mask
+    row: dict[str, RowValue] = {}
+    for key, array in found.items():
+        row[key], row[final_name(key)] = array[:-1], array[-1]
+    return row
+
+
+def _final(episode: TableEpisode, roles: Roles, leaf: str) -> np.ndarray:
+    """Return the final observation of a leaf: [1, ...]; of a list with one entry a step, the last."""
+    seen, column = roles.observation[leaf], roles.final[final_name(leaf)]
+    if isinstance(column, str):
+        num_axes = vector(episode.steps, seen).ndim - 1
+        value = episode.finals[column]
+        return (value[-1] if value.ndim > num_axes else value)[None]
+    single = [episode.steps[name].ndim - 1 for name in seen] if len(seen) == len(column) else [0] * len(column)
+    values = {}
+    for name, num_axes in zip(column, single, strict=True):
+        value = episode.finals[name]
+        values[name] = (value[-1] if value.ndim > num_axes else value)[None]
+    return vector(values, column)
+
+
+def _mask(values: np.ndarray, name: str) -> np.ndarray:
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values)
+    if values.dtype == object or not np.isin(values, (0, 1)).all():
+        raise DataError(f"column {quote(name)} holds something else than true and false")
+    return values.astype(bool)
+
+
+def _shape_of_mask(values: np.ndarray, leaf: gymnasium.Space) -> tuple[int, ...]:
+    return values.shape if leaf_kind(leaf) == "vector" else values.shape[:1]
+
+
+def _spread(mask: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Return a mask in the shape of another: one value may stand for all entries of a vector."""
+    if mask.size == like.size:
+        return mask.reshape(like.shape)
+    if mask.shape != like.shape[:1]:
+        came, wanted = list(mask.shape), list(like.shape)
+        raise DataError(f"what is missing has shape {came}, expected {wanted} or {wanted[:1]}")
+    return np.broadcast_to(mask.reshape(-1, *[1] * (like.ndim - 1)), like.shape)
+
+
+def _rewards(values: np.ndarray, num_steps: int, num_observed: int) -> np.ndarray:
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.dtype == object:
+        step = next(step for step, value in enumerate(values) if value is not None)
+        raise DataError(f"reward is {quote(values[step])} at step {step}, expected a number")
+    if values.ndim != 1:
+        raise DataError(
+            f"reward has shape {list(values.shape[1:])}, expected one number a step; if a "
+            "row is an episode, name no column for the episode"
+        )
+    if len(values) == num_steps + 1 == num_observed:
+        if values[-1] != 0 and not np.isnan(values[-1]):
+            raise DataError(
+                f"reward is {values[-1]:g} beside the final observation, which has no action: put it beside the action "
+                "that earned it"
+            )
+        values = values[:-1]
+    if len(values) != num_steps:
+        raise DataError(f"reward has {len(values)} steps, action has {num_steps}: expected as many")
+    with np.errstate(over="ignore"):  # what is too large for float32 turns infinite and is found by the finite check
+        return values.astype(np.float32)
+
+
+def _ends(episode: TableEpisode, roles: Roles, num_steps: int) -> tuple[bool, bool]:
+    terminated, truncated = (
+        None if column is None else _flag(episode.steps[column], column, num_steps)
+        for column in (roles.terminated, roles.truncated)
+    )
+    if terminated is None and truncated is None:
+        return False, True
+    if terminated is None or truncated is None:
+        return (not truncated, bool(truncated)) if terminated is None else (terminated, not terminated)
+    if not terminated and not truncated:
+        raise DataError(
+            "it is neither terminated nor truncated at its last step: where that means that the record was cut, leave "
+            f"out the column {quote(roles.truncated)}"
+        )
+    return terminated, truncated
+
+
+def _flag(values: np.ndarray, name: str, num_steps: int) -> bool:
+    """Return a flag of the last step; beside a final observation it counts too."""
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values)
+    if values.dtype == object or not np.isin(values, (0, 1)).all():
+        raise DataError(f"column {quote(name)} holds something else than true and false")
+    if values.ndim == 0:
+        return bool(values)
+    values = values.reshape(len(values), -1)[:, 0]
+    if len(values) not in (num_steps, num_steps + 1):
+        raise DataError(f"column {quote(name)} has {len(values)} steps, action has {num_steps}: expected as many")
+    early = np.flatnonzero(values[: num_steps - 1])
+    if len(early):
+        raise DataError(f"column {quote(name)} is true at step {early[0]}, and it goes on to step {num_steps - 1}")
+    return bool(values.any())
+
+
+def vector(arrays: Mapping[str, np.ndarray], column: str | tuple[str, ...]) -> np.ndarray:
+    """Return the values of a leaf: one column's, or several columns side by side."""
+    if isinstance(column, str):
+        return arrays[column]
+    parts = []
+    for name in column:
+        values = arrays[name]
+        if values.dtype == object or values.ndim > 2:
+            what = "texts" if values.dtype == object else f"shape {list(values.shape[1:])}"
+            raise DataError(f"column {quote(name)} holds {what}: only numbers go side by side with others")
+        parts.append(values.reshape(len(values), -1))
+    counts = {len(part) for part in parts}
+    if len(counts) > 1:
+        raise DataError(f"columns {quote(', '.join(column))} have {sorted(counts)} steps: expected one number")
+    return np.concatenate(parts, axis=1)

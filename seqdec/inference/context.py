@@ -1,0 +1,415 @@
+"""A batch of sequences being written, with its key-value cache: write what is known, sample what is not.
+
+    context = Context(model, num_sequences=16)
+    context.write(observation=observations, return_to_go=targets)
+    actions = context.sample("action")
+
+`sample` runs the backbone once over all that was queued since the last time, so a step of acting costs one forward
+of a few tokens. A full context keeps the prompt and the newest half of its timesteps and reads them again, which is
+exact: the model sees a window such as it was trained on.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqdec.data.episode import Episode
+from seqdec.errors import UsageError, suggest
+from seqdec.inference.memory import Memory
+from seqdec.model.perception import marks_of
+from seqdec.model.sequence_model import SequenceModel
+from seqdec.sequence import noise, texts
+from seqdec.sequence.facts import WHEN
+from seqdec.sequence.layout import Layout, Variable
+from seqdec.spaces.leaves import MISSING
+
+# Made at a time, because a call costs more than its work: draws of random numbers, timesteps beyond a window.
+DRAWS, AHEAD = 32, 32
+
+
+class _Written(NamedTuple):
+    """A value as tokens [B, n, D], without their time; of a text, also which of them are words [B, n]."""
+
+    tokens: Tensor
+    words: Tensor | None
+
+
+class Context:
+    """Sequences that share one timestep, written slot after slot in the layout's order.
+
+    Args:
+        model: in evaluation mode.
+        num_sequences: B.
+        streams: of random numbers, one for each sequence (see `noise`); those of seed 0 by default.
+        use_cache: False reads everything again for every sample, which is slow and serves as the reference.
+
+    Example:
+        >>> context = Context(model, num_sequences=2)
+        >>> context.write(observation=observations, return_to_go=[500.0, 20.0])
+        >>> context.sample("action").shape
+        torch.Size([2])
+    """
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        num_sequences: int,
+        *,
+        streams: np.ndarray | None = None,
+        use_cache: bool = True,
+    ):
+        self.model, self.layout = model, model.layout
+        self.num_sequences = num_sequences
+        self._streams = noise.streams(0, 0, num_sequences) if streams is None else streams
+        self._num_draws = 0
+        self._drawn: dict[int, tuple[int, Tensor]] = {}  # random numbers by size: the first draw, and a block of draws
+        self.timestep = 0  # inside the episode, of the newest timestep that is being written
+        sizes = self.layout.slot_sizes(self.layout.step)
+        self._slot_at = {sum(sizes[:index]): slot for index, slot in enumerate(self.layout.step)}
+        self._prompt: dict[str, _Written] = {}
+        self._steps: list[dict[str, _Written]] = [{}]  # the timesteps of the window, the last one open
+        self._times: tuple[int, Tensor] = 0, torch.empty(0)  # embeddings of a range of timesteps from the first on
+        self._memory = Memory(model.backbone_source, num_sequences, self.layout.num_tokens) if use_cache else None
+        self._restart()
+
+    def _restart(self) -> None:
+        """Forget what the backbone has read; the values stay and are read again."""
+        self._num_read = 0  # tokens
+        self._hidden: Tensor | None = None  # state after the last token read, [B, D]
+        if self._memory is not None:
+            self._memory.forget()
+
+    @torch.inference_mode()
+    def write(self, **values: object) -> None:
+        """Write variables, each [B, size] or [B] in raw units, images in their own shape, texts as B strings.
+
+        None writes "unknown"; so does NaN, and None among texts, in its row. `missing.NAME`, [B] or [B, size], says
+        the same of any variable. Names with a dot are passed as `write(**{"observation.camera": images})`. `demo` is an
+        episode, or one for each sequence, None where there is none; of a longer one the first timesteps are shown.
+
+        Writing a variable that the newest timestep has already begins the next timestep.
+
+        Raises:
+            UsageError: for a name that the layout does not have, or values of another shape.
+        """
+        names = [*self.layout.prompt_names, *self.layout.step_names, *(["demo"] if self.layout.demo else [])]
+        for name in values:
+            if name.removeprefix(MISSING) not in names:
+                raise UsageError(f"the layout has no {name!r}{suggest(name, names)}: it has {', '.join(names)}")
+        for name in (*self.layout.prompt_names, "demo"):
+            if name in values:
+                if self._num_read > self._position(name) or len(self._steps) > 1 or self._steps[0]:
+                    raise UsageError(f"{name} belongs to the prompt: write it before the first step, in order")
+                if name == "demo":
+                    self._prompt[name] = self._embed_demo(values[name], values.get(MISSING + name))
+                else:
+                    self._set(name, *self._value(name, values[name], values.get(MISSING + name)))
+        for name in self.layout.step_names:
+            if name in values:
+                self._set(name, *self._value(name, values[name], values.get(MISSING + name)))
+
+    def _position(self, name: str) -> int:
+        """Return where a slot begins in the window, of a step variable in the newest timestep."""
+        return self.layout.first_demo if name == "demo" else self.layout.position(name, len(self._steps) - 1)
+
+    def _set(self, name: str, value: Tensor, missing: Tensor | None = None) -> None:
+        if name in self.layout.prompt_names:
+            self._prompt[name] = self._embed(name, value, missing)
+            return
+        if name in self._steps[-1]:
+            absent = [other for other in self.layout.step_names if other not in self._steps[-1]]
+            if absent:
+                raise UsageError(f"{name} of timestep {self.timestep} is written already; {absent[0]} is missing")
+            self._begin_timestep()
+        self._steps[-1][name] = self._embed(name, value, missing)
+
+    def _embed(self, name: str, value: Tensor, missing: Tensor | None) -> _Written:
+        return _Written(*self.model.embed_values(name, value, missing))
+
+    def _embed_demo(self, value: object, missing: object = None) -> _Written:
+        """Return the tokens of an episode, or of one for each sequence."""
+        episodes = [value] * self.num_sequences if value is None or isinstance(value, Episode) else list(value)  # pyright: ignore
+        if len(episodes) != self.num_sequences:
+            raise UsageError(f"demo has {len(episodes)} episodes: {self.num_sequences} are expected")
+        if missing is not None:
+            gone = torch.as_tensor(missing).reshape(-1).tolist()
+            episodes = [None if is_gone else episode for episode, is_gone in zip(episodes, gone, strict=True)]
+        batch = demo_batch(self.layout, episodes)
+        return _Written(self.model.embed_demo({name: part.to(self.model.device) for name, part in batch.items()}), None)
+
+    def _begin_timestep(self) -> None:
+        self.timestep += 1
+        if len(self._steps) == self.layout.context_length:
+            keep = self.layout.context_length // 2
+            self._steps = self._steps[len(self._steps) - keep :]
+            self._restart()
+        self._steps.append({})
+
+    def _value(self, name: str, value: object, missing: object = None) -> tuple[Tensor, Tensor | None]:
+        """Return a value as the codec takes it, [B, ...], and which of it is missing."""
+        variable = self.layout.variable(name)
+        if value is None:
+            shape = (self.num_sequences, *(variable.shape if variable.kind != "text" else (0,)))
+            unknown = torch.ones(self.num_sequences, dtype=torch.bool, device=self.model.device)
+            return torch.zeros(shape, dtype=_dtype(variable), device=self.model.device), unknown
+        if variable.kind == "text":
+            written = [value] * self.num_sequences if isinstance(value, str) else list(value)  # pyright: ignore
+            if len(written) != self.num_sequences:
+                raise UsageError(f"{name} has {len(written)} texts: {self.num_sequences} are expected")
+            tensor = texts.encode([text or "" for text in written]).to(self.model.device)
+            return tensor, None
+        tensor = torch.as_tensor(value)
+        # looked for where the values came from, mostly a CPU; a sum is quicker to look at
+        if tensor.is_floating_point() and not math.isfinite(tensor.sum()) and tensor.isnan().any():
+            unknown = tensor.isnan() if missing is None else torch.as_tensor(missing).to(tensor.device) | tensor.isnan()
+            tensor, missing = tensor.nan_to_num(0.0), unknown
+        if tensor.dtype != _dtype(variable) or tensor.device != self.model.device:
+            tensor = tensor.to(self.model.device, _dtype(variable))
+        if tensor.ndim != 1 + len(variable.shape) and tensor.numel() == self.num_sequences * math.prod(variable.shape):
+            tensor = tensor.reshape(self.num_sequences, *variable.shape)  # images, and vectors of any shape
+        if tensor.shape != (self.num_sequences, *variable.shape):
+            raise UsageError(
+                f"{name} has shape {tuple(tensor.shape)}: {(self.num_sequences, *variable.shape)} is expected"
+            )
+        return tensor, None if missing is None else self._missing(variable, missing)
+
+    def _missing(self, variable: Variable, missing: object) -> Tensor:
+        """Return what is missing as the codec takes it: [B], or [B, size] for entries of an optional vector."""
+        given = torch.as_tensor(missing, dtype=torch.bool, device=self.model.device).reshape(self.num_sequences, -1)
+        is_vector = variable.kind not in ("image", "discrete", "multi_discrete")
+        if is_vector and variable.optional:
+            return given.expand(self.num_sequences, variable.size)
+        if is_vector and (given.any(1) & ~given.all(1)).any():
+            raise UsageError(
+                f"{variable.name} is missing in part, and the model has not learned that: train with --missing "
+                f"{variable.name}"
+            )
+        return given.any(1)
+
+    def sample(
+        self, name: str, *, temperature: float = 1.0, top_k: int | None = None, guidance: Sequence[float] = ()
+    ) -> Tensor:
+        """Sample a variable given all slots before its own, and write it; raw units, [B, size] or [B].
+
+        Args:
+            name: a variable that the layout predicts.
+            temperature: 1 samples the model's distribution, 0 takes its mode.
+            top_k: keeps the most likely values or bins only.
+            guidance: weights [m], for sequences in blocks of 1 + m: the first has all evidence, each other one less. A
+                block is given one value, drawn from log p_0 + sum of guidance_i (log p_0 - log p_i).
+
+        Raises:
+            UsageError: if the layout does not predict it, or a slot before it has not been written.
+        """
+        with torch.inference_mode():
+            hidden = self.predict(name)
+            uniform = self.draw(self.layout.variable(name).shape)
+            if guidance:
+                size = 1 + len(guidance)
+                blocks = hidden.unflatten(0, (-1, size)).transpose(0, 1)  # [1 + m, B / (1 + m), D]
+                weights = torch.tensor(guidance, device=hidden.device) if any(guidance) else None
+                given = blocks[0] if weights is None else blocks
+                value = self.model.codec(name).sample(given, uniform[::size], temperature, top_k, weights)
+                value = value.repeat_interleave(size, 0)
+            else:
+                value = self.model.codec(name).sample(hidden, uniform, temperature, top_k)
+            self._set(name, value)
+        return value.clone()  # outside of inference mode, so that it can be used in any way
+
+    def draw(self, shape: tuple[int, ...]) -> Tensor:
+        """Return the random numbers of the next draw, [B, *shape]; they are made many draws at a time."""
+        size = math.prod(shape)
+        first, block = self._drawn.get(size, (-DRAWS, torch.empty(0)))
+        if self._num_draws >= first + DRAWS:
+            first = self._num_draws
+            block = noise.uniform(self._streams, first, DRAWS, size, self.model.device)
+            self._drawn[size] = first, block
+        self._num_draws += 1
+        return block[self._num_draws - 1 - first].reshape(self.num_sequences, *shape)
+
+    @torch.inference_mode()
+    def predict(self, name: str) -> Tensor:
+        """Return the hidden state that predicts a variable's next value, [B, D], reading what is queued."""
+        if name not in self.layout.predicted:
+            raise UsageError(f"the model does not predict {name!r}: it predicts {', '.join(self.layout.predicted)}")
+        if name in self._prompt:
+            raise UsageError(f"{name} is written already")
+        if name in self._steps[-1]:
+            if all(other in self._steps[-1] for other in self.layout.step_names):
+                self._begin_timestep()
+            else:
+                raise UsageError(f"{name} of timestep {self.timestep} is written already")
+        position = self._position(name)
+        if self._num_read > position:
+            raise UsageError(f"{name} of timestep {self.timestep} came too late: later slots have been read")
+        if self._num_read < position:
+            self._read(position)
+        assert self._hidden is not None
+        return self._hidden
+
+    def _read(self, end: int) -> None:
+        """Let the backbone read the tokens up to `end`, which is the beginning of a slot."""
+        slots = list(self._slots(self._num_read if self._memory is not None else 0, end))
+        tokens = torch.cat([slot.tokens for slot in slots], 1)  # [B, new, D]
+        is_word = None
+        if self.layout.has_text:
+            is_word = torch.cat([marks_of(*slot) for slot in slots], 1)
+        if self._memory is not None:
+            self._hidden = self._memory.read(tokens, is_word)
+        else:
+            self._hidden = self.model.backbone_source.read(tokens, is_word)[:, -1]
+        self._num_read = end
+
+    def _slots(self, first: int, end: int) -> Iterator[_Written]:
+        """Return the tokens of the slots between two positions."""
+        position = first
+        if position == 0:
+            yield _Written(self.model.start.expand(self.num_sequences, 1, -1), None)
+            position = 1
+        facts = self.layout.prompt if not self.layout.demo else (*self.layout.prompt, ("demo",))
+        for slot in facts if position < self.layout.first_step else ():
+            begin = self._position(slot[0])
+            if position <= begin < end:
+                found = _sum([self._written(name, self._prompt, "the prompt") for name in slot])
+                yield found
+                position = begin + found.tokens.shape[1]
+        if position == end:
+            return
+        index, offset = divmod(position - self.layout.first_step, self.layout.step_tokens)
+        before = self.timestep - (len(self._steps) - 1)  # timesteps that left the window
+        while position < end:
+            time = self._time(before + index)
+            for slot in self._slots_from(offset):
+                if position == end:
+                    return
+                found = self._step_slot(index, slot, time, before + index)
+                yield found
+                position += found.tokens.shape[1]
+            index, offset = index + 1, 0
+
+    def _time(self, timestep: int) -> Tensor:
+        """Return the embedding of an index inside the episode, [D]; they are made many at a time."""
+        first, block = self._times
+        if not first <= timestep < first + len(block):
+            first, last = timestep, timestep + self.layout.context_length + AHEAD
+            block = self.model.embed_time(torch.arange(first, last, device=self.model.device))
+            self._times = first, block
+        return block[timestep - first]
+
+    def _slots_from(self, offset: int) -> Iterator[tuple[str, ...]]:
+        """Return the slots of a timestep from the one that begins at this token on."""
+        for begin, slot in self._slot_at.items():
+            if begin >= offset:
+                yield slot
+
+    def _step_slot(self, index: int, slot: tuple[str, ...], time: Tensor, timestep: int) -> _Written:
+        written = []
+        for name in slot:
+            written_at = index - (name in self.layout.late)
+            if written_at >= 0:
+                written.append(self._written(name, self._steps[written_at], f"timestep {timestep}"))
+        if not written:
+            return _Written(time.expand(self.num_sequences, self.layout.variable(slot[0]).num_tokens, -1), None)
+        found = _sum(written)
+        return _Written(found.tokens + time, found.words)
+
+    def _written(self, name: str, values: dict[str, _Written], where: str) -> _Written:
+        if name not in values:
+            raise UsageError(f"{name} of {where} has not been written: the layout reads it before what was asked")
+        return values[name]
+
+    def fork(self, num_branches: int) -> None:
+        """Repeat every sequence: row i becomes rows i * num_branches to (i + 1) * num_branches - 1.
+
+        Each branch samples by itself; the first one as the sequence would have without the others.
+        """
+        streams = noise.branches(self._streams, num_branches)
+        self._select(torch.arange(self.num_sequences).repeat_interleave(num_branches))
+        self._streams = streams
+
+    def branch(self, num_branches: int = 1) -> "Context":
+        """Return a context in which every sequence is repeated, as `fork` does; this one stays as it is."""
+        other = copy.copy(self)
+        other._drawn, other._prompt = dict(self._drawn), dict(self._prompt)
+        other._steps = [dict(step) for step in self._steps]
+        other._memory = None if self._memory is None else self._memory.copy()
+        other.fork(num_branches)
+        return other
+
+    @torch.inference_mode()
+    def without(self, *names: str) -> "Context":
+        """Return a context in which variables, or the demo, are unknown wherever they were written; this one stays."""
+        other = self.branch()
+        for name in names:
+            if name == "demo":
+                other._prompt[name] = other._embed_demo(None)
+            for part in (name, name + WHEN):
+                for values in (other._prompt, *other._steps):
+                    if name != "demo" and part in values:
+                        values[part] = other._embed(part, *other._value(part, None))
+        other._restart()
+        return other
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only, in this order; a row may be named more than once."""
+        self._select(torch.as_tensor(rows, dtype=torch.long))
+
+    def _select(self, rows: Tensor) -> None:
+        self._streams = self._streams[rows.cpu().numpy()]
+        self._drawn.clear()
+        rows = rows.to(self.model.device)
+        for values in (self._prompt, *self._steps):
+            for name, value in values.items():
+                values[name] = _Written(value.tokens[rows], None if value.words is None else value.words[rows])
+        if self._memory is not None:
+            self._memory.select(rows)
+        if self._hidden is not None:
+            self._hidden = self._hidden[rows]
+        self.num_sequences = len(rows)
+
+
+def demo_batch(layout: Layout, episodes: Sequence[Episode | None]) -> dict[str, Tensor]:
+    """Return the first timesteps of episodes as `SequenceModel.embed_demo` reads them."""
+    length, batch = layout.demo_length, {}
+    for name in layout.demo_names:
+        variable = layout.variable(name)
+        values = torch.zeros((len(episodes), length, *variable.shape), dtype=_dtype(variable))
+        is_wide = variable.optional and not variable.is_whole and variable.kind != "image"
+        missing = torch.ones((len(episodes), length, *(variable.shape if is_wide else ())), dtype=torch.bool)
+        for row, episode in enumerate(episodes):
+            if episode is None:
+                continue
+            if name not in episode.steps:
+                raise UsageError(f"the demo has no {name!r}: its episode has {', '.join(episode.steps)}")
+            shown = torch.as_tensor(episode.steps[name][:length])
+            if shown.shape[1:].numel() != math.prod(variable.shape) or not variable.has(
+                float(shown.min()), float(shown.max())
+            ):
+                raise UsageError(
+                    f"the demo's {name} should be {variable.describe()}: show an episode of the same spaces"
+                )
+            values[row, : len(shown)] = shown.reshape(len(shown), *variable.shape).to(values.dtype)
+            absent = torch.as_tensor(episode.steps.get(MISSING + name, np.zeros(len(episode), bool))[:length])
+            absent = absent.reshape(len(shown), -1)
+            missing[row, : len(shown)] = absent if is_wide else absent.any(1)
+        batch |= {f"demo.{name}": values, f"{MISSING}demo.{name}": missing}
+    return batch
+
+
+def _sum(written: list[_Written]) -> _Written:
+    """Return what several values that share a slot look like; a text has a slot of its own."""
+    tokens = written[0].tokens
+    for other in written[1:]:
+        tokens = tokens + other.tokens
+    return _Written(tokens, written[0].words)
+
+
+def _dtype(variable: Variable) -> torch.dtype:
+    if variable.kind in ("image", "text"):
+        return torch.uint8
+    return torch.long if variable.is_whole else torch.float32

@@ -1,0 +1,210 @@
+"""Reading on: a decoder reads a few new tokens; keys and values of the others stand in memory with room for a context.
+
+        memory  | start  observation  action  ...  newest |   room for more   |
+                  read before                       new
+
+transformers' own cache joins old and new tokens in fresh memory at every step, and its decoders spend most of a short
+pass in Python. So keys and values are written into memory that was given, and the pass is recorded. Both are tried out
+against the plain decoder; where a family cannot do the one or the other, it reads as transformers has it.
+"""
+
+import copy
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from seqdec.inference.recorded import record
+from seqdec.model.backbone import Backbone
+from seqdec.model.last_layer import only_at
+
+logger = logging.getLogger(__name__)
+# sequences, new tokens and tokens before them: what a pass is tried out with
+TRIALS = ((2, 3, 4), (1, 1, 6), (3, 5, 0), (2, 1, 9))
+
+
+class Memory:
+    """What a batch of sequences has read.
+
+    Args:
+        backbone: in evaluation mode.
+        num_sequences: B.
+        num_tokens: the most that a sequence has.
+
+    Example:
+        >>> memory = Memory(backbone, num_sequences=2, num_tokens=60)
+        >>> states = memory.read(tokens)  # of the newest token, [2, D]
+    """
+
+    def __init__(self, backbone: Backbone, num_sequences: int, num_tokens: int):
+        self._backbone, self._num_tokens = backbone, num_tokens
+        self._pass = _pass_of(backbone)
+        self._held: list[Tensor] = []  # keys and values of each layer, [B, heads, num_tokens, width]
+        self._cache: Cache | None = None
+        self.num_sequences = num_sequences
+        device = next(backbone.model.parameters()).device
+        self._places = torch.arange(num_tokens, device=device)[None]
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, in the same room."""
+        self.num_read = 0
+        self._is_word: Tensor | None = None  # False on the padding of texts, [B, num_read]; None where there is none
+        if self._pass is None:
+            self._cache = DynamicCache(config=self._backbone.config)
+
+    def read(self, tokens: Tensor, is_word: Tensor | None = None) -> Tensor:
+        """Read new tokens [B, n, D], which of them are words [B, n]; return the state of the newest, [B, D]."""
+        begin, end = self.num_read, self.num_read + tokens.shape[1]
+        assert end <= self._num_tokens, "there is no room for so many tokens"
+        if is_word is not None:
+            self._is_word = is_word if self._is_word is None else torch.cat([self._is_word, is_word], 1)
+        self.num_read = end
+        newest = self._places[0, end - begin - 1 : end - begin]
+        if self._pass is None:
+            return self._backbone.read(tokens, self._is_word, self._cache, only_at=newest)[:, -1]
+        if not self._held:
+            self._held = [
+                tokens.new_empty(self.num_sequences, num_heads, self._num_tokens, width)
+                for num_heads, width in self._pass.shapes
+            ]
+        places = self._places[:, begin:end]
+        mask = (self._places[:, :end] <= places[0, :, None])[None, None]  # [1, 1, n, end]
+        if self._is_word is not None:
+            places = (self._is_word.cumsum(1) - 1).clamp(min=0)[:, begin:]
+            itself = torch.eye(end, dtype=torch.bool, device=tokens.device)[begin:]  # padding reads itself alone
+            mask = mask & (self._is_word[:, None, None] | itself)
+        return self._pass(tokens, places, mask, newest, self._held)
+
+    def copy(self) -> "Memory":
+        """Return a memory of the same, which goes on by itself once it has selected rows."""
+        other = copy.copy(self)
+        other._cache = copy.deepcopy(self._cache)  # transformers' own changes in place
+        return other
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows, int64 [B']."""
+        self.num_sequences = len(rows)
+        if self._is_word is not None:
+            self._is_word = self._is_word[rows]
+        if self._pass is None:
+            assert self._cache is not None
+            if self.num_read > 0:
+                self._cache.batch_select_indices(rows)
+            return
+        kept, self._held = self._held, []
+        for held in kept:
+            self._held.append(held.new_empty(len(rows), *held.shape[1:]))
+            self._held[-1][:, :, : self.num_read] = held[rows, :, : self.num_read]
+
+
+class _Given(DynamicLayer):
+    """A layer's keys and values in memory that was given, whose last places are for the new ones."""
+
+    def __init__(self, keys: Tensor, values: Tensor):
+        super().__init__()
+        self.keys, self.values, self.is_initialized = keys, values, True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None and self.values is not None
+        num_new = key_states.shape[-2]
+        self.keys[:, :, -num_new:] = key_states
+        self.values[:, :, -num_new:] = value_states
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return 0  # nobody need count: places and mask are given
+
+
+class _Pass:
+    """A decoder's pass over new tokens; `shapes` are heads and width of each part of what is held."""
+
+    def __init__(self, backbone: Backbone, shapes: list[tuple[int, int]]):
+        self._decoder, self._mlp, self.shapes = backbone.model, backbone.last_mlp, shapes
+        self._run = self._forward
+
+    def __call__(self, tokens: Tensor, places: Tensor, mask: Tensor, newest: Tensor, held: Sequence[Tensor]) -> Tensor:
+        is_recorded = tokens.device.type == "cpu" and not self._decoder.training
+        return (self._run if is_recorded else self._forward)(tokens, places, mask, newest, *held)
+
+    def _forward(self, tokens: Tensor, places: Tensor, mask: Tensor, newest: Tensor, *held: Tensor) -> Tensor:
+        end = mask.shape[-1]  # of all tokens, the new ones included; behind it there is room
+        known = [part[:, :, :end] for part in held]
+        layers = [_Given(keys, values) for keys, values in zip(known[::2], known[1::2], strict=True)]
+        with nullcontext() if self._mlp is None else only_at(self._mlp, newest):
+            read = self._decoder(
+                inputs_embeds=tokens,
+                position_ids=places,
+                attention_mask=mask,
+                past_key_values=Cache(layers=layers),  # pyright: ignore[reportArgumentType]
+                use_cache=True,
+            )
+        return read.last_hidden_state[:, -1]
+
+    def agrees(self, tokens: Tensor, num_new: int, expected: Tensor) -> bool:
+        """Return whether reading the old tokens and then the new gives this state, as reading all at once does."""
+        num_old = tokens.shape[1] - num_new
+        new = self.inputs(tokens, num_new)
+        if num_old > 0:
+            self._forward(*self.inputs(tokens[:, :num_old], num_old)[:4], *new[4:])
+        return torch.allclose(self._forward(*new), expected, atol=1e-4, rtol=1e-3)
+
+    def inputs(self, tokens: Tensor, num_new: int) -> tuple[Tensor, ...]:
+        """Return what a pass takes to read the newest of these tokens [B, L, D]; keys and values are zeros."""
+        num_sequences, end, _ = tokens.shape
+        places = torch.arange(end - num_new, end, device=tokens.device)[None]
+        mask = torch.ones(end, end, dtype=torch.bool, device=tokens.device).tril()[-num_new:][None, None]
+        newest = torch.tensor([num_new - 1], device=tokens.device)
+        held = [tokens.new_zeros(num_sequences, num_heads, end + 2, width) for num_heads, width in self.shapes]
+        return tokens[:, -num_new:], places, mask, newest, *held
+
+    def record(self, examples: Sequence[tuple[Tensor, ...]]) -> None:
+        """Replay the pass from now on, where that does the same."""
+        self._run = record(self._decoder, self._forward, examples)
+
+
+# by backbone: the pass of one, None where it cannot be made
+_PASSES: WeakKeyDictionary[Backbone, _Pass | None] = WeakKeyDictionary()
+
+
+def _pass_of(backbone: Backbone) -> _Pass | None:
+    if backbone not in _PASSES:
+        was_training = backbone.model.training
+        backbone.model.eval()
+        with torch.inference_mode():
+            _PASSES[backbone] = _make_pass(backbone)
+        backbone.model.train(was_training)
+    return _PASSES[backbone]
+
+
+def _make_pass(backbone: Backbone) -> _Pass | None:
+    cache = DynamicCache(config=backbone.config)
+    if not backbone.takes_positions or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        return None
+    decoder, random = backbone.model, torch.Generator().manual_seed(0)
+    device = next(decoder.parameters()).device
+    trials = []
+    for num_sequences, num_new, num_old in TRIALS:
+        tokens = torch.randn(num_sequences, num_old + num_new, backbone.width, generator=random)
+        trials.append(((tokens * backbone.embedding_scale).to(device), num_new))
+    decoder(inputs_embeds=trials[0][0], past_key_values=cache, use_cache=True)
+    shapes = []
+    for layer in cache.layers:
+        assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
+        shapes += [(part.shape[1], part.shape[-1]) for part in (layer.keys, layer.values)]
+    made = _Pass(backbone, shapes)
+    try:
+        for tokens, num_new in trials:
+            expected = decoder(inputs_embeds=tokens, use_cache=False).last_hidden_state[:, -1]
+            if not made.agrees(tokens, num_new, expected):
+                return None
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        logger.debug("%s reads by its own cache: %s", backbone.source.name, error)
+        return None  # a family whose attention wants something else
+    made.record([made.inputs(tokens, num_new) for tokens, num_new in trials])
+    return made

@@ -1,0 +1,205 @@
+"""A policy: for each slot of the step, write it if it is known, else sample it.
+
+What is known is the observation, the reward of the step before, the return that is left of the target, and what the
+prompt says. Leaves of an action are sampled one after the other, in the order of the layout.
+
+With guidance, every environment has a block of sequences: one with all evidence, others with less of it.
+
+    target_return  goal  | o R a ...        target_return  ?  | o R a ...        ?  goal  | o ? a ...
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from seqdec.errors import UsageError
+from seqdec.inference.context import Context
+from seqdec.inference.planning import Planning, check_plannable, plan
+from seqdec.inference.prompt import Prompt, checked_facts, less_evidence, rows_of
+from seqdec.inference.returns import expert_return
+from seqdec.model.sequence_model import SequenceModel
+from seqdec.sequence import noise
+from seqdec.spaces.leaves import MISSING, Batch, join, split
+
+
+class Policy:
+    """Acts in any number of environments at once, asking for what a prompt says: an `Actor` for `rollout`.
+
+    Args:
+        model: a trained model; it is put into evaluation mode.
+        target_return: short for `Prompt(target_return=...)`. Without a target the model chooses the return itself
+            where its layout predicts it.
+        prompt: what to ask for.
+        guidance: how much to sharpen actions towards the evidence, w in log p(a|evidence) + w (log p(a|evidence) -
+            log p(a)): one number for all evidence together, or one for each piece by name, such as {"goal": 2.0,
+            "return_to_go": 0.5}. 0 is the plain policy.
+        planning: try actions in the model before acting, by a layout that predicts everything.
+        temperature: 1 samples actions as the model has learned them, 0 takes the most likely one.
+        top_k: keeps the most likely values only (discrete and binned variables).
+        seed: of the samples.
+
+    Raises:
+        UsageError: the model was not trained to be asked for that, needs a fact that is not given, or a number is out
+            of range.
+
+    Example:
+        >>> envs = make_envs(model.data.spec, num_envs=4)
+        >>> episodes = rollout(Policy(model, target_return=200), envs, num_episodes=8, seed=0)
+    """
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        target_return: float | np.ndarray | str | None = None,
+        *,
+        prompt: Prompt | None = None,
+        guidance: float | Mapping[str, float] = 0.0,
+        planning: Planning | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 0,
+    ):
+        prompt = prompt or Prompt()
+        if target_return is not None:
+            if prompt.target_return is not None:
+                raise UsageError("target_return is given twice: beside the prompt, and in it")
+            prompt = replace(prompt, target_return=target_return)
+        if temperature < 0:
+            raise UsageError(f"temperature is {temperature}: 0 or more is needed")
+        self.model = model.eval()
+        self._facts = checked_facts(model, prompt.facts())
+        self.target_return = prompt.target_return
+        self.temperature, self.top_k, self.planning = temperature, top_k, planning
+        self._before, self._acted, self._after = model.layout.divide(model.data.spec.action_leaves)
+        self._is_expert = isinstance(self.target_return, str)
+        if planning is not None:
+            check_plannable(model, self._acted)
+        self._hidden_of, self._guidance = less_evidence(model, self._facts, guidance)
+        if planning is not None and self._guidance:
+            raise UsageError("planning tries the model's own actions: leave out guidance, or planning")
+        self._block = 1 + len(self._guidance)  # sequences that an environment has
+        self._seed, self._num_begun = seed, 0
+        self._context: Context | None = None
+
+    def reset(self, num_envs: int) -> None:
+        """Begin an episode in every environment."""
+        # episode i has random numbers of its own, whatever number of environments it is played beside
+        streams = noise.streams(self._seed, self._num_begun, num_envs).repeat(self._block)
+        self._context = Context(self.model, num_envs * self._block, streams=streams)
+        self._num_begun += num_envs
+        self._returns_to_go: np.ndarray | None = None
+        self._planned: list[dict[str, torch.Tensor]] = []
+        if self.target_return is not None and not self._is_expert:
+            targets = np.asarray(self.target_return, np.float64)
+            if targets.ndim and len(targets) != num_envs:
+                raise UsageError(f"{len(targets)} target returns for {num_envs} environments: give one for each")
+            self._returns_to_go = np.broadcast_to(targets, (num_envs,)).copy()
+
+    def seek(self, episode: int) -> None:
+        """Let the next episode that begins have the random numbers of this one; 0 is the first."""
+        self._num_begun = episode
+
+    def act(self, observations: Batch, rewards: np.ndarray | None) -> Batch:
+        """Return an action for every running environment, in raw units, nested as the action space is.
+
+        Args:
+            observations: [N, ...], nested as the observation space is; NaN, and None among texts, where unknown.
+            rewards: of the step before [N]; None at the first.
+        """
+        assert self._context is not None, "reset comes first"
+        spec = self.model.data.spec
+        seen = split(spec.observation_space, observations, "observation")
+        if rewards is None:
+            self._write_prompt(seen)
+        else:
+            self._complete_timestep(np.asarray(rewards, np.float64))
+        for name in self._before:
+            self._write_or_sample(name, self._returns_to_go if name == "return_to_go" else seen.get(name), seen)
+        sampled = self._plan() if self.planning is not None else {name: self._sample(name) for name in self._acted}
+        actions = {}
+        for name, leaf in spec.action_leaves.items():
+            value = sampled[name][:: self._block].cpu().numpy()
+            actions[name] = value.reshape(len(value), *(leaf.shape or ()))
+        return join(spec.action_space, actions, "action")
+
+    def _plan(self) -> dict[str, torch.Tensor]:
+        """Write the actions of the running plan, or of a new one, and return them."""
+        context, planning = self._context, self.planning
+        assert context is not None and planning is not None
+        if not self._planned:
+            found = plan(context, planning, temperature=self.temperature, top_k=self.top_k).actions
+            times = range(planning.replan_every)
+            self._planned = [{name: value[:, time] for name, value in found.items()} for time in times]
+        actions = self._planned.pop(0)
+        for name, value in actions.items():
+            context.write(**{name: value})
+            context.draw(self.model.layout.variable(name).shape)  # as sampling does, so that the next one has others
+        return actions
+
+    def _write_prompt(self, seen: dict[str, np.ndarray]) -> None:
+        assert self._context is not None
+        layout, num_envs = self.model.layout, self._context.num_sequences // self._block
+        for name in (*layout.prompt_names, *(["demo"] if layout.demo else [])):
+            if name in seen:
+                self._write(name, seen[name], seen.get(MISSING + name))
+            elif name == "target_return":
+                self._write(name, self._returns_to_go, None)
+            else:
+                self._write(name, rows_of(self.model, name, self._facts.get(name), seen, num_envs), None)
+
+    def _complete_timestep(self, rewards: np.ndarray) -> None:
+        """Write what comes after the action, now that its reward is here, and count the return down."""
+        if self.model.data.delayed_reward:
+            rewards = np.zeros_like(rewards)  # it is all paid at the end, and then nobody asks any more
+        known = {"reward": rewards, "return_to_go": self._returns_to_go}
+        for name in self._after:
+            self._write_or_sample(name, known.get(name), {})
+        if self._returns_to_go is not None:
+            self._returns_to_go = (self._returns_to_go - rewards) / self.model.data.discount
+
+    def _write_or_sample(self, name: str, value: np.ndarray | None, seen: dict[str, np.ndarray]) -> None:
+        context = self._context
+        assert context is not None
+        if value is not None:
+            self._write(name, value, seen.get(MISSING + name))
+        elif name == "return_to_go" and self._is_expert:
+            chosen = expert_return(context)[:: self._block]
+            self._write(name, chosen.cpu().numpy(), None)
+        elif name == "return_to_go" and self.planning is not None:
+            self._write(name, None, None)  # actions of all returns are tried, not of one that was drawn
+        elif name in self.model.layout.predicted:
+            self._sample(name)
+        else:
+            self._write(name, None, None)
+
+    def _write(self, name: str, value: np.ndarray | None, missing: np.ndarray | None) -> None:
+        """Write one value an environment into its block of sequences, but where it is evidence that is left out."""
+        context = self._context
+        assert context is not None
+        left_out = self._hidden_of.get(name)
+        if self._block > 1 and value is not None:
+            value = np.repeat(value, self._block, 0)
+            missing = None if missing is None else np.repeat(missing, self._block, 0)
+            if left_out is not None:
+                gone = np.tile(left_out, len(value) // self._block)
+                missing = gone if missing is None else missing | gone.reshape(-1, *[1] * (missing.ndim - 1))
+                if value.dtype == object:  # texts
+                    value[gone] = None
+        context.write(**{name: value, MISSING + name: missing})
+
+    def _sample(self, name: str) -> torch.Tensor:
+        assert self._context is not None
+        guidance = self._guidance if name in self._acted else (0.0,) * len(self._guidance)
+        return self._context.sample(name, temperature=self.temperature, top_k=self.top_k, guidance=guidance)
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with these of the running environments."""
+        assert self._context is not None, "reset comes first"
+        kept = torch.as_tensor(rows)
+        self._planned = [{name: value[kept] for name, value in step.items()} for step in self._planned]
+        blocks = kept[:, None] * self._block + torch.arange(self._block)
+        self._context.keep(blocks.reshape(-1))
+        if self._returns_to_go is not None:
+            self._returns_to_go = self._returns_to_go[rows]

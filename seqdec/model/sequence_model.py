@@ -1,0 +1,367 @@
+"""The sequence model: codecs write a window into tokens, a backbone reads them, codecs read its states.
+
+A policy folder holds one: the backbone in Hugging Face format, everything else in one safetensors file, the layout
+and what the data was. It loads and acts without the data set, and nothing in it is executable.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import seqdec
+from seqdec import storage
+from seqdec.errors import DataError
+from seqdec.model.backbone import Backbone, reload_backbone, save_backbone
+from seqdec.model.codecs import Codec, build_codec
+from seqdec.model.perception import Text, Vocabulary, marks_of, time_frequencies, time_projection, waves
+from seqdec.sequence.facts import HIDDEN
+from seqdec.sequence.layout import Layout
+from seqdec.spaces.leaves import MISSING
+from seqdec.spaces.spec import EnvironmentSpec
+
+if TYPE_CHECKING:  # acting needs no data
+    from seqdec.sequence.stream import StreamWindows
+    from seqdec.sequence.windows import Windows
+
+
+POLICY_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What a policy keeps of the data that it was trained on: the environment, and how returns were counted.
+
+    `returns` has the quantiles of the episodes' returns by name: "min", "q10", ..., "q90", "max"; `text` says what
+    the task is, for prompts that have a text; `prompt_dropout` is how often each fact was unknown.
+    """
+
+    spec: EnvironmentSpec
+    returns: Mapping[str, float]
+    discount: float = 1.0
+    delayed_reward: bool = False
+    text: str = ""
+    prompt_dropout: float = 0.0
+
+
+def summarize_returns(returns: np.ndarray) -> dict[str, float]:
+    """Quantiles of the episodes' returns by name, in tenths."""
+    names = ["min", *(f"q{10 * tenth}" for tenth in range(1, 10)), "max"]
+    return dict(zip(names, map(float, np.quantile(returns, np.linspace(0, 1, 11))), strict=True))
+
+
+class SequenceModel(nn.Module):
+    """A joint distribution over the variables of a layout, one codec each around a shared backbone.
+
+    Example:
+        >>> from seqdec import Windows, build_model, environment_of
+        >>> from seqdec import layout_from_spaces, load_backbone, scripted_cartpole
+        >>> dataset = scripted_cartpole(num_episodes=4)
+        >>> spec = environment_of(dataset)
+        >>> layout = layout_from_spaces("multi_game", spec.observation_space, spec.action_space)
+        >>> model = build_model(Windows(dataset, layout), spec, load_backbone("small"))
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, layout: Layout, backbone: Backbone, data: DataSummary):
+        super().__init__()
+        self.layout, self.data = layout, data
+        self.backbone_source = backbone
+        self.backbone = backbone.model
+        width, scale = backbone.width, backbone.embedding_scale
+        vocabulary = None
+        if layout.has_text:
+            vocabulary = Vocabulary(backbone.tokenize, self.backbone.get_input_embeddings())
+        self.codecs = nn.ModuleDict()
+        for variable in layout.variables:
+            self.codecs[_key(variable.name)] = build_codec(variable, width, scale, vocabulary)
+        self.start = nn.Parameter(torch.randn(width) * scale)
+        self.time_projection = time_projection(width, scale)
+        self.register_buffer("frequencies", time_frequencies(), persistent=False)
+        if layout.demo:
+            self.demo = nn.Parameter(torch.randn(width) * scale)  # tells a demo's timesteps from the episode's own
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.start.device
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """How much each predicted variable's loss counts."""
+        return {name: self.layout.variable(name).loss_weight for name in self.layout.predicted}
+
+    def codec(self, name: str) -> Codec:
+        """Return the codec of a variable."""
+        return cast(Codec, self.codecs[_key(name)])
+
+    def embed_time(self, timesteps: Tensor) -> Tensor:
+        """Embed indices inside an episode by a fixed sinusoid (Vaswani et al. 2017) and a projection, [..., D]."""
+        return self.time_projection(waves(timesteps, self.frequencies))
+
+    def embed_values(self, name: str, values: Tensor, unknown: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Embed values of a variable, [..., tokens of its slot, D]; of a text, also which tokens are words [..., n]."""
+        codec = self.codec(name)
+        if isinstance(codec, Text):
+            return codec.embed_tokens(values, unknown)
+        return codec.embed(values, unknown)[..., None, :], None
+
+    def embed_window(self, batch: Mapping[str, Tensor], drop_observation: float = 0.0) -> tuple[Tensor, Tensor | None]:
+        """Write a batch of windows into tokens [B, L, D], up to the last token that predicts something.
+
+        Args:
+            batch: as `Windows.gather` gives it.
+            drop_observation: share of the observations that are written as "unknown", at random.
+
+        Returns:
+            the tokens, and False where a token is padding of a text [B, L], None where there are no texts.
+        """
+        layout = self.layout
+        time = self.embed_time(batch["timestep"])  # [B, K, D]
+        prompt = [self._embed_slot(slot, batch) for slot in layout.prompt]
+        steps = [self._embed_slot(slot, batch, drop_observation) for slot in layout.step]
+        start = self.start.to(time.dtype).expand(len(time), 1, -1)
+        written = [(tokens + time[:, :, None]).to(time.dtype) for tokens, _ in steps]  # [B, K, n, D] each
+        tokens = torch.cat(
+            [
+                start,
+                *(fact.flatten(1, 2).to(time.dtype) for fact, _ in prompt),
+                *([self.embed_demo(batch).to(time.dtype)] if layout.demo else []),
+                torch.cat(written, 2).flatten(1, 2),
+            ],
+            1,
+        )
+        num_tokens = max(layout.position(name, time.shape[1] - 1) for name in layout.predicted)
+        if not layout.has_text:
+            return tokens[:, :num_tokens], None
+        marks = [torch.ones_like(tokens[:, :1, 0], dtype=torch.bool)]
+        marks += [marks_of(fact, words).flatten(1) for fact, words in prompt]
+        marks += [marks[0].expand(-1, layout.first_step - layout.first_demo)]
+        marks += [torch.cat([marks_of(step, words) for step, words in steps], 2).flatten(1)]
+        return tokens[:, :num_tokens], torch.cat(marks, 1)[:, :num_tokens]
+
+    def embed_demo(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Write the timesteps of another episode into tokens, [B, demo_length * slots, D].
+
+        Args:
+            batch: "demo.NAME" [B, demo_length, ...] of each variable that a demo shows, and "missing.demo.NAME", True
+                where there is no such timestep or the value is not known.
+        """
+        # counted within the demo: it may be a part of an episode
+        time = self.embed_time(torch.arange(self.layout.demo_length, device=self.device))
+        extra = (time + self.demo)[:, None]  # [demo_length, 1, D]
+        slots = []
+        for slot in self.layout.demo:
+            shown = [(name, batch[f"demo.{name}"], batch[f"{MISSING}demo.{name}"]) for name in slot]
+            parts = [self.embed_values(name, values, missing)[0] for name, values, missing in shown]
+            slots.append((torch.stack(parts).sum(0) + extra).to(extra.dtype))  # [B, demo_length, 1, D]
+        return torch.cat(slots, 2).flatten(1, 2)
+
+    def _embed_slot(
+        self, slot: tuple[str, ...], batch: Mapping[str, Tensor], drop_observation: float = 0.0
+    ) -> tuple[Tensor, Tensor | None]:
+        """Embed a slot of every timestep [B, K, n, D]; of a text, also which tokens are words [B, K, n]."""
+        parts: list[Tensor] = []
+        words = None
+        for name in slot:
+            unknown, hidden = batch.get(MISSING + name), batch.get(HIDDEN + name)
+            if drop_observation > 0 and name.split(".")[0] == "observation":
+                hidden = torch.rand(batch["timestep"].shape, device=self.device) < drop_observation
+            if hidden is not None:
+                wide = None if unknown is None else hidden.reshape(*hidden.shape, *[1] * (unknown.ndim - 2))
+                unknown = hidden if unknown is None or wide is None else unknown | wide
+            embedded, words = self.embed_values(name, batch[name], unknown)
+            if name in self.layout.late:  # in the slot of the next timestep; the first has none
+                embedded = F.pad(embedded[:, :-1], (0, 0, 0, 0, 1, 0))
+            parts.append(embedded)
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0), words
+
+    def forward(self, batch: Mapping[str, Tensor], drop_observation: float = 0.0) -> dict[str, Tensor]:
+        """Return each predicted variable's loss, summed over the slots that are there, in nats per entry.
+
+        A slot of padding is not there, nor is one whose value is missing, even in part.
+        """
+        losses = {}
+        for name, states in self._predicting(batch, drop_observation).items():
+            loss = self.codec(name).loss(states, batch[name])  # [B, K]
+            losses[name] = loss.masked_fill(~self._is_there(name, batch), 0.0).sum()
+        return losses
+
+    @torch.inference_mode()
+    def log_probs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the log probability of each predicted value in raw units, [B, K], 0 where there is none."""
+        found = {}
+        for name, states in self._predicting(batch).items():
+            value = self.codec(name).log_prob(states, batch[name])
+            found[name] = value.masked_fill(~self._is_there(name, batch), 0.0)
+        return found
+
+    def _is_there(self, name: str, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return where a variable has a value that is known, [B, K], or [B, 1] of the prompt's."""
+        mask = batch["mask"] if name in self.layout.step_names else torch.ones_like(batch["mask"][:, :1])
+        if MISSING + name not in batch:
+            return mask
+        return mask & ~batch[MISSING + name].reshape(*mask.shape, -1).any(2)
+
+    def _predicting(self, batch: Mapping[str, Tensor], drop_observation: float = 0.0) -> dict[str, Tensor]:
+        """Return the states that predict each variable, [B, K, D], or [B, 1, D] of the prompt's."""
+        tokens, is_word = self.embed_window(batch, drop_observation)
+        num_timesteps = batch["mask"].shape[1]
+        before = {name: self.layout.positions(name)[:num_timesteps] - 1 for name in self.layout.predicted}
+        if is_word is not None:  # what is padding in every sequence need not be read
+            kept = is_word.any(0)
+            places = (kept.cumsum(0) - 1).cpu().numpy()
+            before = {name: places[positions] for name, positions in before.items()}
+            tokens, is_word = tokens[:, kept], is_word[:, kept]
+        wanted = np.unique(np.concatenate([*before.values()]))
+        hidden = self.backbone_source.read(tokens, is_word, only_at=torch.as_tensor(wanted, device=tokens.device))
+        return {
+            name: hidden.index_select(1, torch.as_tensor(positions, device=hidden.device))
+            for name, positions in before.items()
+        }
+
+    def new_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters that were added around the backbone."""
+        inside = {id(parameter) for parameter in self.backbone.parameters()}
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in inside]
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters of the backbone."""
+        return [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
+
+    def save(self, folder: Path | str) -> None:
+        """Publish a policy folder, replacing what is there, so that it stands whole or not at all.
+
+        Raises:
+            StorageError: if it cannot be written; the old folder is kept.
+        """
+        with storage.publish(Path(folder), replace=True) as open_folder:
+            self.write(open_folder)
+
+    def write(self, folder: Path) -> None:
+        """Write the policy's files into a folder that somebody else publishes."""
+        (folder / "backbone").mkdir(parents=True)
+        save_backbone(self.backbone_source, folder / "backbone")
+        self.write_own(folder)
+        storage.write_text(folder / "README.md", self._card())
+
+    def write_own(self, folder: Path) -> None:
+        """Write everything but the backbone."""
+        own = {name: t for name, t in self.state_dict().items() if not name.startswith("backbone.")}
+        storage.write_tensors(folder / "codecs.safetensors", own)
+        storage.write_json(folder / "layout.json", self.layout.to_json())
+        policy = {
+            "format": POLICY_FORMAT,
+            "seqdec": seqdec.__version__,
+            "environment": self.data.spec.to_json(),
+            "data_returns": dict(self.data.returns),
+            "discount": self.data.discount,
+            "delayed_reward": self.data.delayed_reward,
+            "text": self.data.text,
+            "prompt_dropout": self.data.prompt_dropout,
+        }
+        storage.write_json(folder / "policy.json", policy)
+
+    @classmethod
+    def load(cls, folder: Path | str, *, merge_adapters: bool = False) -> Self:
+        """Read a policy folder; it is in evaluation mode, on the CPU.
+
+        Args:
+            folder: what `save` wrote.
+            merge_adapters: add LoRA's matrices to the weights, which acts faster.
+
+        Raises:
+            DataError: for a folder that is no policy, is damaged, or is of a newer format.
+        """
+        folder = Path(folder)
+        storage.verify(folder)
+        return cls.read_own(folder, lambda: reload_backbone(folder / "backbone", merge_adapters=merge_adapters)).eval()
+
+    @classmethod
+    def read_own(cls, folder: Path, backbone: Backbone | Callable[[], Backbone]) -> Self:
+        """Read what `write_own` wrote, around a backbone or what loads one."""
+        policy = storage.read_json(folder / "policy.json")
+        if policy.get("format") != POLICY_FORMAT:
+            raise DataError(
+                f"{folder} has policy format {policy.get('format')!r}; this seqdec {seqdec.__version__} reads "
+                f"{POLICY_FORMAT}: the folder was written by seqdec {policy.get('seqdec')!r}"
+            )
+        layout = Layout.from_json(storage.read_json(folder / "layout.json"))
+        try:
+            data = DataSummary(
+                spec=EnvironmentSpec.from_json(policy["environment"]),
+                returns={str(key): float(value) for key, value in policy["data_returns"].items()},
+                discount=float(policy["discount"]),
+                delayed_reward=bool(policy["delayed_reward"]),
+                text=str(policy.get("text", "")),
+                prompt_dropout=float(policy.get("prompt_dropout", 0.0)),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"{folder / 'policy.json'} is no policy description: {error}") from error
+        model = cls(layout, backbone if isinstance(backbone, Backbone) else backbone(), data)
+        model.load_own(storage.read_tensors(folder / "codecs.safetensors"), folder / "codecs.safetensors")
+        return model
+
+    def load_own(self, tensors: Mapping[str, Tensor], source: Path) -> None:
+        """Set everything but the backbone; raises DataError, naming `source`, if a tensor does not fit."""
+        expected = {name: t for name, t in self.state_dict().items() if not name.startswith("backbone.")}
+        for name, tensor in expected.items():
+            if name not in tensors or tensors[name].shape != tensor.shape:
+                found = tuple(tensors[name].shape) if name in tensors else "nothing"
+                raise DataError(f"{source}: {name} should have shape {tuple(tensor.shape)}, found {found}")
+        unknown = sorted(tensors.keys() - expected.keys())
+        if unknown:
+            raise DataError(f"{source} holds {unknown[0]!r}, which the layout does not know")
+        self.load_state_dict(dict(tensors), strict=False)
+
+    def _card(self) -> str:
+        spec, returns, source = self.data.spec, self.data.returns, self.backbone_source.source
+        slots = (*self.layout.prompt, *self.layout.step)
+        env = storage.plain_text(spec.id or "an unnamed environment")
+        return (
+            "---\nlibrary_name: seqdec\ntags:\n- reinforcement-learning\n- decision-transformer\n---\n\n"
+            f"# A seqdec policy for {env}\n\n"
+            f"- backbone: {storage.plain_text(source.name)} ({source.init}, finetuned: {source.finetune})\n"
+            f"- layout: {' '.join('+'.join(slot) for slot in slots)}, "
+            f"{self.layout.context_length} timesteps\n"
+            f"- returns in the data: {returns['min']:.6g} to {returns['max']:.6g}\n\n"
+            "Act with it:\n\n```\nseqdec eval PATH_OF_THIS_FOLDER --target-return max\n```\n"
+        )
+
+
+def build_model(
+    windows: "Windows | StreamWindows", spec: EnvironmentSpec, backbone: Backbone, *, seed: int = 0
+) -> SequenceModel:
+    """Return a new model for these windows, its codecs fitted to them.
+
+    Args:
+        windows: the training data; they carry the layout, the discount and whether reward is delayed.
+        spec: the environment that the data came from.
+        backbone: what `load_backbone` gave.
+        seed: of the new weights.
+    """
+    data = DataSummary(
+        spec,
+        summarize_returns(windows.returns),
+        windows.discount,
+        windows.delayed_reward,
+        windows.text,
+        windows.prompt_dropout,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SequenceModel(windows.layout, backbone, data)
+    for name, values in windows.statistics().items():
+        model.codec(name).fit(values)
+    return model
+
+
+def _key(name: str) -> str:
+    """Return a variable's name as torch allows it for a module; no two names become one."""
+    return name.replace("%", "%25").replace("/", "%2F").replace(".", "/")

@@ -1,0 +1,225 @@
+"""Which environment episodes come from, and making it safely.
+
+A file may name an environment; naming never makes it. `make_envs` makes only what is registered on this
+machine under the same entry point, or what the user typed. `Guarded` keeps a failing environment from ending
+the others.
+"""
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from seqdec.errors import UsageError, in_words, suggest
+from seqdec.play.guarded import DEFAULT_MAX_STEPS, Guarded
+from seqdec.spaces.leaves import leaf_kind, leaves
+from seqdec.spaces.space import (
+    describe_space,
+    quote,
+    spaces_agree,
+    supported,
+)
+from seqdec.spaces.spec import EnvironmentSpec
+
+# Of a batch's metadata: its rows understand the reset option "park"; the leaves whose values may be missing.
+PARKS, MAY_MISS = "seqdec_parks", "seqdec_may_miss"
+# What `gymnasium.make` takes for itself: never from a file.
+_MAKE_KEYWORDS = {"id", "max_episode_steps", "disable_env_checker", "render_mode"}
+
+
+def spec_of_env(
+    env: gymnasium.Env,
+    reference_returns: tuple[float, float] | None = None,
+    missing: tuple[str, ...] = (),
+) -> EnvironmentSpec:
+    """Return the spec of an environment at hand; without an id if it cannot be made again from plain data.
+
+    `missing` names the leaves of the observation whose values may be missing.
+    """
+    plain = EnvironmentSpec(
+        env.observation_space, env.action_space, reference_returns=reference_returns, missing=missing
+    )
+    made_from = env.spec
+    if made_from is None:
+        return plain
+    kwargs = {key: value for key, value in made_from.kwargs.items() if key not in _MAKE_KEYWORDS}
+    try:
+        kwargs = json.loads(json.dumps(kwargs, allow_nan=False))
+    except (TypeError, ValueError):  # objects among the arguments: no file can repeat them
+        return plain
+    return replace(
+        plain,
+        id=made_from.id,
+        kwargs=kwargs,
+        max_episode_steps=made_from.max_episode_steps,
+        entry_point=_entry_point_name(made_from.entry_point),
+        wrappers=tuple(wrapper.entry_point for wrapper in made_from.additional_wrappers),
+    )
+
+
+def make_envs(
+    spec: EnvironmentSpec,
+    num_envs: int,
+    *,
+    env_id: str | None = None,
+    trust_env: bool = False,
+    max_steps: int | None = None,
+    missing: tuple[str, ...] | None = None,
+    asynchronous: bool = False,
+) -> VectorEnv:
+    """Make a batch of the environment, each one `Guarded`, without automatic resets.
+
+    Args:
+        spec: the environment as the data names it.
+        num_envs: how many.
+        env_id: what the user typed; it wins over the data's.
+        trust_env: make what the data names even where nothing on this machine vouches for it.
+        max_steps: the longest episode; by default 100000 where the environment has no limit of its own.
+        missing: leaves of the observation whose values may be missing; the spec's by default.
+        asynchronous: each in a process of its own, which pays where a step takes longer than talking to a process.
+
+    Raises:
+        UsageError: the environment is not registered here, is not the one the data names, or cannot be made.
+    """
+    if num_envs < 1:
+        raise UsageError(f"{num_envs} environments were asked for: give at least 1")
+    if max_steps is not None and max_steps < 1:
+        raise UsageError(f"the longest episode may have {max_steps} steps: give at least 1")
+    if env_id is not None:
+        make = _typed(spec, env_id)
+    elif trust_env:
+        make = _trusted(spec)
+    else:
+        make = _registered(spec)
+
+    def make_guarded() -> Guarded:
+        env = _made(make, spec, env_id)
+        limit = env.spec.max_episode_steps if env.spec else None
+        may_miss = spec.missing if missing is None else missing
+        return Guarded(env, max_steps or (DEFAULT_MAX_STEPS if limit is None else limit), may_miss)
+
+    return batch_of([make_guarded] * num_envs, asynchronous=asynchronous)
+
+
+def batch_of(makers: Sequence[Callable[[], Guarded]], *, asynchronous: bool = False) -> VectorEnv:
+    """Make a batch of guarded environments, without automatic resets."""
+    if asynchronous:
+        # looked at here: in a process of its own nobody could ask it, or be told in one sentence what is wrong
+        with closing(makers[0]()) as first:
+            kinds = {leaf_kind(leaf) for leaf in leaves(supported(first.observation_space, "observation"), "").values()}
+        # Gymnasium's shared memory holds texts in the space's letters only, and nothing that is missing
+        envs = AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED, shared_memory="text" not in kinds)
+    else:
+        envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+        first = envs.envs[0]
+        assert isinstance(first, Guarded)
+    envs.metadata = {**envs.metadata, PARKS: True, MAY_MISS: first.missing}
+    return envs
+
+
+def check_spaces(spec: EnvironmentSpec, envs: VectorEnv) -> None:
+    """Refuse an environment whose spaces are not the data's; float32 against float64 is fine.
+
+    Raises:
+        UsageError: with both sides.
+    """
+    sides = (
+        ("observation", spec.observation_space, envs.single_observation_space),
+        ("action", spec.action_space, envs.single_action_space),
+    )
+    for name, expected, found in sides:
+        found = supported(found, name)
+        if not spaces_agree(expected, found, with_bounds=name == "action"):
+            named = "" if spec.id is None else f", or make the one the data came from ({quote(spec.id)})"
+            raise UsageError(
+                f"the data's {name}s are {describe_space(expected)}, the environment's are "
+                f"{describe_space(found)}: choose the environment that fits{named}"
+            )
+
+
+def _typed(spec: EnvironmentSpec, env_id: str) -> Callable[[], gymnasium.Env]:
+    if ":" not in env_id and env_id not in gymnasium.registry:
+        nearest = suggest(env_id, gymnasium.registry)
+        raise UsageError(f"no environment {quote(env_id)} is registered here{nearest or _install(spec)}")
+    # The data's arguments belong to the data's environment only.
+    kwargs = _make_kwargs(spec, trusted=False) if env_id.split(":")[-1] == spec.id else {}
+    return partial(gymnasium.make, env_id, disable_env_checker=True, **kwargs)
+
+
+def _registered(spec: EnvironmentSpec) -> Callable[[], gymnasium.Env]:
+    if spec.id is None:
+        raise UsageError("the data set names no environment: pass --env ID")
+    named = f"the data set names env {quote(spec.id)}"
+    if spec.id not in gymnasium.registry:
+        package = (spec.entry_point or "").split(".")[0].split(":")[0]
+        known = f"; if its package is here: --env {package}:{spec.id}" if package.isidentifier() else ""
+        raise UsageError(f"{named}, not a registered environment; pass --env ID{quote(known)[1:-1]}{_install(spec)}")
+    known = gymnasium.registry[spec.id]
+    here = _entry_point_name(known.entry_point)
+    if spec.entry_point not in (None, here):
+        raise UsageError(
+            f"{named} at {quote(spec.entry_point)}, here it is {quote(here)}; pass --env ID to take it anyway"
+        )
+    if spec.wrappers != tuple(wrapper.entry_point for wrapper in known.additional_wrappers):
+        raise UsageError(
+            f"{named} with the wrappers {quote(', '.join(spec.wrappers))}, which are not made; pass --env ID"
+        )
+    return partial(_make_known, spec, _make_kwargs(spec, trusted=False))
+
+
+def _trusted(spec: EnvironmentSpec) -> Callable[[], gymnasium.Env]:
+    if spec.id is None:
+        raise UsageError("the data set names no environment: pass --env ID")
+    kwargs = _make_kwargs(spec, trusted=True)
+    if spec.id in gymnasium.registry or ":" in spec.id or spec.entry_point is None:
+        return partial(_make_known, spec, kwargs)
+    foreign = EnvSpec(spec.id, entry_point=spec.entry_point, max_episode_steps=spec.max_episode_steps)
+    return partial(gymnasium.make, foreign, disable_env_checker=True, **kwargs)
+
+
+def _make_known(spec: EnvironmentSpec, kwargs: Mapping[str, object]) -> gymnasium.Env:
+    assert spec.id is not None
+    return gymnasium.make(spec.id, max_episode_steps=spec.max_episode_steps, disable_env_checker=True, **dict(kwargs))
+
+
+def _make_kwargs(spec: EnvironmentSpec, *, trusted: bool) -> dict[str, object]:
+    kwargs = {key: value for key, value in spec.kwargs.items() if key not in _MAKE_KEYWORDS}
+    known = gymnasium.registry[spec.id].kwargs if spec.id in gymnasium.registry else {}
+    for key, value in kwargs.items():
+        # Arguments that name files would let a data set choose what an environment opens (MuJoCo's xml_file).
+        if not trusted and isinstance(value, str) and set("/\\:") & set(value) and known.get(key) != value:
+            raise UsageError(
+                f"the data set gives the environment {quote(key)} = {quote(value)}, a path; pass --trust-env "
+                "if you know it, or make another environment by --env ID"
+            )
+    return kwargs
+
+
+def _made(make: Callable[[], gymnasium.Env], spec: EnvironmentSpec, env_id: str | None) -> gymnasium.Env:
+    name = quote(env_id or spec.id)
+    try:
+        return make()
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+        raise UsageError(f"environment {name} lacks a package ({in_words(error)}){_install(spec)}") from error
+    except (gymnasium.error.Error, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise UsageError(f"environment {name} cannot be made: {in_words(error)}") from error
+
+
+def _install(spec: EnvironmentSpec) -> str:
+    if not spec.requirements:
+        return ""
+    packages = " ".join(shlex.quote(line[:200]) for line in spec.requirements)
+    return f". Training works without it; for evaluation the data set says: pip install {quote(packages)[1:-1]}"
+
+
+def _entry_point_name(entry_point: object) -> str | None:
+    if entry_point is None or isinstance(entry_point, str):
+        return entry_point
+    name = getattr(entry_point, "__qualname__", type(entry_point).__qualname__)
+    return f"{entry_point.__module__}:{name}"

@@ -1,0 +1,141 @@
+"""A recording into a folder: kept in parts as it is played, so that one that was cut off goes on where it stopped.
+
+    data/.recording-mine/   request.json  part-000000/  part-000064/ ...   ->   data/mine/
+
+Each part is a published data set, named by its first episode. The folder itself appears whole or not at all.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from seqdec import storage
+from seqdec.data.arrow import write_joined, write_rows
+from seqdec.data.dataset import open_folder, row_of
+from seqdec.data.episode import Episode
+from seqdec.data.schema import lengths
+from seqdec.errors import DataError, UsageError
+from seqdec.play.rollout import Actor, Seekable
+from seqdec.spaces.space import quote
+from seqdec.spaces.spec import EnvironmentSpec
+
+# What a killed recording loses at most.
+PART_SECONDS = 30.0
+PART_BYTES = 64 * 2**20
+logger = logging.getLogger(__name__)
+
+
+def record_parts(
+    folder: Path,
+    spec: EnvironmentSpec,
+    request: Mapping[str, object],
+    actor: Actor,
+    play: Callable[[Sequence[int]], Iterator[list[Episode]]],
+    *,
+    num_episodes: int | None,
+    num_timesteps: int | None,
+) -> Dataset:
+    """Record into a folder, beginning behind the episodes that a recording of the same request left.
+
+    Args:
+        folder: where the data set will stand.
+        spec: the environment that is played.
+        request: what the episodes depend on, as JSON.
+        actor: who plays.
+        play: plays the episodes behind those whose lengths it is given; what it yields at once is not torn apart.
+        num_episodes: how many are kept in the end, if they are counted.
+        num_timesteps: otherwise so many episodes that they have at least this many timesteps.
+
+    Raises:
+        UsageError: a recording of another request is in the way, or the actor cannot go on.
+    """
+    working = folder.with_name(f".recording-{folder.name}")
+    with storage.claim(working):
+        for sentence in [*storage.recover(folder.parent), *storage.recover(working)]:
+            logger.info("%s", sentence)
+        _check_request(working, request)
+        kept = np.concatenate([np.zeros(0, np.int64), *map(lengths, _open_parts(working))])
+        if len(kept):
+            _check_seekable(actor, len(kept), working)
+            logger.info("going on after %d episodes", len(kept))
+        _write_parts(working, spec, len(kept), play(kept.tolist()))
+        parts = _open_parts(working)
+        ends = np.cumsum(np.concatenate([lengths(part) for part in parts]))
+        wanted = num_episodes if num_episodes is not None else int(np.searchsorted(ends, num_timesteps or 0)) + 1
+        with storage.publish(folder) as target:
+            write_joined(parts, target, num_episodes=wanted)
+        storage.retire(working)
+    return open_folder(folder)
+
+
+def _check_request(working: Path, request: Mapping[str, object]) -> None:
+    """Write down what is recorded, or compare it with what was begun here."""
+    path = working / "request.json"
+    if not path.exists():
+        storage.write_json(path, request)
+        return
+    found = storage.difference(storage.read_json(path), request)
+    if found is not None:
+        name, there, here = found
+        raise UsageError(
+            f"another recording was begun in {working} ({name}: {_word(there)} there, {_word(here)} here): finish it "
+            "by its own command, remove that folder, or record into another one"
+        )
+
+
+def _word(value: object) -> str:
+    return "not given" if value is None else str(value) if isinstance(value, int) else quote(value)
+
+
+def _open_parts(working: Path) -> list[Dataset]:
+    parts: list[Dataset] = []
+    for folder in storage.published(working, "part-"):
+        storage.verify(folder)
+        if folder.name != _part_name(sum(map(len, parts))):
+            raise DataError(f"a part before {folder} is missing: remove {working} to begin again")
+        parts.append(open_folder(folder))
+    return parts
+
+
+def _part_name(first: int) -> str:
+    return f"part-{first:06d}"
+
+
+def _check_seekable(actor: Actor, num_episodes: int, working: Path) -> None:
+    if not isinstance(actor, Seekable):
+        raise UsageError(
+            f"{working} holds {num_episodes} episodes, but {type(actor).__name__} has no method seek(episode) to go on "
+            "behind them: give it one, or remove that folder to begin again"
+        )
+
+
+def _write_parts(working: Path, spec: EnvironmentSpec, num_kept: int, waves: Iterator[list[Episode]]) -> None:
+    """Write episodes as they come; whatever stops them, those that are whole are kept."""
+    waiting: list[Episode] = []
+    num_bytes, started, is_done = 0, time.monotonic(), False
+    try:
+        for wave in waves:
+            waiting += wave
+            num_bytes += sum(values.nbytes for episode in wave for values in episode.steps.values())
+            if num_bytes >= PART_BYTES or time.monotonic() - started >= PART_SECONDS:
+                part, waiting = waiting, []
+                _write_part(working, spec, num_kept, part)
+                num_kept, num_bytes, started = num_kept + len(part), 0, time.monotonic()
+        is_done = True
+    finally:
+        if waiting:
+            _write_part(working, spec, num_kept, waiting)
+        if num_kept + len(waiting) and not is_done:
+            logger.info("%d episodes are kept: the same command goes on behind them", num_kept + len(waiting))
+
+
+def _write_part(working: Path, spec: EnvironmentSpec, first: int, episodes: Sequence[Episode]) -> None:
+    try:
+        with storage.publish(working / _part_name(first)) as target:
+            write_rows(map(row_of, episodes), spec, target)
+    except DataError as error:
+        raise DataError(f"among the episodes from number {first} on, {error}") from error

@@ -1,0 +1,205 @@
+"""Episodes played here: an environment, and anything that acts in it.
+
+record("CartPole-v1", policy, num_episodes=100, seed=0)   ->   a data set
+
+Episode i starts from the environment seed `seed + i` and depends on no other, so neither the number of environments
+nor a stop in between changes what is recorded.
+"""
+
+import copy
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from datasets import Dataset
+from gymnasium.spaces import Discrete
+from gymnasium.vector import SyncVectorEnv, VectorEnv
+
+from seqdec.data.dataset import from_episodes
+from seqdec.data.episode import Episode
+from seqdec.errors import NumericsError, UsageError
+from seqdec.play.actors import Predictor, from_sb3
+from seqdec.play.guarded import Guarded
+from seqdec.play.make import batch_of, make_envs, spec_of_env
+from seqdec.play.parts import record_parts
+from seqdec.play.rollout import Actor, Failure, Seekable, rollout
+from seqdec.spaces.leaves import Batch, stack, unstack
+from seqdec.spaces.spec import EnvironmentSpec
+
+
+def record(
+    env: str | Callable[[], gymnasium.Env],
+    policy: Actor | Predictor | Callable[..., object],
+    *,
+    num_episodes: int | None = None,
+    num_timesteps: int | None = None,
+    seed: int,
+    num_envs: int = 1,
+    max_steps: int | None = None,
+    reference_returns: tuple[float, float] | None = None,
+    missing: tuple[str, ...] = (),
+    policy_name: str = "",
+    folder: Path | str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Dataset:
+    """Play episodes and return them as a data set, each with its seed in the metadata.
+
+    Args:
+        env: a registered id, or a function that makes the environment.
+        policy: an `Actor`; a Stable-Baselines3 model; or a function of one observation and a random generator that
+            returns an action, both as the environment nests them. Each episode has its own generator.
+        num_episodes: how many; give this or `num_timesteps`.
+        num_timesteps: play whole episodes until there are at least so many timesteps.
+        seed: of the first episode; the others follow.
+        num_envs: how many environments play side by side.
+        max_steps: the longest episode.
+        reference_returns: the returns of score 0 and score 100, where they are known.
+        missing: leaves of the observation that may be NaN or None: a value that is not known.
+        policy_name: what the metadata call the policy.
+        folder: where to keep the data set, which is then mapped, not in memory. A recording that was cut off goes on
+            where it stopped when it is asked for again, by the same seed and `policy_name` in the same environment;
+            an `Actor` needs a method `seek(episode)` for that.
+        progress: called with the number of episodes that ended since the last call.
+
+    Raises:
+        NumericsError: the environment failed; what came before it is kept if there is a `folder`.
+        UsageError: what was asked for cannot be, or another recording into this folder was cut off.
+    """
+    _check_count(num_episodes, num_timesteps)
+    if folder is not None and os.path.lexists(folder):
+        raise UsageError(f"{folder} exists already: choose another folder, or remove it first")
+    with closing(_open_envs(env, num_envs, max_steps, missing)) as envs:
+        spec = _spec_of(envs, reference_returns, missing)
+        actor = _actor_of(policy, seed)
+
+        count = {"num_episodes": num_episodes, "num_timesteps": num_timesteps}
+        play = partial(_waves, actor, envs, **count, seed=seed, policy_name=policy_name, progress=progress)
+        if folder is None:
+            return from_episodes(chain.from_iterable(play([])), spec)
+        request = {"environment": spec.to_json(), "seed": seed, "max_steps": max_steps, "policy": policy_name}
+        return record_parts(Path(folder), spec, request, actor, play, **count)
+
+
+def random_policy(space: gymnasium.Space) -> Callable[[object, np.random.Generator], object]:
+    """Return a policy for `record` that draws every action from an action space, nested or not."""
+    space = copy.deepcopy(space)  # the environment may draw from its own
+
+    def act(observation: object, generator: np.random.Generator) -> object:
+        space.seed(int(generator.integers(2**31)))
+        return space.sample()
+
+    return act
+
+
+def _check_count(num_episodes: int | None, num_timesteps: int | None) -> None:
+    if (num_episodes is None) == (num_timesteps is None):
+        came = "neither a number of episodes nor of timesteps is" if num_episodes is None else "both numbers are"
+        raise UsageError(f"{came} given: say how many episodes or how many timesteps to record")
+    for number, unit in ((num_episodes, "episodes"), (num_timesteps, "timesteps")):
+        if number is not None and number < 1:
+            raise UsageError(f"{number} {unit} were asked for: give at least 1")
+
+
+def _open_envs(
+    env: str | Callable[[], gymnasium.Env], num_envs: int, max_steps: int | None, missing: tuple[str, ...]
+) -> VectorEnv:
+    if isinstance(env, gymnasium.Env):
+        raise UsageError("record makes its environments itself: give an id, or a function such as lambda: env")
+    if isinstance(env, str):
+        unknown = EnvironmentSpec(Discrete(1), Discrete(1))
+        return make_envs(unknown, num_envs, env_id=env, max_steps=max_steps, missing=missing)
+    limit = {} if max_steps is None else {"max_steps": max_steps}
+    return batch_of([lambda: Guarded(env(), missing=missing, **limit)] * num_envs)
+
+
+def _spec_of(
+    envs: VectorEnv, reference_returns: tuple[float, float] | None, missing: tuple[str, ...]
+) -> EnvironmentSpec:
+    assert isinstance(envs, SyncVectorEnv)
+    guarded = envs.envs[0]
+    assert isinstance(guarded, Guarded)
+    return spec_of_env(guarded.env, reference_returns, missing)
+
+
+def _actor_of(policy: Actor | Predictor | Callable[..., object], seed: int) -> Actor:
+    if isinstance(policy, Actor):
+        return policy
+    if isinstance(policy, Predictor):
+        return from_sb3(policy, seed=seed)
+    if not callable(policy):
+        kinds = "a function of an observation and a generator, an Actor, or a Stable-Baselines3 model"
+        raise UsageError(f"the policy is of type {type(policy).__name__}: give {kinds}")
+    return _FunctionActor(policy, seed)
+
+
+def _waves(
+    actor: Actor,
+    envs: VectorEnv,
+    kept: Sequence[int],
+    *,
+    num_episodes: int | None,
+    num_timesteps: int | None,
+    seed: int,
+    policy_name: str,
+    progress: Callable[[int], None] | None,
+) -> Iterator[list[Episode]]:
+    """Play as many episodes as fit side by side, again and again, until there are enough.
+
+    `kept` has the lengths of the episodes that are there already. A wave in which the environment failed is left out
+    as a whole, so that a repetition plays the same ones side by side.
+    """
+    num_played, num_steps = len(kept), sum(kept)
+    if isinstance(actor, Seekable):  # whatever it has played elsewhere
+        actor.seek(num_played)
+
+    def is_enough() -> bool:
+        return num_steps >= num_timesteps if num_timesteps is not None else num_played >= (num_episodes or 0)
+
+    if progress is not None and kept:
+        progress(len(kept))
+    while not is_enough():
+        num_rows = envs.num_envs if num_episodes is None else min(envs.num_envs, num_episodes - num_played)
+        failures: list[Failure] = []
+        whole = iter(
+            rollout(actor, envs, num_episodes=num_rows, seed=seed + num_played, progress=progress, failures=failures)
+        )
+        failed = {failure.episode: failure.message for failure in failures}
+        wave: list[Episode] = []
+        while len(wave) < num_rows and not is_enough():
+            if len(wave) in failed:
+                raise NumericsError(f"the environment failed in episode {num_played}: {failed[len(wave)]}")
+            metadata = {"seed": seed + num_played, **({"policy": policy_name} if policy_name else {})}
+            wave.append(replace(next(whole), metadata=metadata))
+            num_played, num_steps = num_played + 1, num_steps + len(wave[-1])
+        yield wave
+
+
+class _FunctionActor:
+    """A function of one observation as an actor, with one random generator an episode."""
+
+    def __init__(self, policy: Callable[..., object], seed: int) -> None:
+        self._policy = policy
+        self._seed = seed
+        self._num_started = 0
+        self._generators: list[np.random.Generator] = []
+
+    def reset(self, num_envs: int) -> None:
+        episodes = range(self._num_started, self._num_started + num_envs)
+        self._num_started += num_envs
+        self._generators = [np.random.default_rng([self._seed, episode]) for episode in episodes]
+
+    def seek(self, episode: int) -> None:
+        self._num_started = episode
+
+    def act(self, observations: Batch, rewards: np.ndarray | None) -> Batch:
+        rows = zip(unstack(observations, len(self._generators)), self._generators, strict=True)
+        return stack([self._policy(observation, generator) for observation, generator in rows])
+
+    def keep(self, rows: np.ndarray) -> None:
+        self._generators = [self._generators[row] for row in rows]

@@ -1,0 +1,147 @@
+"""The columns of a data set as arrays, gathered by index: a row for each timestep of all episodes, or for each episode.
+
+    steps    "observation"   of every timestep, one array a chunk: views of the memory-mapped Arrow buffers
+    finals   "observation"   of every episode, after its last step
+    texts    "observation.mission"   of every timestep, as Arrow strings; `episode_texts`, of every episode
+
+Where values may be missing, "missing.NAME" has a column of its own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from seqdec.data import schema
+from seqdec.data.episode import final_name
+from seqdec.errors import DataError
+from seqdec.sequence import texts
+from seqdec.sequence.layout import Layout
+from seqdec.spaces.leaves import MISSING
+
+Chunks = list[np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """The columns that a layout names."""
+
+    steps: dict[str, Chunks]
+    finals: dict[str, Chunks]
+    texts: dict[str, list[pa.StringArray]]
+    episode_texts: list[pa.StringArray]
+
+    @staticmethod
+    def of(dataset: Dataset, layout: Layout, missing: Sequence[str], computed: Mapping[str, Chunks]) -> "Arrays":
+        """Return the columns of a data set that a layout names, and those that were computed.
+
+        Args:
+            dataset: rows of `sources`.
+            layout: names what is read.
+            missing: leaves of the observation some of whose values may be missing.
+            computed: the reward and what comes of it.
+        """
+        found = Arrays(dict(computed), {}, {}, [])
+        for variable in layout.variables:
+            name = variable.of or variable.name
+            if name == "text":
+                found.episode_texts.extend(schema.text_column(dataset, "text"))
+            elif variable.kind == "text":
+                found.texts[name] = schema.text_column(dataset, name)
+            elif name not in found.steps and name != "target_return" and variable.kind != "timestep":
+                found.steps[name] = schema.column(dataset, name)
+            if name in missing:
+                found.steps[MISSING + name] = schema.column(dataset, MISSING + name)
+            if variable.of:
+                for leaf in (name, MISSING + name):
+                    if leaf in found.steps:
+                        found.finals[leaf] = schema.column(dataset, final_name(leaf))
+        return found
+
+    @staticmethod
+    def joined(parts: Sequence["Arrays"], computed: Mapping[str, Chunks]) -> "Arrays":
+        """Return the columns of several data sets, one after the other, but those that were computed for all of them.
+
+        They are not copied.
+        """
+
+        def join(mappings: Sequence[Mapping[str, list]]) -> dict[str, list]:
+            return {name: [chunk for each in mappings for chunk in each[name]] for name in mappings[0]}
+
+        return Arrays(
+            join([part.steps for part in parts]) | dict(computed),
+            join([part.finals for part in parts]),
+            join([part.texts for part in parts]),
+            [chunk for part in parts for chunk in part.episode_texts],
+        )
+
+    def values(self, name: str, flat: np.ndarray) -> dict[str, Tensor]:
+        """Return a variable at flat indices [B, K], and which values are missing where some may be."""
+        if name in self.texts:
+            content = texts.encode(take_texts(self.texts[name], flat.reshape(-1)))
+            found = {name: content.reshape(*flat.shape, -1)}
+        else:
+            found = {name: torch.from_numpy(take(self.steps[name], flat))}
+        missing = self.missing(name, flat)
+        return found if missing is None else found | {MISSING + name: torch.from_numpy(missing)}
+
+    def missing(self, name: str, flat: np.ndarray) -> np.ndarray | None:
+        """Return which values are missing at flat indices, bool; None where none ever is."""
+        return take(self.steps[MISSING + name], flat).astype(bool) if MISSING + name in self.steps else None
+
+    def known(self, name: str, flat: np.ndarray) -> np.ndarray:
+        """Return a variable's values at flat indices without those that are missing.
+
+        Entries of a vector can be missing one by one: in their places stand values of the same entry, evenly chosen.
+        """
+        values, missing = take(self.steps[name], flat), self.missing(name, flat)
+        if missing is None:
+            return values
+        if missing.all():
+            raise DataError(f"{name} is never known: leave it out of the data")
+        if missing.ndim == 1:
+            return values[~missing]
+        values = values.copy()
+        for entry in np.flatnonzero(missing.any(axis=0)):
+            unknown = missing[:, entry]
+            known, num_unknown = values[~unknown, entry], int(unknown.sum())
+            if len(known):
+                values[unknown, entry] = known[np.arange(num_unknown) * len(known) // num_unknown]
+        return values
+
+    def num_bytes(self, name: str) -> int:
+        """Return how many bytes a timestep of a variable takes."""
+        return self.steps[name][0][:1].nbytes
+
+
+def take(chunks: Chunks, flat: np.ndarray) -> np.ndarray:
+    """Gather rows by flat index from consecutive arrays; a copy is made of what is taken only."""
+    if len(chunks) == 1:
+        return chunks[0][flat]
+    taken = np.empty((flat.size, *chunks[0].shape[1:]), chunks[0].dtype)
+    for index, here, inside in _by_chunk([len(chunk) for chunk in chunks], flat.reshape(-1)):
+        taken[here] = chunks[index][inside]
+    return taken.reshape(*flat.shape, *taken.shape[1:])
+
+
+def take_texts(chunks: list[pa.StringArray], flat: np.ndarray) -> list[str]:
+    """Gather texts by index [N] from consecutive arrays."""
+    taken = np.empty(flat.shape, dtype=object)
+    for index, here, inside in _by_chunk([len(chunk) for chunk in chunks], flat):
+        taken[here] = chunks[index].take(pa.array(inside)).to_pylist()
+    return taken.tolist()
+
+
+def _by_chunk(sizes: Sequence[int], flat: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield each chunk that is meant, which of the indices [N] mean it, and where in it."""
+    ends = np.cumsum(sizes)
+    chunk_of = np.searchsorted(ends, flat, side="right")
+    order = np.argsort(chunk_of, kind="stable")
+    firsts = np.flatnonzero(np.diff(chunk_of[order], prepend=-1))
+    for here in np.split(order, firsts)[1:]:
+        index = int(chunk_of[here[0]])
+        yield index, here, flat[here] - (ends[index] - sizes[index])

@@ -1,0 +1,307 @@
+"""Windows of episodes that are read while training goes on, of which a buffer holds a part at a time.
+
+    source    e0 e1 e2 e3 e4 e5 e6 e7 e8 e9  and again from e0
+    step 0   [e0 e1 e2 e3]
+    step 9         [e2 e3 e4 e5]                 the first to come is the first to go
+
+Windows are drawn from the buffer as `Windows` draws them from a data set. What it holds is a function of the step, so
+that resuming needs no memory of what was read: the stream is read forward to where the step has it. Over a whole pass
+every episode is in the buffer equally long. The k-th of w processes reads every w-th episode from the k-th on.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+from torch import Tensor
+
+from seqdec.data.arrow import from_rows
+from seqdec.data.check import check
+from seqdec.data.episode import Row
+from seqdec.data.source import Source
+from seqdec.errors import DataError, StorageError, UsageError
+from seqdec.sequence.hindsight import DemoPart
+from seqdec.sequence.layout import Layout
+from seqdec.sequence.windows import Windows, concatenate
+
+BLOCKS = 16  # in which a buffer is replaced: fewer read more at once, more make a batch slower
+
+
+class StreamWindows:
+    """The windows of a stream of episodes, which training takes as it takes those of a data set.
+
+    What they are fitted by, `statistics()`, `returns` [episodes] and `lengths` [episodes], is of the first `buffer`
+    episodes, on all processes alike. A stream that the buffers hold whole gives the very windows of its data set.
+
+    Args:
+        source: its episodes. Neighbours are trained on at about the same time, and the first ones stand for all in the
+            statistics: an order by quality or task is to be shuffled before.
+        layout: names the variables to gather and the length of a window; must fit the data's spaces.
+        buffer: how many episodes a process holds at most; 16 or more are rounded down to a multiple of 16.
+        reuse: how often a timestep is used, on average, each time that its episode passes through the buffer. Less
+            reads more. An episode stays for one step at least, so a small buffer can use it more often.
+        num_heldout: the first episodes, which become `heldout` and are never trained on.
+        process_index: which of the processes this is.
+        num_processes: how many share the stream, a part each.
+        text: what the episodes are about, for those that do not say it themselves.
+        discount: of the returns to go.
+        delayed_reward: pay all of an episode's reward at its last step.
+        prompt_dropout: as `Windows` has it; so are `demo_group` and `demo_part`.
+
+    Raises:
+        UsageError: the layout does not fit the data, or a number is out of range.
+        DataError: there are too few episodes, or one of those that are read now cannot be trained on.
+
+    Example:
+        >>> from seqdec import Episode, environment_of, layout_from_spaces, scripted_cartpole
+        >>> dataset = scripted_cartpole(num_episodes=40)
+        >>> spec = environment_of(dataset)
+        >>> source = Source(spec, read=lambda: map(Episode.to_row, map(Episode.from_row, dataset)), identity={})
+        >>> layout = layout_from_spaces("multi_game", spec.observation_space, spec.action_space)
+        >>> windows = StreamWindows(source, layout, buffer=16, num_heldout=4)
+        >>> windows.gather(windows.draw(step=0, seed=0, batch_size=8))["observation"].shape
+        torch.Size([8, 20, 4])
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        layout: Layout,
+        *,
+        buffer: int = 1024,
+        reuse: float = 1.0,
+        num_heldout: int = 0,
+        process_index: int = 0,
+        num_processes: int = 1,
+        text: str = "",
+        discount: float = 1.0,
+        delayed_reward: bool = False,
+        prompt_dropout: float = 0.0,
+        demo_group: str = "text",
+        demo_part: DemoPart = "random",
+    ):
+        if buffer < 1:
+            raise UsageError(f"a buffer of {buffer} episodes was asked for: give at least 1")
+        if not 0 < reuse < math.inf:
+            raise UsageError(f"reuse is {reuse}: it must be above 0")
+        if num_heldout < 0:
+            raise UsageError(f"{num_heldout} episodes shall be held out: give 0 or more")
+        if not 0 <= process_index < num_processes:
+            raise UsageError(f"process {process_index} of {num_processes}: they count from 0")
+        self.layout, self.text, self.discount, self.delayed_reward = layout, text, discount, delayed_reward
+        self.prompt_dropout, self.demo_group = prompt_dropout, demo_group
+        self.demo_part: DemoPart = demo_part
+        self.reuse, self.num_heldout = reuse, num_heldout
+        self.process_index, self.num_processes = process_index, num_processes
+        self.spec, self._source = source.spec, source
+        self._block_size = max(1, buffer // BLOCKS)
+        self._num_blocks = min(buffer, BLOCKS)
+        self.heldout = self._read_heldout() if num_heldout else None
+        stream = _Shard(source, num_heldout)
+        self._blocks = self._read_first(stream)
+        self._windows: Windows | None = concatenate(list(self._blocks.values()))
+        self._first_block: int | None = 0
+        self._is_first = True
+        self.returns, self.lengths = self._windows.returns, self._windows.lengths
+        self._is_whole = not stream.has(self._num_blocks * self._block_size * num_processes)
+        if stream.length is not None:
+            if stream.length < num_processes:
+                raise DataError(
+                    f"the stream has {_episodes(stream.length)} to train on, fewer than the {num_processes} processes: "
+                    "use fewer processes"
+                )
+            source = replace(source, num_episodes=num_heldout + stream.length)
+        self._shard = stream
+        if num_processes > 1:
+            self._shard = _Shard(source, num_heldout + process_index, num_processes)
+            self._blocks, self._first_block = {}, None
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def draw(self, step: int, seed: int, batch_size: int) -> np.ndarray:
+        """Bring the buffer to an optimizer step and return the indices of windows in it, int64 [B].
+
+        B counts the windows of all processes, each of which has its own buffer and takes its slice of the indices.
+
+        Raises:
+            DataError: an episode that is read for this step cannot be trained on.
+            StorageError: reading broke off.
+        """
+        self._move(self._block_of(step, batch_size))
+        return self._held.draw(step, seed, batch_size)
+
+    def sizes(self, indices: np.ndarray) -> np.ndarray:
+        """Return how many timesteps each of these windows has, of the last step that was drawn, int64 [B]."""
+        return self._held.sizes(indices)
+
+    def num_valid(self, indices: np.ndarray) -> int:
+        """Count the timesteps of these windows, of the last step that was drawn, that are not padding."""
+        return self._held.num_valid(indices)
+
+    def num_known(self, indices: np.ndarray) -> dict[str, int]:
+        """Count, as `Windows.num_known` does, in these windows of the last step that was drawn."""
+        return self._held.num_known(indices)
+
+    def gather(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """Return windows of the last step that was drawn as a batch, as `Windows.gather` does."""
+        return self._held.gather(indices)
+
+    def statistics(self) -> dict[str, np.ndarray]:
+        """Return the values that codecs are fitted to, by variable, of the first `buffer` episodes.
+
+        Once the buffer has moved on, these are read again.
+        """
+        if self._is_first:
+            return self._held.statistics()
+        blocks = self._read_first(_Shard(self._source, self.num_heldout))
+        return concatenate(list(blocks.values())).statistics()
+
+    @property
+    def _held(self) -> Windows:
+        assert self._windows is not None, "the last step could not be drawn"
+        return self._windows
+
+    def _read_heldout(self) -> Windows:
+        stream = _Shard(self._source, 0)
+        rows = [found for place in range(self.num_heldout) if (found := stream.at(place)) is not None]
+        if not stream.has(self.num_heldout):
+            raise DataError(
+                f"the stream has {_episodes(len(rows))}, too few to hold out {self.num_heldout}: hold out fewer"
+            )
+        return self._windows_of(rows)
+
+    def _read_first(self, stream: "_Shard") -> dict[int, Windows]:
+        """Return the blocks at the beginning of a stream, as many as a buffer holds or there are."""
+        blocks: dict[int, Windows] = {}
+        for block in range(self._num_blocks):
+            rows = [found for place in self._places(block) if (found := stream.at(place)) is not None]
+            if rows:
+                blocks[block] = self._windows_of(rows)
+        if not blocks:
+            raise DataError("the stream has no episodes: give at least one")
+        return blocks
+
+    def _places(self, block: int) -> range:
+        return range(block * self._block_size, (block + 1) * self._block_size)
+
+    def _windows_of(self, numbered: Sequence[tuple[int, Row]]) -> Windows:
+        """Return the windows of rows, which are checked as those of a data set are."""
+        numbers, rows = [number for number, _ in numbered], [row for _, row in numbered]
+        dataset = from_rows(rows, self.spec, numbers, fingerprint="stream")
+        check(dataset, numbers)
+        return Windows(
+            dataset,
+            self.layout,
+            text=self.text,
+            discount=self.discount,
+            delayed_reward=self.delayed_reward,
+            prompt_dropout=self.prompt_dropout,
+            demo_group=self.demo_group,
+            demo_part=self.demo_part,
+            numbers=numbers,
+        )
+
+    def _block_of(self, step: int, batch_size: int) -> int:
+        """Return the first of the blocks that are in the buffer at a step."""
+        if self._is_whole:
+            return 0
+        lengths, valid = self.lengths, np.minimum(self.lengths, self.layout.context_length)
+        # a window is drawn by its timestep: episodes count by their length
+        timesteps = batch_size / self.num_processes * (lengths * valid).sum() / lengths.sum()
+        episodes = timesteps / (self.reuse * lengths.mean())
+        return int(step * min(episodes / self._block_size, self._num_blocks))
+
+    def _move(self, first: int) -> None:
+        """Hold the blocks from this one on; what goes is let go before what comes is read."""
+        if first == self._first_block:
+            return
+        self._windows, self._first_block, self._is_first = None, None, False
+        if self._is_whole:
+            self._blocks = self._read_first(self._shard)
+        else:
+            wanted = range(first, first + self._num_blocks)
+            self._blocks = {block: windows for block, windows in self._blocks.items() if block in wanted}
+            for block in wanted:
+                if block not in self._blocks:
+                    rows = [self._shard.around(place) for place in self._places(block)]
+                    self._blocks[block] = self._windows_of(rows)
+        self._windows = concatenate([self._blocks[block] for block in sorted(self._blocks)])
+        self._first_block = first
+
+
+class _Shard:
+    """Every `stride`-th episode of a source from the `first` on, by place; it is read forward only, or anew.
+
+    `length` is how many there are, None as long as nobody knows.
+    """
+
+    def __init__(self, source: Source, first: int, stride: int = 1):
+        self._source, self._first, self._stride = source, first, stride
+        known = source.num_episodes
+        self.length = None if known is None else len(range(first, known, stride))
+        self._rows: Iterator[Row] | None = None
+        self._next = 0
+        self._latest: tuple[int, Row] | None = None
+
+    def has(self, place: int) -> bool:
+        """Say whether there is an episode at a place."""
+        return (self.length is not None and place < self.length) or self.at(place) is not None
+
+    def at(self, place: int) -> tuple[int, Row] | None:
+        """Return the episode at a place and its number in the source, or None behind the last one.
+
+        Raises:
+            DataError: the source has not as many episodes as it said, or had before.
+            StorageError: reading broke off.
+        """
+        if self._latest is None or self._latest[0] != place:
+            if place < self._next:
+                if self._rows is not None and self._next == self.length:
+                    self._read_to(self._next)  # nothing may come after the last one
+                self._rows = None
+            row = self._read_to(place)
+            if row is None:
+                return None
+            self._latest = place, row
+        return self._first + place * self._stride, self._latest[1]
+
+    def around(self, place: int) -> tuple[int, Row]:
+        """Return the episode at a place of the endless stream that begins again after its last episode."""
+        found = self.at(place if self.length is None else place % self.length)
+        if found is None:
+            assert self.length is not None
+            found = self.at(place % self.length)
+        assert found is not None
+        return found
+
+    def _read_to(self, place: int) -> Row | None:
+        rows, self._rows = self._rows, None  # one that fails cannot go on
+        if rows is None:
+            self._next = 0
+        try:
+            if rows is None:
+                rows = islice(self._source.read(), self._first, None, self._stride)
+            row = None
+            while self._next <= place and (row := next(rows, None)) is not None:
+                self._next += 1
+        except StorageError:
+            raise
+        except OSError as error:
+            number = self._first + self._next * self._stride
+            raise StorageError(f"the stream broke off before episode {number}: {error}") from error
+        self._rows = rows
+        if row is None and self.length is None:
+            self.length = self._next
+        if self.length is not None and (self._next > self.length or (row is None and self._next < self.length)):
+            raise DataError(
+                f"the stream has {'more' if self._next > self.length else 'fewer'} episodes than its source says, or "
+                "than it had before: it must stay the same while it is read"
+            )
+        return row
+
+
+def _episodes(number: int) -> str:
+    return f"{number} episode{'' if number == 1 else 's'}"

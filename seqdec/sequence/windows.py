@@ -1,0 +1,340 @@
+"""Windows of the data as batches: contiguous slices of episodes, gathered from the memory-mapped Arrow buffers.
+
+Every timestep of the data is the candidate for one window: the window that has it in the middle, moved inside the
+episode. So long episodes weigh by their length, and a window is padded, on the right, only where the whole episode
+is shorter than the context. The windows of step n are a function of the seed and n alone.
+
+An index counts through the windows again and again: in each round a window has other facts in its prompt.
+
+    0 1 2 ... n-1 | n n+1 n+2 ...      n windows; index i is window i % n, in round i // n
+"""
+
+import copy
+from collections.abc import Sequence
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqdec.data import schema
+from seqdec.data.episode import METADATA, delay_rewards, returns_to_go
+from seqdec.errors import DataError, UsageError, suggest
+from seqdec.sequence import hindsight, texts
+from seqdec.sequence.facts import is_fact
+from seqdec.sequence.gather import Arrays, Chunks, take, take_texts
+from seqdec.sequence.hindsight import DemoPart, Facts
+from seqdec.sequence.layout import Layout
+from seqdec.sequence.presets import check_spaces
+from seqdec.spaces.leaves import MISSING
+
+STATISTICS_SAMPLE = 250_000  # timesteps read for means, deviations and quantiles
+STATISTICS_BYTES = 256 * 2**20  # and at most so much of a variable
+ROUNDS = 2**20  # in which the facts of a prompt are drawn
+REWARD_BLOCK = 2_000_000  # timesteps whose returns are computed at once
+
+
+class Windows:
+    """The windows of a data set, one for each of its timesteps.
+
+    Args:
+        dataset: rows of `sources`, one an episode.
+        layout: names the variables to gather and the length of a window; must fit the data's spaces.
+        episodes: the rows to use, all of them by default.
+        weights: of the episodes: how much more often than others the timesteps of an episode are drawn; all alike by
+            default.
+        text: what the episodes are about, for those that do not say it themselves.
+        discount: of the returns to go.
+        delayed_reward: pay all of an episode's reward at its last step.
+        prompt_dropout: share in which each fact of the prompt, and the return to go, is unknown, and in which all are.
+        demo_group: column of the data that says which episodes are of one task, for demos: "text", or one of the
+            metadata ("metadata.velocity").
+        demo_part: which timesteps of an episode are its demo: any, or those in a row that earn most.
+        numbers: of the rows, for what is said of them; from 0 on by default.
+
+    Raises:
+        UsageError: the layout does not fit the data, has a leaf in its prompt that changes within an episode, or a
+            share is none.
+
+    Example:
+        >>> from seqdec import layout_from_spaces, scripted_cartpole, environment_of
+        >>> dataset = scripted_cartpole(num_episodes=4)
+        >>> spec = environment_of(dataset)
+        >>> layout = layout_from_spaces("multi_game", spec.observation_space, spec.action_space)
+        >>> windows = Windows(dataset, layout)
+        >>> windows.gather(windows.draw(step=0, seed=0, batch_size=8))["observation"].shape
+        torch.Size([8, 20, 4])
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        layout: Layout,
+        *,
+        episodes: Sequence[int] | np.ndarray | None = None,
+        weights: Sequence[float] | np.ndarray | None = None,
+        text: str = "",
+        discount: float = 1.0,
+        delayed_reward: bool = False,
+        prompt_dropout: float = 0.0,
+        demo_group: str = "text",
+        demo_part: DemoPart = "random",
+        numbers: Sequence[int] | None = None,
+    ):
+        self.layout, self.discount, self.delayed_reward, self.text = layout, discount, delayed_reward, text
+        if not 0 <= prompt_dropout < 1:
+            raise UsageError(f"prompt_dropout is {prompt_dropout}: give a share from 0 to below 1")
+        self.prompt_dropout = prompt_dropout
+        self.demo_part: DemoPart = demo_part
+        self.spec = schema.environment_of(dataset)
+        check_spaces(layout, self.spec.observation_space, self.spec.action_space, self.spec.missing)
+        self._all_lengths = all_lengths = schema.lengths(dataset)
+        self._groups = _groups(dataset, demo_group) if layout.demo else np.zeros(0, object)
+        rewards = schema.column(dataset, "reward")
+        self._returns_to_go = _returns_to_go(rewards, all_lengths, discount, delayed_reward)
+        if delayed_reward and "reward" in layout.step_names:
+            rewards = [delay_rewards(np.concatenate(rewards), all_lengths)]
+        computed = {"reward": [chunk[:, None] for chunk in rewards], "return_to_go": [self._returns_to_go[:, None]]}
+        self._arrays = Arrays.of(dataset, layout, self.spec.missing, computed)
+        for name in layout.prompt_names:
+            changing = schema.changing_episode(dataset, name) if name.split(".")[0] == "observation" else None
+            if changing is not None:
+                number = changing if numbers is None else numbers[changing]
+                raise UsageError(
+                    f"{name} changes within episode {number}: what stands in the prompt must be known from the "
+                    "first step on; leave it in the steps"
+                )
+        self._choose(np.arange(len(all_lengths)) if episodes is None else episodes, weights)
+
+    def select(self, episodes: Sequence[int] | np.ndarray) -> "Windows":
+        """Return the windows of other rows of the same data set, unweighted; what is known of the data is shared."""
+        others = copy.copy(self)
+        others._choose(episodes, None)
+        return others
+
+    def _choose(self, episodes: Sequence[int] | np.ndarray, weights: Sequence[float] | np.ndarray | None) -> None:
+        chosen = np.sort(np.asarray(episodes))
+        if len(chosen) == 0:
+            raise DataError("no episodes to take windows from")
+        num_all = len(self._all_lengths)
+        if chosen[0] < 0 or chosen[-1] >= num_all or len(np.unique(chosen)) < len(chosen):
+            raise UsageError(f"episodes are rows of the data set, 0 to {num_all - 1}, each named once")
+        firsts = np.cumsum(self._all_lengths) - self._all_lengths  # flat index of each episode's timestep 0
+        self.lengths, self._rows, self._firsts = self._all_lengths[chosen], chosen, firsts[chosen]
+        self._ends = np.cumsum(self.lengths)
+        self._mass = None if weights is None else _cumulated_mass(weights, num_all, chosen, self.lengths)
+        self._make_facts()
+
+    def _make_facts(self) -> None:
+        peers = hindsight.peers_of(self._groups[self._rows]) if self.layout.demo else None
+        self._facts = Facts(
+            self.layout,
+            self._arrays,
+            self._rows,
+            self._firsts,
+            self.lengths,
+            peers,
+            self.prompt_dropout,
+            self.demo_part,
+        )
+
+    @property
+    def returns(self) -> np.ndarray:
+        """The return to go of each episode's first timestep, float32 [episodes]."""
+        return self._returns_to_go[self._firsts]
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def draw(self, step: int, seed: int, batch_size: int) -> np.ndarray:
+        """Return the indices of the windows of an optimizer step, uniform over timesteps if unweighted, int64 [B]."""
+        random = np.random.default_rng((seed, step))
+        windows = self._draw_windows(random, batch_size)
+        return windows + len(self) * random.integers(ROUNDS, size=batch_size) if self._facts.are_drawn else windows
+
+    def _draw_windows(self, random: np.random.Generator, batch_size: int) -> np.ndarray:
+        if self._mass is None:
+            return random.integers(len(self), size=batch_size)
+        drawn = random.random(batch_size) * self._mass[-1]
+        rows = np.minimum(np.searchsorted(self._mass, drawn, side="right"), len(self._mass) - 1)
+        before = self._mass[rows - 1] * (rows > 0)
+        share = (drawn - before) / (self._mass[rows] - before)
+        inside = np.minimum((share * self.lengths[rows]).astype(np.int64), self.lengths[rows] - 1)
+        return self._ends[rows] - self.lengths[rows] + inside
+
+    def sizes(self, indices: np.ndarray) -> np.ndarray:
+        """Return how many timesteps each of these windows has, padding apart, int64 [B]."""
+        return np.minimum(self.lengths[self._rows_of(indices)], self.layout.context_length)
+
+    def num_valid(self, indices: np.ndarray) -> int:
+        """Count the timesteps of these windows that are not padding."""
+        return int(self.sizes(indices).sum())
+
+    def num_known(self, indices: np.ndarray) -> dict[str, int]:
+        """Count, for each variable that the layout predicts, the timesteps of these windows at which it is known."""
+        timesteps, inside, rows = self._timesteps(indices)
+        facts = self._facts_of(indices, timesteps, rows)
+        found = {}
+        for name in self.layout.predicted:
+            is_there = inside if name in self.layout.step_names else np.ones((len(rows), 1), bool)
+            missing = facts.get(MISSING + name)
+            if missing is None:
+                missing = self._arrays.missing(name, self._firsts[rows, None] + timesteps)
+            if missing is not None:
+                is_there = is_there & ~missing.reshape(*is_there.shape, -1).any(-1)
+            found[name] = int(is_there.sum())
+        return found
+
+    def _timesteps(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the timesteps of windows [B, K], which of them are no padding [B, K], and their episodes [B]."""
+        rows = self._rows_of(indices)
+        middles = indices % len(self) - (self._ends[rows] - self.lengths[rows])
+        length = self.layout.context_length
+        starts = np.clip(middles - length // 2, 0, np.maximum(self.lengths[rows] - length, 0))
+        sizes = np.minimum(self.lengths[rows], length)
+        offsets = np.arange(sizes.max(initial=1))
+        timesteps = starts[:, None] + np.minimum(offsets, sizes[:, None] - 1)
+        return timesteps, offsets < sizes[:, None], rows
+
+    def _rows_of(self, indices: np.ndarray) -> np.ndarray:
+        """Return the episode of each window, as its place among those chosen."""
+        return np.searchsorted(self._ends, indices % len(self), side="right")
+
+    def gather(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """Return windows as a batch, in raw units, K timesteps each: as many as the longest of them has.
+
+        Returns:
+            every variable of the layout: [B, K, size] float32, uint8 for an image, int64 where it is multi_discrete;
+            [B, K] int64 where it is discrete; bytes [B, K, bytes] of a text (see `texts`). What stands in the prompt
+            has an axis of 1 in the place of K. "missing.NAME" [B, K] or [B, K, size], bool, of what may be missing;
+            "hidden.NAME" [B, K] says what is to be written as unknown though its value is there. "demo.NAME"
+            [B, demo_length, ...] is what a demo shows of a variable, "missing.demo.NAME" where it shows nothing.
+            "timestep" [B, K] int64, counted from the episode's start; "mask" [B, K], False on padding, where the
+            other entries repeat the window's last timestep.
+        """
+        timesteps, inside, rows = self._timesteps(indices)
+        flat = self._firsts[rows, None] + timesteps
+        batch = {"timestep": torch.from_numpy(timesteps), "mask": torch.from_numpy(inside)}
+        for name in self.layout.step_names:
+            batch |= self._arrays.values(name, flat)
+        for name in self.layout.prompt_names:
+            if name == "text":
+                batch[name] = texts.encode(self._episode_texts(rows))[:, None]
+            elif not is_fact(name):
+                batch |= self._arrays.values(name, flat[:, :1])
+        facts = self._facts_of(indices, timesteps, rows)
+        return batch | {name: torch.from_numpy(value) for name, value in facts.items()}
+
+    def _facts_of(self, indices: np.ndarray, timesteps: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the prompt says of each window's episode but its text, and which of it is unknown."""
+        return self._facts.read(rows, timesteps[:, 0], timesteps.shape[1], indices // len(self))
+
+    def _episode_texts(self, rows: np.ndarray) -> list[str]:
+        return [found or self.text for found in take_texts(self._arrays.episode_texts, self._rows[rows])]
+
+    def statistics(self) -> dict[str, np.ndarray]:
+        """Return the values that codecs are fitted to, by variable: all of them, or a fixed sample of many.
+
+        Of texts, all that differ.
+        """
+        values: dict[str, np.ndarray] = {}
+        sample = np.arange(len(self))
+        if len(self) > STATISTICS_SAMPLE:
+            sample = np.sort(np.random.default_rng(0).choice(len(self), STATISTICS_SAMPLE, replace=False))
+        rows = self._rows_of(sample)
+        flat = sample - (self._ends - self.lengths)[rows] + self._firsts[rows]
+        for variable in self.layout.variables:
+            name, leaf = variable.name, variable.of or variable.name
+            if variable.kind == "timestep":
+                continue
+            if name == "target_return":
+                values[name] = hindsight.target_return(self._returns_to_go, self._firsts)
+            elif name == "text":
+                values[name] = np.unique(self._episode_texts(np.arange(len(self.lengths))))
+            elif name in self._arrays.texts:
+                values[name] = np.concatenate([chunk.unique().to_numpy(False) for chunk in self._arrays.texts[name]])
+            else:
+                every = -(-len(flat) * self._arrays.num_bytes(leaf) // STATISTICS_BYTES)
+                known = self._arrays.known(leaf, flat[:: max(1, every)])
+                values[name] = known[:, list(variable.entries)] if variable.entries else known
+        return values
+
+
+def concatenate(parts: Sequence[Windows]) -> Windows:
+    """Return the windows of several data sets, one after the other, as those of one; their columns are not copied.
+
+    All have one environment, layout, discount and text, and no weights.
+    """
+    whole = copy.copy(parts[0])
+    whole.lengths = np.concatenate([part.lengths for part in parts])
+    whole._all_lengths = np.concatenate([part._all_lengths for part in parts])
+    whole._ends = np.cumsum(whole.lengths)
+    whole._firsts = _shifted([part._firsts for part in parts], [len(part._returns_to_go) for part in parts])
+    whole._rows = _shifted([part._rows for part in parts], [len(part._all_lengths) for part in parts])
+    whole._returns_to_go = np.concatenate([part._returns_to_go for part in parts])
+    whole._groups = np.concatenate([part._groups for part in parts])
+    computed = {"return_to_go": [whole._returns_to_go[:, None]]}
+    whole._arrays = Arrays.joined([part._arrays for part in parts], computed)
+    whole._make_facts()
+    return whole
+
+
+def _groups(dataset: datasets.Dataset, column: str) -> np.ndarray:
+    """Return the task of each episode, as a column says it."""
+    if column not in dataset.column_names or (column != "text" and not column.startswith(METADATA)):
+        known = [name for name in dataset.column_names if name == "text" or name.startswith(METADATA)]
+        meant = METADATA + column if METADATA + column in known else column
+        raise UsageError(f"no column {column!r} says which task an episode is of{suggest(meant, known)}")
+    return np.array([str(value) for value in dataset[column]], object)
+
+
+def _shifted(indices: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
+    """Return indices into several things of these sizes as indices into all of them, one after the other."""
+    before = np.cumsum([0, *sizes[:-1]])
+    return np.concatenate([found + shift for found, shift in zip(indices, before, strict=True)])
+
+
+def _cumulated_mass(
+    weights: Sequence[float] | np.ndarray, num_episodes: int, chosen: np.ndarray, lengths: np.ndarray
+) -> np.ndarray:
+    """Return the sum of weight times length over the episodes up to each one."""
+    given = np.asarray(weights, np.float64)
+    if given.shape != (num_episodes,):
+        raise UsageError(f"{given.size} weights for {num_episodes} episodes: give one for each")
+    if not np.isfinite(given).all() or (given < 0).any() or given[chosen].sum() == 0:
+        raise UsageError("the weights of the episodes must be finite, at least 0, and not all 0")
+    return np.cumsum(given[chosen] * lengths)
+
+
+def _returns_to_go(rewards: Chunks, lengths: np.ndarray, discount: float, delayed_reward: bool) -> np.ndarray:
+    """Return R_t of every timestep, float32, a block of episodes at a time: memory holds no more than the result."""
+    found = np.empty(int(lengths.sum()), np.float32)
+    ends = np.cumsum(lengths)
+    first = 0
+    while first < len(lengths):
+        begin = int(ends[first] - lengths[first])
+        last = max(first + 1, int(np.searchsorted(ends, begin + REWARD_BLOCK, side="right")))
+        block = np.arange(begin, int(ends[last - 1]))
+        found[begin : ends[last - 1]] = returns_to_go(
+            take(rewards, block), lengths[first:last], discount, delayed_reward
+        )
+        first = last
+    return found
+
+
+def split_episodes(num_episodes: int, heldout_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split row indices at random into those to train on and those held out, whole episodes each.
+
+    Raises:
+        DataError: if a fraction above 0 leaves no episode on either side.
+    """
+    num_heldout = round(num_episodes * heldout_fraction)
+    if heldout_fraction > 0:
+        num_heldout = max(num_heldout, 1)
+    if num_heldout >= num_episodes:
+        raise DataError(
+            f"the data set needs more episodes, it has only {num_episodes}: too few to hold out {num_heldout}; "
+            "record more, take a larger --fraction or --best, or give --heldout-fraction 0"
+        )
+    order = np.random.default_rng(seed).permutation(num_episodes)
+    return np.sort(order[num_heldout:]), np.sort(order[:num_heldout])

@@ -1,0 +1,233 @@
+"""The leaves of a space: what a Dict or Tuple holds, each under the name of a variable of its own.
+
+    observation = Dict(camera=Box(64, 64, 3) uint8, joints=Tuple(Box(7), Discrete(2)))
+    observation.camera   observation.joints.0   observation.joints.1
+
+A plain space has one leaf, "observation". Arrays by leaf are what episodes, data sets and batches hold. Where a leaf's
+values are not all known, an array "missing.NAME" stands beside it: True for every value, or entry of a vector, that is
+not known, with a zero in its place.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
+
+from seqdec.errors import DataError, UsageError
+from seqdec.spaces.space import children, describe_space, supported
+
+LeafKind = Literal["vector", "image", "discrete", "multi_discrete", "text"]
+Batch = np.ndarray | Mapping[str, "Batch"] | tuple["Batch", ...]
+MISSING = "missing."
+MAX_LEAVES = 256
+_ABSENT = object()
+
+
+def leaves(space: gymnasium.Space, name: str) -> dict[str, gymnasium.Space]:
+    """Return the leaf spaces by the names of their variables, in the order of the space.
+
+    Raises:
+        UsageError: a kind of space that is not supported, or two leaves of one name.
+    """
+    found = _leaves(supported(space, name), name)
+    names = [leaf for leaf, _ in found]
+    twice = next((leaf for leaf in names if names.count(leaf) > 1), None)
+    if twice is not None:
+        raise UsageError(f"the {name} space has two entries that would be called {twice!r}: rename one")
+    if len(found) > MAX_LEAVES:
+        raise UsageError(f"the {name} space has {len(found)} entries: at most {MAX_LEAVES} are supported")
+    return dict(found)
+
+
+def leaf_kind(leaf: gymnasium.Space) -> LeafKind:
+    """Say how a leaf is read: Box images (uint8, two axes or more) apart from all other Boxes, which are vectors."""
+    if isinstance(leaf, Box):
+        return "image" if leaf.dtype == np.uint8 and len(leaf.shape) >= 2 else "vector"
+    if isinstance(leaf, Discrete):
+        return "discrete"
+    return "text" if isinstance(leaf, Text) else "multi_discrete"
+
+
+def num_entries(leaf: gymnasium.Space) -> int:
+    """Return how many numbers one value has; a text counts as one."""
+    return math.prod(leaf.shape or ())
+
+
+def leaf_dtype(leaf: gymnasium.Space) -> np.dtype:
+    """Return the type that a leaf's values are kept in: float32, uint8 for images, int64, or text."""
+    kinds = {"vector": np.float32, "image": np.uint8, "text": object}
+    return np.dtype(kinds.get(leaf_kind(leaf), np.int64))
+
+
+def shape_of_missing(leaf: gymnasium.Space) -> tuple[int, ...]:
+    """Return the shape of one value's "missing": a vector's entries can be missing one by one."""
+    return tuple(leaf.shape or ()) if leaf_kind(leaf) == "vector" else ()
+
+
+def split(space: gymnasium.Space, values: Batch, name: str) -> dict[str, np.ndarray]:
+    """Return arrays by leaf, [N, ...] each in its leaf's type, of a batch as Gymnasium or Minari nests it.
+
+    NaN in numbers, and None, stand for what is not known: see "missing" above.
+
+    Raises:
+        DataError: a part of the batch is not there, or is no number where the leaf wants numbers.
+    """
+    found: dict[str, np.ndarray] = {}
+    for leaf, (part, part_space) in _parts(space, values, name).items():
+        array, missing = _typed(part, part_space, leaf)
+        found[leaf] = array
+        if missing is not None:
+            found[MISSING + leaf] = missing
+    return found
+
+
+def join(space: gymnasium.Space, arrays: Mapping[str, np.ndarray], name: str) -> Batch:
+    """Return arrays by leaf as the nested batch that Gymnasium has: the inverse of `split`, NaN and None included."""
+    if isinstance(space, Dict):
+        return {key: join(child, arrays, f"{name}.{key}") for key, child in space.spaces.items()}
+    if isinstance(space, Tuple):
+        return tuple(join(child, arrays, f"{name}.{index}") for index, child in enumerate(space.spaces))
+    array, missing = arrays[name], arrays.get(MISSING + name)
+    if missing is None or not missing.any():
+        return array
+    marked = array.copy() if array.dtype.kind in "fO" else array.astype(np.float64)
+    marked[missing] = None if array.dtype == object else np.nan
+    return marked
+
+
+def all_known(found: Mapping[str, np.ndarray], leaf: str) -> np.ndarray:
+    """Return what `split` found of a leaf of the action, NaN again where it was: what was done is known or wrong.
+
+    Raises:
+        DataError: a value is not known, and its type has no NaN to be found by.
+    """
+    values, missing = found[leaf], found.get(MISSING + leaf)
+    if missing is None:
+        return values
+    if values.dtype.kind == "f" and missing.shape == values.shape:
+        return np.where(missing, np.float32(np.nan), values)
+    step = int(np.flatnonzero(missing)[0])
+    raise DataError(f"{leaf} has no value at step {step}: only beside a final observation may an action be missing")
+
+
+def unstack(batch: Batch, num_rows: int) -> list[Batch]:
+    """Return the rows of a nested batch, each nested alike."""
+    if isinstance(batch, Mapping):
+        columns = {key: unstack(part, num_rows) for key, part in batch.items()}
+        return [{key: column[row] for key, column in columns.items()} for row in range(num_rows)]
+    if isinstance(batch, tuple):
+        return list(zip(*(unstack(part, num_rows) for part in batch), strict=True))
+    return list(batch)
+
+
+def stack(rows: Sequence[object]) -> Batch:
+    """Return observations or actions, each nested as an environment gives it, as one nested batch.
+
+    Raises:
+        DataError: rows that are not nested alike.
+    """
+    first = rows[0] if rows else None
+    if isinstance(first, Mapping):
+        columns = {key: [row.get(key, _ABSENT) for row in rows if isinstance(row, Mapping)] for key in first}
+        for key, column in columns.items():
+            if len(column) < len(rows) or any(value is _ABSENT for value in column):
+                raise DataError(f"some steps have {str(key)!r} and others have not")
+        return {key: stack(column) for key, column in columns.items()}
+    if isinstance(first, tuple):
+        if not all(isinstance(row, tuple) and len(row) == len(first) for row in rows):
+            raise DataError(f"some steps are a tuple of {len(first)} and others are not")
+        return tuple(stack(column) for column in zip(*rows, strict=True))  # pyright: ignore[reportArgumentType]
+    return _array(rows)
+
+
+def _leaves(space: gymnasium.Space, name: str) -> list[tuple[str, gymnasium.Space]]:
+    if not isinstance(space, Dict | Tuple):
+        return [(name, space)]
+    return [leaf for key, child in children(space) for leaf in _leaves(child, f"{name}.{key}")]
+
+
+def _parts(space: gymnasium.Space, values: Batch, name: str) -> dict[str, tuple[object, gymnasium.Space]]:
+    if not isinstance(space, Dict | Tuple):
+        return {name: (values, space)}
+    found: dict[str, tuple[object, gymnasium.Space]] = {}
+    for index, (key, child) in enumerate(children(space)):
+        if isinstance(space, Dict):
+            if not isinstance(values, Mapping) or key not in values:
+                has = ", ".join(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
+                raise DataError(f"{name} has no {key!r}; it has {has}")
+            part = values[key]
+        else:
+            if not isinstance(values, tuple | list) or len(values) != len(space.spaces):
+                raise DataError(f"{name} is no tuple of {len(space.spaces)} parts")
+            part = values[index]
+        found |= _parts(child, part, f"{name}.{key}")
+    unknown = next((key for key in values if key not in space.spaces), None) if isinstance(values, Mapping) else None
+    if unknown is not None:
+        raise DataError(f"{name} has {str(unknown)!r}, which its space has not: leave it out, or add it there")
+    return found
+
+
+def _typed(values: object, leaf: gymnasium.Space, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    if isinstance(leaf, Text) or leaf_kind(leaf) == "text":
+        texts = np.asarray(values, dtype=object).reshape(-1)
+        missing = np.array([text is None for text in texts], dtype=bool)
+        wrong = next((text for text in texts if not isinstance(text, str | None)), None)
+        if wrong is not None:
+            raise DataError(f"{name} holds {type(wrong).__name__} where a text is expected")
+        return np.where(missing, "", texts).astype(object), missing if missing.any() else None
+    array = _array(values)
+    if array.ndim == 0:
+        raise DataError(f"{name} is a single value: expected one a step")
+    if array.dtype == object:
+        array = _filled(array, leaf, name)
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{name} has type {array.dtype}: only numbers are supported, all of one shape")
+    dtype = leaf_dtype(leaf)
+    if dtype == np.uint8 and array.dtype != np.uint8:
+        outside = array[(array < 0) | (array > 255)]
+        if outside.size:
+            raise DataError(f"{name} holds {outside[0]:g}: an image of {describe_space(leaf)} has 0 to 255")
+    missing: np.ndarray | None = None
+    if array.dtype.kind == "f":
+        unknown = np.asarray(np.isnan(array))
+        if leaf_kind(leaf) != "vector":
+            unknown = np.asarray(unknown.reshape(len(array), -1).any(axis=1))
+            whole = np.where(np.isnan(array), 0, array)
+            if dtype.kind != "f" and (whole != np.floor(whole)).any():
+                raise DataError(f"{name} has type {array.dtype} with fractions, expected whole numbers")
+        if unknown.any():
+            missing, array = np.asarray(unknown), np.where(np.isnan(array), 0, array)
+    # what is too large turns infinite, or the least whole number, and is refused as such
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(dtype, copy=False), missing
+
+
+def _array(values: object) -> np.ndarray:
+    """Return values as an array: one of objects where some are None, or not of one shape with the others."""
+    if isinstance(values, list | tuple) and any(value is None or isinstance(value, str) for value in values):
+        return _objects(values)
+    try:
+        return np.asarray(values)
+    except ValueError:
+        return _objects(list(values))  # pyright: ignore[reportArgumentType]
+
+
+def _objects(values: Sequence[object]) -> np.ndarray:
+    array = np.empty(len(values), object)
+    for index, value in enumerate(values):
+        array[index] = value
+    return array
+
+
+def _filled(array: np.ndarray, leaf: gymnasium.Space, name: str) -> np.ndarray:
+    """Return an array of objects, some of them None, as numbers with NaN in their place."""
+    unknown = np.full(leaf.shape or (), np.nan)
+    try:
+        return np.stack([unknown if entry is None else np.asarray(entry, np.float64) for entry in array])
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{name} is ragged or holds something that is no number: all of one shape are needed"
+        ) from error

@@ -1,0 +1,130 @@
+"""Checkpoints: a policy and what its optimizer remembers, published together, so that training can go on.
+
+    runs/NAME/checkpoints/step-000400/   policy/   what SequenceModel.save writes
+                                         train/    the optimizer's moments by parameter name, the step,
+                                                   of fp16 how gradients are scaled
+                                         manifest.json
+
+The newest is the one with the highest step and a manifest: there is no link or "latest" file that could be stale.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from seqdec import storage
+from seqdec.errors import DataError, StorageError, UsageError
+from seqdec.model.sequence_model import SequenceModel
+from seqdec.model.tasks import MultiTaskModel, load_policy
+
+logger = logging.getLogger(__name__)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Return the published checkpoints of a run, oldest first."""
+    return storage.published(run / "checkpoints", "step-")
+
+
+def save_checkpoint(
+    run: Path,
+    model: SequenceModel | MultiTaskModel,
+    optimizer: Optimizer,
+    step: int,
+    keep: int,
+    scaler: GradScaler | None = None,
+) -> None:
+    """Publish the checkpoint of a step, then retire all but the newest `keep`.
+
+    Raises:
+        StorageError: if it cannot be written; says which checkpoint stands.
+    """
+    folder = run / "checkpoints" / f"step-{step:06d}"
+    try:
+        with storage.publish(folder, replace=True) as open_folder:
+            (open_folder / "policy").mkdir()
+            model.write(open_folder / "policy")
+            storage.write_manifest(open_folder / "policy")  # so that it can be loaded, or copied away, by itself
+            (open_folder / "train").mkdir()
+            tensors, counts = _optimizer_state(model, optimizer)
+            storage.write_tensors(open_folder / "train" / "optimizer.safetensors", tensors)
+            scaling = {} if scaler is None else {"scaler": scaler.state_dict()}
+            storage.write_json(open_folder / "train" / "state.json", {"step": step, "updates": counts, **scaling})
+    except StorageError as error:
+        kept = f"{checkpoints(run)[-1].name} is kept" if checkpoints(run) else "there is no earlier checkpoint"
+        raise StorageError(f"could not save step {step}: {error}; {kept}") from error
+    for old in checkpoints(run)[:-keep]:
+        storage.retire(old)
+
+
+def restore_checkpoint(
+    run: Path, model: SequenceModel | MultiTaskModel, optimizer: Optimizer, scaler: GradScaler | None = None
+) -> int:
+    """Load the newest undamaged checkpoint into a model, an optimizer and a scaler made by the same settings.
+
+    Returns:
+        the step to go on from; 0 if there is no checkpoint.
+
+    Raises:
+        DataError: if there are checkpoints and all of them are damaged.
+        UsageError: if the model is not the one that was saved.
+    """
+    found = checkpoints(run)
+    for folder in reversed(found):
+        try:
+            storage.verify(folder)
+        except DataError as error:
+            if folder == found[0]:
+                raise
+            logger.warning("%s: going on from the checkpoint before", error)
+            continue
+        saved = load_policy(folder / "policy").state_dict()
+        _check_same_model(folder, model.state_dict(), saved)
+        model.load_state_dict(saved)
+        state = storage.read_json(folder / "train" / "state.json")
+        _load_optimizer(
+            model, optimizer, storage.read_tensors(folder / "train" / "optimizer.safetensors"), state["updates"]
+        )
+        if scaler is not None and "scaler" in state:  # older checkpoints, and those of another precision, have none
+            scaler.load_state_dict(state["scaler"])
+        logger.info("resuming from step %d", state["step"])
+        return int(state["step"])
+    return 0
+
+
+def _check_same_model(folder: Path, model: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
+    for name in (*model, *saved):
+        shapes = [tuple(tensors[name].shape) if name in tensors else "nothing" for tensors in (saved, model)]
+        if shapes[0] != shapes[1]:
+            raise UsageError(
+                f"{folder} was trained with another model: {name} has shape {shapes[0]} there, {shapes[1]} here; "
+                "resume with the flags of that run"
+            )
+
+
+def _optimizer_state(
+    model: SequenceModel | MultiTaskModel, optimizer: Optimizer
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The optimizer's moments, and how often each parameter was updated, by the parameter's name."""
+    moments, counts = {}, {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if key == "step":
+                counts[name] = float(value)
+            else:
+                moments[f"{key}:{name}"] = value
+    return moments, counts
+
+
+def _load_optimizer(
+    model: SequenceModel | MultiTaskModel, optimizer: Optimizer, moments: dict[str, Tensor], counts: dict[str, float]
+) -> None:
+    parameters = dict(model.named_parameters())
+    for name, count in counts.items():
+        optimizer.state[parameters[name]]["step"] = torch.tensor(count, dtype=torch.float32)
+    for key, moment in moments.items():
+        kind, name = key.split(":", 1)
+        optimizer.state[parameters[name]][kind] = moment

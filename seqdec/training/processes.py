@@ -1,0 +1,101 @@
+"""This process and those that it works with: how many there are, and the device that is its own."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
+
+from seqdec.errors import StorageError, UsageError
+
+
+def join_processes() -> PartialState:
+    """Return accelerate's view of this process and its fellows.
+
+    Raises:
+        UsageError: if several processes were started that cannot work together.
+    """
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    # without this word accelerate leaves processes on CPUs apart: each would train alone, over the others' files
+    try:
+        state = PartialState(cpu=num_processes > 1 and (kind is None or kind.type == "mps"))
+    except ValueError as error:
+        PartialState._reset_state()  # what failed half-way would be taken for joined by whoever asks next
+        raise UsageError(
+            f"WORLD_SIZE asks for {num_processes} processes, but they cannot find each other ({error}): start them "
+            "with torchrun, accelerate launch or --nproc"
+        ) from error
+    if state.num_processes != num_processes:
+        raise UsageError(f"{num_processes} processes were started, but accelerate sees {state.num_processes}")
+    return state
+
+
+def allow_precision(precision: str) -> None:
+    """Let accelerate take another precision than an earlier run in this process had, which it refuses by itself.
+
+    An `Accelerator` that was made before has the new precision from then on, as accelerate knows one for a process.
+    """
+    if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
+        AcceleratorState._reset_state()
+
+
+@contextlib.contextmanager
+def on_main_process(accelerator: Accelerator) -> Iterator[bool]:
+    """Run a block on the main process; when it fails there, every process raises, so that none waits for ever."""
+    failure: list[object] = [None]
+    error: Exception | None = None
+    try:
+        yield accelerator.is_main_process
+    except Exception as caught:  # noqa: BLE001 - raised again below, after the others were told
+        error, failure = caught, [f"{type(caught).__name__}: {caught}"]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(failure)
+    if error is not None:
+        raise error
+    if failure[0] is not None:
+        raise StorageError(f"the main process failed: {failure[0]}")
+
+
+def agree(accelerator: Accelerator, name: str | None) -> str | None:
+    """The signal that any process caught, so that all stop at the same step."""
+    if accelerator.num_processes == 1:
+        return name
+    numbers = {None: 0, "SIGINT": 1, "SIGTERM": 2}
+    heard = torch.tensor([float(numbers[name])], device=accelerator.device)
+    torch.distributed.all_reduce(heard, torch.distributed.ReduceOp.MAX)
+    return {value: key for key, value in numbers.items()}[int(heard.item())]
+
+
+@dataclass
+class _Caught:
+    name: str | None = None
+
+
+@contextlib.contextmanager
+def caught_signals() -> Iterator[_Caught]:
+    """Note the first SIGINT or SIGTERM, so that the running step can finish; a second one ends at once."""
+    caught = _Caught()
+    previous = {}
+
+    def note(number: int, frame: object) -> None:
+        caught.name = signal.Signals(number).name
+        for known in previous:
+            signal.signal(known, signal.SIG_DFL if known == signal.SIGTERM else signal.default_int_handler)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.getsignal(number)
+            signal.signal(number, note)
+    except ValueError:
+        previous.clear()  # not the main thread: its owner handles signals
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

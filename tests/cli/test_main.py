@@ -1,0 +1,578 @@
+"""The command line: words that scripts rely on, one line for a slip, and nothing heavy before it is needed."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from seqdec.cli import assembly, commands, folders, options
+from seqdec.cli.main import main
+from seqdec.data.dataset import save
+from seqdec.data.schema import lengths
+from seqdec.errors import DataError, NumericsError, StorageError, UsageError
+from seqdec.formats.load import load
+from seqdec.inference.evaluation import Report
+from seqdec.model.backbone import load_backbone
+from seqdec.play.sample import scripted_cartpole
+from seqdec.storage.files import read_json
+from seqdec.training import processes
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "datasets", "gymnasium", "matplotlib", "accelerate", "numpy")
+TINY = "--backbone small --steps 6 --batch-size 4 --context-length 4 --log-every 2 --eval-every 3 --checkpoint-every 3"
+QUICK = f"{TINY} --episodes 2 --num-envs 2 --max-steps 20"
+
+FLAGS = {
+    "demo": "data output debug",
+    "data cartpole": "output episodes seed debug",
+    "data minari": "id output replace missing on-nonfinite clip-actions debug",
+    "data hdf5": "file env max-episode-steps output replace missing on-nonfinite clip-actions debug",
+    "data table": (
+        "name episode observation action final reward terminated truncated text keep env split config output "
+        "replace missing on-nonfinite clip-actions debug"
+    ),
+    "data lerobot": "name cameras image-size episodes output replace missing on-nonfinite debug",
+    "data record": (
+        "env-id output policy target-return task algorithm trust-policy episodes timesteps num-envs seed "
+        "max-steps missing debug"
+    ),
+    "data show": "path output plot debug",
+    "train": (
+        "data weights fraction best streaming columns buffer reuse heldout-episodes output backbone init "
+        "num-layers finetune layout head return-head prompt prompt-dropout goal-of goal-entries demo-length demo-group "
+        "demo-part fuse text-tokens mask-observation context-length "
+        "discount delayed-reward steps batch-size accumulate learning-rate backbone-learning-rate "
+        "weight-decay warmup-steps schedule clip-norm dropout precision seed heldout-fraction log-every "
+        "eval-every checkpoint-every keep-checkpoints target-return episodes num-envs env trust-env "
+        "temperature max-steps tracker resume config nproc debug"
+    ),
+    "eval": (
+        "run task text goal goal-in waypoints waypoints-in final demo target-return guidance plan plan-candidates "
+        "plan-keep plan-outcomes replan-every episodes num-envs async-envs seed temperature env trust-env max-steps "
+        "output debug"
+    ),
+    "env": "debug",
+}
+
+
+def in_new_process(code: str, *, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def errors_of(argv: str, code: int, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run words that cannot work; return the one line that they leave."""
+    assert main(argv.split()) == code
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("seqdec: "), captured.err
+    return lines[0]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set on disk."""
+    folder = tmp_path_factory.mktemp("cli") / "cartpole"
+    save(scripted_cartpole(num_episodes=12, seed=1), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """A finished run of six steps."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    assert main(["train", "--data", str(data), "--output", str(folder), *QUICK.split()]) == 0
+    return folder
+
+
+def test_the_flags_are_those_that_scripts_rely_on():
+    found = {
+        verb: [field.name.replace("_", "-") for field in dataclasses.fields(kind)]
+        for verb, kind in options.VERBS.items()
+    }
+    assert found == {verb: names.split() for verb, names in FLAGS.items()}
+
+
+def test_every_flag_has_a_line_of_help(capsys: pytest.CaptureFixture[str]):
+    for verb in options.VERBS:
+        with pytest.raises(SystemExit) as stopped:
+            main([*verb.split(), "--help"])
+        assert stopped.value.code == 0
+        shown = capsys.readouterr().out
+        for name in FLAGS[verb].split():
+            if name not in options.required(options.VERBS[verb]) and name not in ("id", "env-id", "path", "run"):
+                assert f"--{name}" in shown
+            else:
+                assert f" {name.replace('-', '_').upper()} " in shown, "what must be given is called by its name"
+        words = " ".join(shown.replace("│", " ").split())
+        assert not re.search(r"default: (''|None|False)|\(default[^()]*\)\.? \(default", words), (
+            "a default is told once"
+        )
+        assert "None" not in words
+    source = (ROOT / "seqdec" / "cli" / "options.py").read_text()
+    fields = [line for line in source.splitlines() if line.startswith("    ") and ": " in line and " = " in line]
+    assert len(fields) > 60
+    lines = source.splitlines()
+    for verb, kind in options.VERBS.items():
+        for field in dataclasses.fields(kind):
+            documented = any(
+                lines[index].startswith(f"    {field.name}: ") and lines[index + 1].startswith('    """')
+                for index in range(len(lines) - 1)
+            )
+            assert documented, f"{verb}: {field.name}"
+
+
+def test_limits_name_flags_only():
+    named = {field.name for kind in options.VERBS.values() for field in dataclasses.fields(kind)}
+    assert named >= options.LIMITS.keys()
+
+
+def test_hyphens_and_underscores_say_the_same():
+    typed = "--data a b --batch{0}size 8 --learning{0}rate 3e-4 --target{0}return -5 q90 --delayed{0}reward"
+    records = [options.parse(options.Train, typed.format(joint).split()) for joint in "-_"]
+    assert records[0] == records[1]
+    assert records[0].data == ("a", "b") and records[0].batch_size == 8 and records[0].learning_rate == 3e-4
+    assert records[0].target_return == ("-5", "q90") and records[0].delayed_reward
+    assert options.parse(options.Train, ["--seed=7"]).seed == 7
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "data --help", "train --help", "train --lerning-rate 3"])
+def test_help_version_and_slips_import_nothing_heavy(words: str):
+    code = (
+        f"import sys; from seqdec.cli.main import main\n"
+        f"try: main({words.split()!r})\n"
+        f"except SystemExit: pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], 'tyro' in sys.modules)"
+    )
+    done = in_new_process(code)
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("[] ")
+    assert last == f"[] {words.startswith('train')}", "tyro is for verbs only"
+
+
+def test_version_and_help_answer(capsys: pytest.CaptureFixture[str]):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("seqdec 0.")
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"seqdec {verb}" in shown for verb in options.VERBS)
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("trian", "no verb 'trian'; did you mean 'train'?"),
+        ("data cartpol", "no 'cartpol'; did you mean 'cartpole'?"),
+        ("train --lerning_rate 3", "unknown flag '--lerning_rate'; did you mean '--learning-rate'?"),
+        ("train --learning-rate=3 --stpes=4", "unknown flag '--stpes'; did you mean '--steps'?"),
+        ("eval a -x", "unknown flag '-x'"),
+        ("eval", "RUN is missing: seqdec eval RUN"),
+        ("eval a b", "'b' stands where no value is expected"),
+        ("train --steps", "--steps has no value: give a whole number"),
+        ("train --steps many", "--steps is 'many': give a whole number"),
+        ("train --steps 0", "--steps is 0: give 1 or more"),
+        ("train --dropout 1.5", "--dropout is 1.5: give a number from 0 to 0.9"),
+        ("train --learning-rate nan", "--learning-rate is nan"),
+        ("train --init rnadom", "did you mean 'random'?"),
+        ("train --target-return", "--target-return has no value"),
+        ("train --data nowhere --output {tmp}/a", "no folder 'nowhere'"),
+        ("train --config nowhere.json", "nowhere.json"),
+        ("train --resume --output {tmp}/a", "holds no run to go on with"),
+        ("eval {tmp}/nowhere", "no folder"),
+        ("eval {tmp}/file", "is a file: give a run or policy folder"),
+        ("data record Nope:Foo-v1 --output {tmp}/a", "lacks a package (ModuleNotFoundError"),
+        ("data show {tmp}/nowhere", "no folder"),
+        ("data record CartPole-v11 --output {tmp}/a", "did you mean"),
+    ],
+)
+def test_a_slip_gets_one_line_and_exit_code_2(argv: str, said: str, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    code = 65 if "nowhere.json" in argv else 2
+    assert said in errors_of(argv.format(tmp=tmp_path), code, capsys)
+
+
+def test_what_cannot_be_trained_is_said_in_one_line(data: Path, tmp_path: Path, capsys):
+    train = f"train --data {data} --output {tmp_path}/a {QUICK}"
+    assert "unknown layout" in (said := errors_of(f"{train} --layout multigame", 2, capsys)) or "no layout" in said
+    assert "did you mean 'multi_game'?" in said
+    assert "neither a finite number" in errors_of(f"{train} --target-return best", 2, capsys)
+    assert "nan" in errors_of(f"{train} --target-return nan", 2, capsys)
+    assert "no backbone" in errors_of(f"{train} --backbone smolm2", 2, capsys)
+    assert "registered" in errors_of(f"{train} --env CartPole-v11", 2, capsys)
+    assert "--columns is for --streaming" in errors_of(f"{train} --columns columns.json", 2, capsys)
+    assert "--heldout-episodes is for --streaming" in errors_of(f"{train} --heldout-episodes 3", 2, capsys)
+    said = errors_of(f"{train} --env Pendulum-v1", 2, capsys)
+    assert "Box(4)" in said and "Box(3)" in said, "both sides are shown"
+    (tmp_path / "layout.json").write_text('{"stpe": []}')
+    said = errors_of(f"{train} --layout {tmp_path / 'layout.json'}", 65, capsys)
+    assert "layout.json: unknown key 'stpe'" in said and "did you mean 'step'?" in said
+    assert not (tmp_path / "a" / "config.json").exists(), "nothing of a run was begun"
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(UsageError):
+        main(["eval", "nowhere", "--debug"])
+
+
+@pytest.mark.parametrize(("kind", "code"), [(UsageError, 2), (DataError, 65), (NumericsError, 70), (StorageError, 74)])
+def test_each_kind_of_error_has_its_exit_code_and_cannot_steer_the_terminal(kind, code: int, monkeypatch, capsys):
+    def fail(given: options.Env) -> int:
+        raise kind("a\nb \x1b[31mred\x07 c")
+
+    monkeypatch.setattr("seqdec.cli.commands.show_environment", fail)
+    assert errors_of("env", code, capsys) == "seqdec: a b [31mred c"
+
+
+def test_ctrl_c_exits_with_130(monkeypatch, capsys):
+    def stop(given: options.Env) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seqdec.cli.commands.show_environment", stop)
+    assert "stopped by Ctrl-C" in errors_of("env", 130, capsys)
+
+
+def test_sigterm_exits_with_143_and_leaves_the_handler_that_was_there(monkeypatch, capsys):
+    def stop(given: options.Env) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("the signal was not heard")
+
+    def mine(number: int, frame: object) -> None:
+        raise AssertionError("this handler belongs to who calls main")
+
+    monkeypatch.setattr("seqdec.cli.commands.show_environment", stop)
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        assert errors_of("env", 143, capsys) == "seqdec: stopped by SIGTERM"
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_before_the_first_step_leaves_one_line_and_nothing_in_the_way(data: Path, tmp_path: Path):
+    folder = tmp_path / "a"
+    command = [sys.executable, str(ROOT / "train.py"), *f"--data {data} --output {folder} {QUICK}".split()]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (folder / ".lock").exists() and process.poll() is None:  # then come imports, data and model: seconds
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    assert (process.communicate(timeout=60)[1], process.returncode) == ("seqdec: stopped by SIGTERM\n", 143)
+    folders.check_run_folder(folder, resume=False)
+
+
+@pytest.mark.parametrize(
+    ("script", "verb"),
+    [("train.py", "train"), ("eval.py", "eval")]
+    + [(f"data/prepare.py {name}", f"data {name}") for name in ("cartpole", "minari", "record", "show")],
+)
+def test_the_scripts_of_the_repository_are_the_verbs(script: str, verb: str):
+    done = subprocess.run([sys.executable, *script.split(), "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and not done.stderr
+    assert done.stdout.startswith(f"usage: seqdec {verb} ")
+
+
+def test_output_problems_are_found_before_anything_heavy_is_imported(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("")
+    checkpoint = tmp_path / "a" / "checkpoints" / "step-000400"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("{}")
+    expected = {
+        "file": (2, "file is a file: choose another --output"),
+        "file/a": (2, "file is a file"),
+        "other": (2, "other is not empty (it has 'notes.txt'). Choose another --output"),
+        "a": (2, "a already holds a run (step 400). Use --resume or another --output"),
+    }
+    code = (
+        "import sys; from seqdec.cli.main import main\n"
+        f"codes = [main(['train', '--output', name]) for name in {list(expected)!r}]\n"
+        f"print(codes, [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = in_new_process(code, cwd=tmp_path)
+    assert done.stdout.strip() == f"{[code for code, _ in expected.values()]} []", done.stderr
+    for line, (_, said) in zip(done.stderr.splitlines(), expected.values(), strict=True):
+        assert line.startswith("seqdec: ") and said in line
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_a_folder_without_permission_is_found_before_anything_heavy_is_imported(tmp_path: Path):
+    code = (
+        "import os, sys\n"
+        "from seqdec.cli import commands, folders, options\n"
+        "from seqdec.cli.main import main\n"
+        "options.parse(options.Train, [])  # imports what another user may not read\n"
+        "if os.geteuid() == 0: os.setuid(65534)\n"
+        f"print(main(['train', '--output', {str(tmp_path)!r}]), [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    tmp_path.chmod(0o555)
+    done = in_new_process(code)
+    assert done.stdout.strip() == "74 []", done.stderr
+    assert "cannot write in" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_run_leaves_what_it_says_and_a_policy_that_evaluates(run: Path, tmp_path: Path, capsys):
+    assert {"config.json", "metrics.jsonl", "checkpoints", "policy"} <= {entry.name for entry in run.iterdir()}
+    config = read_json(run / "config.json")
+    assert config["flags"]["steps"] == 6 and config["versions"]["torch"] and config["data"]["episodes"] == 12
+    assert set(config["flags"]) == {name.replace("-", "_") for name in FLAGS["train"].split()} - set(options.STARTING)
+    names = {name for line in (run / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
+    assert names >= {
+        *("step", "train/loss", "train/loss_action", "heldout/loss_action", "eval/return_max"),
+        *("speed/steps_per_second", "speed/timesteps_per_second"),
+    }
+    words = f"eval {run} --target-return 20 q90 max --episodes 3 --num-envs 2 --max-steps 20"
+    assert main(words.split()) == 0
+    shown = capsys.readouterr().out
+    report = Report.from_json(read_json(run / "report.json"))
+    assert shown.startswith(report.table()) and str(run / "report.png") in shown
+    assert len(report.targets) == 3 and all(len(result.episode_returns) == 3 for result in report.targets)
+    assert (run / "report.png").read_bytes().startswith(b"\x89PNG")
+
+    assert main([*words.split(), "--async-envs", "--output", str(tmp_path / "async")]) == 0
+    beside = Report.from_json(read_json(tmp_path / "async" / "report.json"))
+    assert [result.episode_returns for result in beside.targets] == [r.episode_returns for r in report.targets]
+
+    shutil.copytree(run / "policy", tmp_path / "mine")
+    assert main([*words.replace(str(run), str(tmp_path / "mine")).split(), "--output", str(tmp_path / "out")]) == 0
+    again = Report.from_json(read_json(tmp_path / "out" / "report.json"))
+    assert [result.episode_returns for result in again.targets] == [r.episode_returns for r in report.targets]
+
+
+def test_a_damaged_policy_is_one_line_and_exit_code_65(run: Path, tmp_path: Path, capsys):
+    shutil.copytree(run / "policy", tmp_path / "policy")
+    (tmp_path / "policy" / "codecs.safetensors").unlink()
+    assert "codecs.safetensors" in errors_of(f"eval {tmp_path / 'policy'}", 65, capsys)
+    (tmp_path / "empty").mkdir()
+    assert "holds no policy" in errors_of(f"eval {tmp_path / 'empty'}", 65, capsys)
+    for words in (f"eval {run} --env Pendulum-v1", f"data record Pendulum-v1 --policy {run} --output {tmp_path}/p"):
+        said = errors_of(words, 2, capsys)
+        assert "Box(4)" in said and "Box(3)" in said, "both sides are shown"
+
+
+def test_a_run_is_repeated_from_its_config_and_typed_flags_win(run: Path, tmp_path: Path):
+    config = run / "config.json"
+    words = ["train", "--config", str(config), "--output", str(tmp_path / "b")]
+    assert main(words) == 0
+    for name in ("codecs.safetensors", "backbone/model.safetensors"):
+        assert (tmp_path / "b" / "policy" / name).read_bytes() == (run / "policy" / name).read_bytes()
+    assert main([*words[:-1], str(tmp_path / "c"), "--steps", "3"]) == 0
+    assert read_json(tmp_path / "c" / "config.json")["flags"]["steps"] == 3
+
+
+def test_resuming_takes_the_flags_of_the_run_and_refuses_other_data(run: Path, data: Path, tmp_path: Path, capsys):
+    folder = tmp_path / "a"
+    shutil.copytree(run, folder)
+    assert "already holds a run (step 6)" in errors_of(f"train --data {data} --output {folder}", 2, capsys)
+    assert main(f"train --output {folder} --resume --steps 8".split()) == 0
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert max(steps) == 8 and read_json(folder / "config.json")["flags"]["batch_size"] == 4
+    other = tmp_path / "other"
+    save(scripted_cartpole(num_episodes=12, seed=2), other)
+    capsys.readouterr()
+    assert main(f"train --output {folder} --resume --data {other} --steps 9".split()) == 2
+    assert "was trained on other data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"lerning_rate": 1.0}, "unknown key 'lerning_rate'; did you mean 'learning_rate'?"),
+        ({"steps": "300"}, "'steps' is '300': give a whole number"),
+        ({"steps": True}, "'steps' is True: give a whole number"),
+        ({"steps": 3.0}, "'steps' is 3.0: give a whole number"),
+        ({"steps": 0}, "'steps' is 0: give 1 or more"),
+        ({"delayed_reward": "no"}, "'delayed_reward' is 'no': give true or false"),
+        ({"learning_rate": "1e-4"}, "'learning_rate' is '1e-4': give a number"),
+        ({"data": "data/cartpole"}, "'data' is 'data/cartpole': give a list of strings"),
+        ({"init": "none"}, "'init' is 'none': give one of pretrained, random"),
+        ({"backbone": None}, "'backbone' is None: give text"),
+    ],
+)
+def test_a_config_with_a_wrong_key_or_value_is_refused_by_name(change: dict, said: str, tmp_path: Path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"flags": change}))
+    assert said in errors_of(f"train --config {tmp_path / 'config.json'}", 2, capsys)
+    (tmp_path / "config.json").write_text(json.dumps(change))
+    assert said in errors_of(f"train --config {tmp_path / 'config.json'}", 2, capsys)
+
+
+def test_what_a_run_writes_down_reads_back_as_the_same_flags():
+    given = options.parse(
+        options.Train,
+        ["--data", "a", "b", "--steps", "7", "--delayed-reward", "--tracker", "wandb", "--target-return", "5"],
+    )
+    again = options.from_config(
+        options.Train, json.loads(json.dumps({"flags": options.to_config(given)})), "config.json"
+    )
+    assert again == given
+    assert options.parse(options.Train, ["--delayed-reward"], default=again) == given
+    for words in (["--no-delayed-reward"], ["--no_delayed_reward"]):
+        assert not options.parse(options.Train, words, default=again).delayed_reward
+        assert not options.parse(options.Train, words).delayed_reward, "as they are read before the run's own are known"
+
+
+def test_what_is_not_given_is_decided_by_the_backbone_and_stays_undecided_in_config_json():
+    given = options.parse(options.Train, [])
+    assert given.dropout is None and given.backbone_learning_rate is None
+    assert options.from_config(options.Train, json.loads(json.dumps(options.to_config(given))), "config.json") == given
+    assert assembly.backbone_rate(given, "pretrained") == pytest.approx(given.learning_rate / 10)
+    assert assembly.backbone_rate(given, "random") == given.learning_rate
+    typed = options.parse(options.Train, ["--backbone-learning-rate", "3e-5", "--dropout", "0.2"])
+    assert assembly.backbone_rate(typed, "random") == 3e-5 and typed.dropout == 0.2
+    assert options.parse(options.Train, ["--learning-rate", "2e-3"], default=typed).dropout == 0.2
+    assert load_backbone("small", num_layers=1).config.resid_pdrop == 0.1  # pyright: ignore
+
+
+def test_a_run_goes_on_as_the_model_it_is_and_a_refusal_loses_nothing(run: Path, tmp_path: Path, capsys):
+    folder = tmp_path / "a"
+    shutil.copytree(run, folder)
+    before = (folder / "config.json").read_bytes()
+    for change in ("--layout fused", "--num-layers 2", "--context-length 5", "--discount 0.9", "--backbone smollm2"):
+        said = errors_of(f"train --output {folder} --resume {change}", 2, capsys)
+        assert f"{change.split()[0]} was " in said and "begin a new run with another --output" in said
+    assert (folder / "config.json").read_bytes() == before
+    assert main(f"train --output {folder} --resume --steps 7 --batch-size 5".split()) == 0
+    said = capsys.readouterr().err
+    assert "--batch-size was 4, is 5: the run will not equal an unbroken one" in said
+    assert said.count("resuming from step 6") == 1
+
+
+def test_a_run_that_was_refused_before_its_first_step_is_not_in_the_way(data: Path, tmp_path: Path, capsys):
+    train = f"train --data {data} --output {tmp_path / 'a'} {QUICK}"
+    assert "cannot be split" in errors_of(f"{train} --batch-size 5 --accumulate 2", 2, capsys)
+    assert main(train.split()) == 0
+    last = capsys.readouterr().out.splitlines()[-5:]
+    assert [line.split()[0] for line in last] == ["done", "held", "achieved", "policy:", "next:"]
+
+
+def test_leftovers_of_killed_writers_are_cleared_away_with_a_sentence(run: Path, tmp_path: Path, capsys):
+    folder = tmp_path / "a"
+    shutil.copytree(run, folder)
+    for leftover in (folder / f".tmp-policy-{'0' * 32}", folder / "checkpoints" / f".tmp-step-000450-{'0' * 32}"):
+        leftover.mkdir()
+    assert main(f"train --output {folder} --resume --steps 7".split()) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "policy had an incomplete or old copy, now removed" in line]
+    assert [line for line in said if "step-000450 had an incomplete or old copy, now removed" in line]
+    assert not list(folder.glob("**/.tmp-*"))
+
+
+def test_data_is_made_once_shown_and_recorded_by_a_policy(run: Path, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "cartpole", "--episodes", "5", "--output", "data/tiny"]) == 0
+    capsys.readouterr()
+    assert "exists already" in errors_of("data cartpole --output data/tiny", 2, capsys)
+    assert main(["data", "show", "data/tiny", "--output", "described"]) == 0
+    shown = capsys.readouterr().out
+    assert "CartPole-v1" in shown and (tmp_path / "described" / "description.txt").read_text() == shown
+    assert main(f"data record CartPole-v1 --policy {run} --episodes 3 --max-steps 9 --num-envs 2".split()) == 0
+    assert lengths(load("data/CartPole-v1")).max() <= 9
+    assert main(["data", "record", "CartPole-v1", "--episodes", "4", "--seed", "5", "--output", "data/random"]) == 0
+    assert main(["train", "--data", "data/tiny", "data/random", "--output", "runs/both"] + QUICK.split()) == 0
+    assert read_json(tmp_path / "runs" / "both" / "config.json")["data"]["episodes"] == 9
+
+
+def test_training_goes_on_without_the_environment_and_says_why(tmp_path: Path, capsys):
+    dataset = scripted_cartpole(num_episodes=4)
+    spec = json.loads(dataset.info.description)
+    dataset.info.description = json.dumps({**spec, "id": "os:system"})
+    save(dataset, tmp_path / "data")
+    assert main(f"train --data {tmp_path / 'data'} --output {tmp_path / 'a'} {QUICK}".split()) == 0
+    assert "training without evaluations: the data set names env 'os:system'" in capsys.readouterr().err
+    assert "not a registered environment" in errors_of(f"eval {tmp_path / 'a'}", 2, capsys)
+
+
+def test_behaviour_cloning_is_asked_for_nothing(data: Path, tmp_path: Path, capsys):
+    train = f"train --data {data} --output {tmp_path / 'a'} {QUICK} --layout behaviour_cloning"
+    assert main(train.split()) == 0
+    assert main(f"eval {tmp_path / 'a'} --episodes 2 --max-steps 20".split()) == 0
+    assert "not asked for a return" in capsys.readouterr().out
+
+
+def test_the_demo_is_the_commands_it_prints_and_keeps_what_is_there(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("seqdec.cli.commands.DEMO_TRAIN", QUICK)
+    monkeypatch.setattr("seqdec.cli.commands.DEMO_EVAL", "--target-return 25 500 --episodes 2 --max-steps 20")
+    assert main(["demo"]) == 0
+    shown = capsys.readouterr().out
+    printed = [line.removeprefix("$ seqdec ").split() for line in shown.splitlines() if line.startswith("$ ")]
+    assert [words[0] for words in printed] == ["data", "train", "eval"]
+    assert "runs/demo/report.png" in shown and "Try next: seqdec eval runs/demo" in shown.splitlines()[-1]
+    returns = read_json(tmp_path / "runs" / "demo" / "report.json")["targets"]
+    assert main(["demo"]) == 0, "a second time keeps data and run"
+    assert "is trained already" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "runs")
+    for words in printed[1:]:
+        assert main(words) == 0
+    assert read_json(tmp_path / "runs" / "demo" / "report.json")["targets"] == returns
+
+
+def test_the_demo_and_train_flags_that_are_fixed_in_one_place_parse():
+    options.parse(options.Train, commands.DEMO_TRAIN.split())
+    options.parse(options.Eval, ["runs/demo", *commands.DEMO_EVAL.split()])
+    options.parse(options.Eval, ["runs/demo", *commands.DEMO_NEXT.split()])
+
+
+def test_a_run_says_what_it_is_trained_on_and_how_to_evaluate_it(data: Path, tmp_path: Path, capsys):
+    train = f"train --output {tmp_path / 'run'} {QUICK} --steps 1"
+    assert main(f"{train} --data pole={data} --best 0.5 --env CartPole-v1".split()) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r": 6 of 12 episodes, [\d,]+ timesteps, returns ", shown)
+    words = shown.splitlines()[-1].removeprefix("next: seqdec ")
+    assert words == f"eval {tmp_path / 'run'} --task pole --env CartPole-v1"
+    assert main([*words.split(), "--episodes", "1", "--target-return", "20"]) == 0
+
+
+def test_a_request_for_two_processes_that_got_one_is_refused(data: Path, tmp_path: Path, capsys, monkeypatch):
+    train = f"train --data {data} --output {tmp_path / 'a'} {QUICK}"
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "1")
+        assert "--nproc 2 asks for 2 processes, the launcher started 1" in errors_of(f"{train} --nproc 2", 2, capsys)
+    with monkeypatch.context() as patch:  # what `accelerate launch --num_processes 2` leaves when it starts one
+        patch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+        patch.setenv("MASTER_PORT", "29500")
+        assert "asked for several processes and started one" in errors_of(train, 2, capsys)
+    with monkeypatch.context() as patch:
+        processes.join_processes()  # alone
+        patch.setenv("WORLD_SIZE", "2")
+        assert "2 processes were started, but accelerate sees 1" in errors_of(train, 2, capsys)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the loopback interface is named as on Linux")
+def test_two_processes_write_once_and_are_gone_when_their_launcher_is_terminated(data: Path, tmp_path: Path):
+    folder = tmp_path / "two"
+    words = f"--data {data} --output {folder} {QUICK} --steps 100000 --nproc 2"
+    launcher = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words.split()],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+    )
+    while not (folder / "checkpoints" / "step-000003" / "manifest.json").exists() and launcher.poll() is None:
+        time.sleep(0.05)
+    children = psutil.Process(launcher.pid).children(recursive=True)
+    launcher.send_signal(signal.SIGTERM)
+    _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode != 0 and said.count("seqdec: stopped by SIGTERM at step ") == 1, said
+    assert len(children) >= 2 and not psutil.wait_procs(children, timeout=5)[1]
+    assert read_json(folder / "config.json")["machine"]["processes"] == 2
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps.count(2) == 1, "one process writes, though both train"
+
+
+def test_the_environment_is_described(capsys: pytest.CaptureFixture[str]):
+    assert main(["env"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("python", "torch", "devices", "backbones", "extras"))

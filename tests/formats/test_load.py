@@ -1,0 +1,561 @@
+import json
+import shutil
+import sys
+
+import gymnasium
+import h5py
+import numpy as np
+import pyarrow as pa
+import pytest
+from gymnasium.spaces import Box, Discrete
+
+from seqdec.data.dataset import from_episodes, save
+from seqdec.data.describe import QUANTILES, describe
+from seqdec.data.episode import Episode
+from seqdec.data.schema import column, environment_of, lengths, returns
+from seqdec.errors import DataError, UsageError
+from seqdec.formats.load import from_minari, load
+from seqdec.play.sample import scripted_cartpole
+from seqdec.spaces.space import space_to_json
+from seqdec.spaces.spec import EnvironmentSpec
+
+BOX = EnvironmentSpec(Box(-np.inf, np.inf, (3,)), Box(-1, 1, (2,)))
+DISCRETE = EnvironmentSpec(Discrete(5), Discrete(3, start=1))
+
+
+def make_episode(num_steps, spec=BOX, seed=0, text=""):
+    random = np.random.default_rng(seed)
+    if spec is BOX:
+        observations = random.normal(size=(num_steps + 1, 3)).astype(np.float32)
+        actions = random.uniform(-1, 1, size=(num_steps, 2)).astype(np.float32)
+    else:
+        observations, actions = random.integers(0, 5, num_steps + 1), random.integers(1, 4, num_steps)
+    steps = {"observation": observations[:-1], "action": actions, "reward": random.normal(size=num_steps)}
+    return Episode(steps, final=observations[-1], terminated=seed % 2 == 0, truncated=seed % 2 == 1, text=text)
+
+
+def make_episodes(lengths=(3, 1, 7, 4), spec=BOX):
+    return [make_episode(length, spec, seed, f"number {seed}") for seed, length in enumerate(lengths)]
+
+
+def metadata_of(episodes, spec, stored_as, **changes):
+    def space(value):
+        # Minari writes every bound, and infinities as JSON's forbidden literals, inside a text.
+        bounds = {"low": value.low.tolist(), "high": value.high.tolist()} if isinstance(value, Box) else {}
+        return json.dumps({**space_to_json(value), **bounds})
+
+    env_spec = {
+        "id": "CartPole-v1",
+        "entry_point": "gymnasium.envs.classic_control.cartpole:CartPoleEnv",
+        "max_episode_steps": 500,
+        "kwargs": {},
+        "additional_wrappers": [],
+        "vector_entry_point": None,
+    }
+    metadata = {
+        "total_episodes": len(episodes),
+        "total_steps": sum(map(len, episodes)),
+        "data_format": stored_as,
+        "observation_space": space(spec.observation_space),
+        "action_space": space(spec.action_space),
+        "env_spec": json.dumps(env_spec),
+        "dataset_id": "tiny/set-v0",
+        "ref_min_score": 2.5,
+        "ref_max_score": 10.0,
+        "requirements": ["gymnasium>=1.0"],
+        **changes,
+    }
+    return {key: value for key, value in metadata.items() if value is not None}
+
+
+def minari_arrays(episode):
+    ends = np.zeros((2, len(episode)), bool)
+    ends[:, -1] = episode.terminated, episode.truncated
+    return {
+        "observations": np.concatenate([episode.steps["observation"], episode.final[None]]),
+        "actions": episode.steps["action"],
+        "rewards": episode.steps["reward"].astype(np.float64),
+        "terminations": ends[0],
+        "truncations": ends[1],
+    }
+
+
+def write_minari(folder, episodes, spec=BOX, data_format="hdf5", change=None, **changes):
+    """Write a set as Minari 0.5 lays it out; `change` may spoil the arrays of an episode."""
+    data = folder / "data"
+    data.mkdir(parents=True)
+    (data / "metadata.json").write_text(json.dumps(metadata_of(episodes, spec, data_format, **changes)))
+    file = h5py.File(data / "main_data.hdf5", "w", track_order=True) if data_format == "hdf5" else None
+    for index, episode in enumerate(episodes):
+        arrays = minari_arrays(episode)
+        if change is not None:
+            change(index, arrays)
+        if file is not None:
+            group = file.create_group(f"episode_{index}")
+            group.attrs["id"] = index
+            for name, values in arrays.items():
+                group.create_dataset(name, data=values, chunks=True, maxshape=(None, *values.shape[1:]))
+        else:
+            write_table(data / str(index), arrays, data_format)
+    if file is not None:
+        file.close()
+    return folder
+
+
+def write_table(folder, arrays, data_format):
+    folder.mkdir()
+    num_rows = len(arrays["observations"])
+    columns = {}
+    for name, values in arrays.items():
+        padded = np.concatenate([values, np.zeros((num_rows - len(values), *values.shape[1:]), values.dtype)])
+        flat = pa.array(padded.reshape(-1))
+        columns[name] = flat if padded.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, padded.shape[1])
+    table = pa.table(columns)
+    path = folder / f"part-0.{data_format}"
+    if data_format == "parquet":
+        pa.parquet.write_table(table, path)
+    else:
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+    (folder / "metadata.json").write_text("{}")
+
+
+def episodes_of(dataset):
+    return [Episode.from_row(dataset[index]) for index in range(len(dataset))]
+
+
+def assert_same(found, expected, with_text=True):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        row = one.to_row()
+        assert Episode.from_row(row if with_text else {**row, "text": other.text}).equals(other)
+
+
+@pytest.mark.parametrize("spec", [BOX, DISCRETE], ids=["box", "discrete"])
+def test_episodes_come_back_from_their_rows(spec):
+    episodes = make_episodes(spec=spec)
+    dataset = from_episodes(episodes, spec)
+    assert_same(episodes_of(dataset), episodes)
+    assert environment_of(dataset) == spec
+
+
+@pytest.mark.parametrize(("spec", "width"), [(BOX, 24), (DISCRETE, 20)], ids=["box", "discrete"])
+def test_columns_are_all_timesteps_in_order_whatever_the_chunks(spec, width, monkeypatch):
+    monkeypatch.setattr("seqdec.data.arrow.CHUNK_BYTES", 5 * width)
+    episodes = make_episodes((3, 1, 7, 4, 5, 1), spec)
+    dataset = from_episodes(iter(episodes), spec)
+    assert [len(chunk) for chunk in column(dataset, "reward")] == [4, 7, 4, 5, 1]
+    assert lengths(dataset).tolist() == [3, 1, 7, 4, 5, 1]
+    for name in ("observation", "action", "reward"):
+        expected = np.concatenate([episode.steps[name] for episode in episodes])
+        found = np.concatenate(column(dataset, name))
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    assert returns(dataset) == pytest.approx([episode.total_return for episode in episodes])
+
+
+def test_a_column_is_a_view_of_the_arrow_buffer():
+    dataset = from_episodes(make_episodes(), BOX)
+    first, again = (column(dataset, "observation")[0] for _ in range(2))
+    assert np.shares_memory(first, again)
+    assert not first.flags.owndata
+
+
+@pytest.mark.parametrize("select", [[2, 0], [1, 2], [3], [0, 1, 2, 3]])
+def test_columns_of_selected_episodes_are_those_episodes(select, monkeypatch):
+    monkeypatch.setattr("seqdec.data.arrow.CHUNK_BYTES", 5 * 24)
+    episodes = make_episodes()
+    part = from_episodes(episodes, BOX).select(select)
+    expected = [episodes[index] for index in select]
+    assert lengths(part).tolist() == [len(episode) for episode in expected]
+    assert returns(part) == pytest.approx([episode.total_return for episode in expected])
+    for name in ("observation", "reward"):
+        values = np.concatenate([episode.steps[name] for episode in expected])
+        np.testing.assert_array_equal(np.concatenate(column(part, name)), values)
+    assert describe(part).num_episodes == len(select)
+
+
+@pytest.mark.parametrize("select", [None, [2, 0]])
+def test_a_saved_data_set_loads_as_it_was_and_is_mapped(tmp_path, select):
+    dataset = from_episodes(make_episodes(), BOX)
+    dataset = dataset if select is None else dataset.select(select)
+    save(dataset, tmp_path / "set")
+    loaded = load(str(tmp_path / "set"))
+    assert_same(episodes_of(loaded), episodes_of(dataset))
+    assert environment_of(loaded) == BOX
+    assert loaded.cache_files
+    assert loaded.data.nbytes > 0
+
+
+def test_a_saved_data_set_is_not_overwritten_unasked(tmp_path):
+    dataset = from_episodes(make_episodes(), BOX)
+    save(dataset, tmp_path / "set")
+    with pytest.raises(OSError, match="set"):
+        save(dataset, tmp_path / "set")
+    save(dataset.select([1]), tmp_path / "set", replace=True)
+    assert len(load(tmp_path / "set")) == 1
+
+
+def test_a_missing_folder_names_the_nearest(tmp_path):
+    (tmp_path / "cartpole").mkdir()
+    with pytest.raises(UsageError, match="no folder '.*cartpol'; did you mean 'cartpole'"):
+        load(str(tmp_path / "cartpol"))
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.arrow", "/etc/passwd", 7])
+def test_files_that_a_folder_names_stay_inside_it(tmp_path, name, monkeypatch):
+    save(from_episodes(make_episodes(), BOX), tmp_path / "set")
+    monkeypatch.setattr("seqdec.storage.verify", lambda folder: None)  # as if the planted folder had its manifest
+    (tmp_path / "set" / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+    with pytest.raises(DataError):
+        load(tmp_path / "set")
+
+
+def test_a_folder_whose_columns_are_not_its_environments_is_refused(tmp_path, monkeypatch):
+    save(from_episodes(make_episodes(), BOX), tmp_path / "set")
+    monkeypatch.setattr("seqdec.storage.verify", lambda folder: None)
+    info = json.loads((tmp_path / "set" / "dataset_info.json").read_text())
+    info["description"] = json.dumps(DISCRETE.to_json())
+    (tmp_path / "set" / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(DataError, match="other columns"):
+        load(tmp_path / "set")
+
+
+def test_a_data_set_that_names_no_environment_is_refused():
+    dataset = from_episodes(make_episodes(), BOX)
+    dataset.info.description = "my data"
+    with pytest.raises(DataError, match="does not describe its environment"):
+        environment_of(dataset)
+
+
+def test_no_episodes_are_refused():
+    with pytest.raises(DataError, match="no episodes"):
+        from_episodes([], BOX)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (EnvironmentSpec(Box(-1, 1, (4,)), BOX.action_space), r"episode 0: observations have shape \[3\].*Box\(4\)"),
+        (EnvironmentSpec(BOX.observation_space, Discrete(2)), r"episode 0: actions have shape \[2\].*Discrete\(2\)"),
+        (
+            EnvironmentSpec(BOX.observation_space, Box(-0.01, 0.01, (2,))),
+            r"episode 0, step 0: action\[0\] is .*, outside Box\(2\) in \[-0.01, 0.01\] \(4 of 4 episodes",
+        ),
+    ],
+)
+def test_episodes_of_another_environment_are_refused(spec, message):
+    with pytest.raises(DataError, match=message):
+        from_episodes(make_episodes(), spec)
+
+
+def test_discrete_values_outside_their_space_are_refused():
+    spec = EnvironmentSpec(Discrete(5), Discrete(2, start=1))
+    with pytest.raises(DataError, match=r"action is 3, outside Discrete\(2, start=1\)"):
+        from_episodes(make_episodes((9, 9), DISCRETE), spec)
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
+@pytest.mark.parametrize("spec", [BOX, DISCRETE], ids=["box", "discrete"])
+def test_minari_storage_reads_as_what_was_written(tmp_path, data_format, spec):
+    episodes = make_episodes((3, 1, 7, 4, 2, 2, 2, 2, 2, 2, 2, 5), spec)
+    folder = write_minari(tmp_path / "set-v0", episodes, spec, data_format)
+    dataset = from_minari(str(folder))
+    assert_same(episodes_of(dataset), episodes, with_text=False)
+    found = environment_of(dataset)
+    assert (found.observation_space, found.action_space) == (spec.observation_space, spec.action_space)
+    assert (found.id, found.max_episode_steps, found.reference_returns) == ("CartPole-v1", 500, (2.5, 10.0))
+    assert found.requirements == ("gymnasium>=1.0",)
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
+def test_what_minari_itself_writes_is_read(tmp_path, data_format):
+    from minari.data_collector import EpisodeBuffer
+    from minari.dataset.minari_storage import MinariStorage
+
+    episodes = make_episodes()
+    storage = MinariStorage.new(
+        tmp_path,
+        BOX.observation_space,
+        BOX.action_space,
+        env_spec=gymnasium.spec("CartPole-v1"),
+        data_format=data_format,
+    )
+    buffers = [EpisodeBuffer(id=index, **minari_arrays(episode)) for index, episode in enumerate(episodes)]
+    storage.update_episodes(buffers)
+    dataset = from_minari(str(tmp_path))
+    assert_same(episodes_of(dataset), episodes, with_text=False)
+    assert environment_of(dataset).entry_point == "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
+
+
+def test_an_id_is_looked_up_below_minaris_own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    write_minari(tmp_path / "tiny" / "set-v0", make_episodes())
+    assert len(load("minari:tiny/set-v0")) == 4
+    assert len(load(tmp_path / "tiny" / "set-v0")) == 4
+
+
+def test_an_id_that_is_not_here_and_out_of_reach_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    with pytest.raises(UsageError, match="no Minari data set 'tiny/gone-v0' in .*failed .*MINARI_DATASETS_PATH"):
+        from_minari("tiny/gone-v0")
+
+
+@pytest.mark.parametrize("name", ["", "no-version", "../../etc-v0", "/etc-v0", "a b-v0"])
+def test_what_is_neither_folder_nor_id_is_refused(name):
+    with pytest.raises(UsageError, match="neither a folder with a Minari data set nor an id"):
+        from_minari(name)
+
+
+def spoil(index, name, value, row=0):
+    def change(episode, arrays):
+        if episode == index:
+            arrays[name][row] = value
+
+    return change
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (spoil(2, "observations", [0, np.nan, 0], 3), r"episode 2, step 3: observation\[1\] is nan \(1 of 4 episodes"),
+        (spoil(2, "observations", [0, 0, np.inf], 7), r"episode 2: final\[2\] is inf"),
+        (spoil(1, "actions", [np.nan, 0]), r"episode 1, step 0: action\[0\] is nan"),
+        (spoil(3, "rewards", -np.inf, 2), "episode 3, step 2: reward is -inf.*--on-nonfinite drop-episode"),
+        (spoil(3, "rewards", 1e300, 2), "episode 3, step 2: reward is inf"),
+        (spoil(3, "rewards", 1e38, 2), r"reward is 1e\+38, too large to train on"),
+        (spoil(0, "actions", [0, 1.5], 2), r"episode 0, step 2: action\[1\] is 1.5, outside.*--clip-actions"),
+        (spoil(2, "terminations", True, 1), "episode 2: it ends at step 1 and goes on to step 6"),
+        (spoil(0, "terminations", False, -1), "episode 0: it is neither terminated nor truncated"),
+    ],
+)
+def test_values_that_cannot_be_trained_on_are_refused_with_the_first(tmp_path, data_format, change, message):
+    folder = write_minari(tmp_path / "set-v0", make_episodes(), data_format=data_format, change=change)
+    with pytest.raises(DataError, match=message):
+        from_minari(str(folder))
+
+
+def test_episodes_with_nan_can_be_dropped(tmp_path):
+    episodes = make_episodes()
+    folder = write_minari(tmp_path / "set-v0", episodes, change=spoil(2, "observations", np.nan))
+    dataset = from_minari(str(folder), on_nonfinite="drop-episode")
+    assert_same(episodes_of(dataset), [episodes[index] for index in (0, 1, 3)], with_text=False)
+    folder = write_minari(tmp_path / "all-v0", episodes[:1], change=spoil(0, "rewards", np.nan))
+    with pytest.raises(DataError, match="nothing is left"):
+        from_minari(str(folder), on_nonfinite="drop-episode")
+
+
+def test_actions_can_be_clipped(tmp_path):
+    folder = write_minari(tmp_path / "set-v0", make_episodes(), change=spoil(0, "actions", [-3, 1.5]))
+    dataset = from_minari(str(folder), clip_actions=True)
+    assert column(dataset, "action")[0][0].tolist() == [-1, 1]
+
+
+def resize(name, change):
+    def apply(index, arrays):
+        if index >= 1:
+            arrays[name] = change(arrays[name])
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            resize("actions", lambda values: values[:-1]),
+            r"episode 1: actions has 0 rows, expected 1, one per reward \(3 of 4",
+        ),
+        (
+            resize("observations", lambda values: values[:-1]),
+            "observations has 1 rows, expected 2, one more than rewards",
+        ),
+        (
+            resize("observations", lambda values: values[:, :2]),
+            r"observations have shape \[2\], the declared space has \[3\]",
+        ),
+        (
+            resize("rewards", lambda values: np.stack([values, values], 1)),
+            r"rewards have shape \[2\], expected one number",
+        ),
+        (resize("actions", lambda values: values.astype("S3")), "has type .*, expected numbers"),
+        (resize("observations", lambda values: values[..., None]), r"have shape \[3, 1\]"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_with_the_first_and_the_count(tmp_path, change, message):
+    folder = write_minari(tmp_path / "set-v0", make_episodes(), change=change)
+    with pytest.raises(DataError, match=message):
+        from_minari(str(folder))
+
+
+def test_numbers_of_the_other_byte_order_are_read_as_they_are(tmp_path):
+    episodes = make_episodes()
+    swap = resize("observations", lambda values: values.astype(">f4"))
+    folder = write_minari(tmp_path / "set-v0", episodes, change=swap)
+    assert_same(episodes_of(from_minari(str(folder))), episodes, with_text=False)
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"total_steps": 3000}, "expected 3000 steps, found 15"),
+        ({"total_episodes": 5}, "expected 5 episodes, found 4"),
+        ({"total_episodes": 3}, "expected 3 episodes, found 4"),
+        ({"total_episodes": 10**15}, "expected 1000000000000000 episodes, found 4"),
+        ({"total_steps": None}, "total_steps is 'None', expected a whole number"),
+        ({"observation_space": None}, "has no observation_space"),
+        ({"observation_space": "{"}, "observation_space is no JSON"),
+        ({"observation_space": "[" * 100_000}, "observation_space is no JSON"),
+        ({"action_space": '{"type": "Discrete", "n": 1000000000000000000}'}, "expected 1 to 1000000 values"),
+        ({"action_space": '{"type": "Graph"}'}, "Graph actions are not supported"),
+        ({"action_space": '{"type": "Text", "max_length": 9}'}, "action is Text: images and texts can be observed"),
+        ({"data_format": "pickle"}, "data_format is 'pickle', not hdf5, arrow or parquet"),
+        ({"env_spec": "7"}, "env_spec is '7'"),
+    ],
+)
+def test_metadata_that_does_not_fit_is_refused(tmp_path, data_format, changes, message):
+    episodes = make_episodes()
+    folder = write_minari(tmp_path / "set-v0", episodes, data_format=data_format)
+    path = folder / "data" / "metadata.json"
+    path.write_text(json.dumps(metadata_of(episodes, BOX, data_format, **changes)))
+    with pytest.raises(DataError, match=message):
+        from_minari(str(folder))
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
+@pytest.mark.parametrize("damage", ["empty", "cut-7", "cut-half", "cut-1", "lfs", "html", "gone"])
+def test_a_damaged_file_is_one_sentence(tmp_path, data_format, damage):
+    folder = write_minari(tmp_path / "set-v0", make_episodes((30, 40)), data_format=data_format)
+    path = folder / "data" / ("main_data.hdf5" if data_format == "hdf5" else f"1/part-0.{data_format}")
+    content = path.read_bytes()
+    cuts = {"empty": 0, "cut-7": 7, "cut-half": len(content) // 2, "cut-1": len(content) - 1}
+    words = {
+        "lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n",
+        "html": b"<!DOCTYPE html><html></html>",
+    }
+    said = {"empty": "it is empty", "lfs": "git-LFS pointer", "html": "HTML page"}
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[: cuts[damage]] if damage in cuts else words[damage])
+    with pytest.raises(DataError, match=said.get(damage, "fetch the data set again")) as caught:
+        from_minari(str(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tiny_file_that_declares_terabytes_is_refused_unread(tmp_path):
+    folder = write_minari(tmp_path / "set-v0", make_episodes())
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_2/observations"]
+        file["episode_2"].create_dataset("observations", shape=(10**11, 3), dtype="f4", chunks=(10**6, 3))
+    with pytest.raises(DataError, match="declares 1200000000000 bytes, 0 are stored"):
+        from_minari(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["external-link", "soft-link", "external-storage", "virtual"])
+def test_hdf5_that_reaches_outside_itself_is_refused(tmp_path, kind):
+    folder = write_minari(tmp_path / "set-v0", make_episodes())
+    outside = tmp_path / "outside.hdf5"
+    with h5py.File(outside, "w") as file:
+        file["rewards"] = np.zeros(7)
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        group = file["episode_2"]
+        del group["rewards"]
+        if kind == "external-link":
+            group["rewards"] = h5py.ExternalLink(str(outside), "rewards")
+        elif kind == "soft-link":
+            group["rewards"] = h5py.SoftLink("/episode_2/rewards")
+        elif kind == "external-storage":
+            group.create_dataset("rewards", (7,), "f8", external=[(str(outside), 0, 56)])
+        else:
+            layout = h5py.VirtualLayout((7,), "f8")
+            layout[:] = h5py.VirtualSource(str(outside), "rewards", (7,))
+            group.create_virtual_dataset("rewards", layout)
+    with pytest.raises(DataError, match=r"rewards .*not followed"):
+        from_minari(str(folder))
+
+
+def test_opening_a_planted_data_set_runs_nothing(tmp_path, monkeypatch):
+    sentinel = tmp_path / "sentinel"
+    (tmp_path / "evilmod.py").write_text(f"open({str(sentinel)!r}, 'w')\nmain = print\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    evil = {
+        "id": "evilmod:Env-v0",
+        "entry_point": "evilmod:main",
+        "vector_entry_point": "evilmod:main",
+        "max_episode_steps": 5,
+        "kwargs": {"entry_point": "evilmod:main"},
+        "additional_wrappers": [{"name": "w", "entry_point": "evilmod:main", "kwargs": {}}],
+    }
+    planted = {"env_spec": json.dumps(evil), "eval_env_spec": json.dumps(evil)}
+    folder = write_minari(tmp_path / "set-v0", make_episodes(), **planted)
+    dataset = from_minari(str(folder))
+    save(dataset, tmp_path / "saved")
+    describe(load(tmp_path / "saved"))
+    assert environment_of(dataset).wrappers == ("evilmod:main",)
+    shutil.rmtree(folder)
+    spaceless = write_minari(tmp_path / "set-v0", make_episodes(), observation_space=None, action_space=None, **planted)
+    with pytest.raises(DataError, match="never made from a file"):
+        from_minari(str(spaceless))
+    assert not sentinel.exists()
+    assert "evilmod" not in sys.modules
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return scripted_cartpole()
+
+
+def test_the_sample_spreads_its_returns_from_10_to_500(sample):
+    earned = returns(sample)
+    assert len(earned) == 260
+    assert earned.min() < 15
+    assert earned.max() == 500
+    near = {target: int((np.abs(earned - target) <= max(15, target / 10)).sum()) for target in (25, 100, 200, 350, 500)}
+    assert min(near.values()) >= 15, near
+    # No gap wider than an eighth of the scale.
+    assert np.diff(np.sort(earned)).max() < 60
+
+
+def test_the_samples_episodes_are_whole(sample):
+    ends = sample.with_format("numpy")
+    counts = lengths(sample)
+    assert returns(sample).tolist() == counts.tolist()
+    np.testing.assert_array_equal(np.asarray(ends["truncated"][:]), counts == 500)
+    finals = np.asarray(ends["final"][:])
+    fell = (np.abs(finals[:, 0]) > 2.4) | (np.abs(finals[:, 2]) > 12 * 2 * np.pi / 360)
+    np.testing.assert_array_equal(np.asarray(ends["terminated"][:]), fell)
+
+
+def test_the_sample_is_a_function_of_its_seed():
+    first, again, other = (scripted_cartpole(8, seed) for seed in (0, 0, 1))
+    assert_same(episodes_of(first), episodes_of(again))
+    assert returns(first).tolist() != returns(other).tolist()
+
+
+def test_a_description_by_hand():
+    def episode(rewards, terminated):
+        steps = {"observation": np.zeros((len(rewards), 3)), "action": np.zeros((len(rewards), 2)), "reward": rewards}
+        return Episode(steps, final=np.zeros(3), terminated=terminated, truncated=not terminated)
+
+    episodes = [episode(np.full(number, 2.0), number % 2 == 0) for number in range(1, 12)]
+    description = describe(from_episodes(episodes, BOX))
+    assert (description.num_episodes, description.num_timesteps) == (11, 66)
+    assert list(description.return_quantiles) == list(QUANTILES)
+    assert list(description.return_quantiles.values()) == pytest.approx([2.0 * number for number in range(1, 12)])
+    assert list(description.length_quantiles.values()) == list(range(1, 12))
+    assert description.fraction_terminated == pytest.approx(5 / 11)
+    assert description.fraction_truncated == pytest.approx(6 / 11)
+    table = str(description)
+    assert "not named" in table
+    assert "Box(2) in [-1, 1]" in table
+
+
+def test_foreign_words_in_a_description_are_inert():
+    spec = EnvironmentSpec(BOX.observation_space, BOX.action_space, id="\x1b[2J" + "x" * 900)
+    table = str(describe(from_episodes(make_episodes(), spec)))
+    assert "\x1b" not in table
+    assert max(map(len, table.splitlines())) < 300

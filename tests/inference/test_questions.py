@@ -1,0 +1,106 @@
+"""Questions about vectors, and what cannot be asked; tests/test_exactness.py says whether the answers are right."""
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import box_episodes, make_model, prompted_model
+from seqdec.errors import StorageError, UsageError
+from seqdec.inference.context import Context
+from seqdec.inference.likelihood import is_in_data, log_prob, rank_checkpoints
+from seqdec.inference.questions import explain, infer_goal, inverse, predict
+from seqdec.inference.returns import expert_return, returns
+from seqdec.model.backbone import Backbone
+
+
+def begun(model, num_sequences: int = 2) -> Context:
+    """A context at its first action, in which nothing is asked for."""
+    context = Context(model, num_sequences)
+    for name in model.layout.prompt_names:
+        context.write(**{name: None})
+    context.write(observation=np.zeros((num_sequences, 3)))
+    return context
+
+
+def test_futures_of_vectors_have_the_shapes_they_say(backbone: Backbone):
+    model, _ = prompted_model(backbone, ["goal"], "trajectory")
+    context = begun(model)
+    actions = np.zeros((2, 9, 2), np.float32)  # farther than a context
+    futures = predict(context, actions, num_samples=3)
+    assert futures["observation"].shape == (2, 3, 9, 3) and futures["reward"].shape == (2, 3, 9, 1)
+    assert predict(context, {"action": actions}, num_samples=3, mean=True)["observation"].shape == (2, 9, 3)
+    certain = predict(context, actions, num_samples=2, temperature=0)["reward"]
+    torch.testing.assert_close(certain[:, 0, 0], certain[:, 1, 0], atol=1e-5, rtol=1e-5)
+    first = predict(context, actions, num_samples=3)
+    assert (first["reward"] == futures["reward"]).all()  # the context stayed as it was
+
+
+@pytest.mark.parametrize("by", ["goal", "outcome"])
+def test_actions_between_vectors_and_goals_of_others(by, backbone: Backbone):
+    model, _ = prompted_model(backbone, ["goal"], "trajectory")
+    pair = np.zeros((2, 3)), np.ones((2, 3))
+    assert inverse(model, *pair, by=by, num_samples=5).shape == (2, 5, 2)
+    episode = box_episodes(1)[0]
+    found = infer_goal(model, episode[:2], candidates=np.eye(3))
+    assert found.candidates.shape == (3, 3) and abs(float(found.probabilities.sum()) - 1) < 1e-5
+    assert infer_goal(model, episode, num_candidates=7).candidates.shape == (7, 3)
+
+
+def test_what_cannot_be_answered_says_what_to_train(backbone: Backbone, tmp_path):
+    model, _ = make_model(backbone, "decision_transformer")
+    context = Context(model, 1)
+    context.write(return_to_go=[1.0], observation=np.zeros((1, 3)))
+    for ask, words in (
+        (lambda: predict(context, np.zeros((1, 1, 2))), "--layout trajectory"),
+        (lambda: inverse(model, np.zeros((1, 3)), np.zeros((1, 3))), "--layout trajectory"),
+        (lambda: inverse(model, np.zeros((1, 3)), np.zeros((1, 3)), by="goal"), "--prompt goal"),
+        (lambda: infer_goal(model, box_episodes(1)[0]), "--prompt goal"),
+        (lambda: returns(context), "does not predict 'return_to_go'"),
+        (lambda: explain(context), "--prompt-dropout"),
+        (lambda: rank_checkpoints([model], box_episodes(2)), "fewer bins"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            ask()
+
+
+def test_an_explanation_is_drawn(backbone: Backbone, tmp_path):
+    model, _ = prompted_model(backbone, ["goal"])
+    context = begun(model)
+    context.write(return_to_go=[[1.0], [2.0]])
+    explanation = explain(context, num_samples=8)
+    explanation.plot(tmp_path / "why.png")
+    assert (tmp_path / "why.png").stat().st_size > 5000
+    with pytest.raises(StorageError, match="cannot write"):
+        explanation.plot(tmp_path / "none" / "why.png")
+
+
+def test_possible_returns_are_in_order_and_an_experts_are_higher(backbone: Backbone):
+    model, _ = prompted_model(backbone, [])
+    context = begun(model, 400)
+    values = returns(context, 50)
+    assert values.shape == (400, 50) and (values.diff(dim=1) >= 0).all()
+    assert expert_return(context, kappa=10).mean() > values.mean() > expert_return(context, kappa=-10).mean()
+    assert (expert_return(context, cap=0.5) <= returns(context).quantile(0.52, 1)[:, None]).all()
+
+
+def test_an_episode_is_as_likely_alone_as_among_others_and_a_cut_one_up_to_its_cut(backbone: Backbone):
+    model, _ = prompted_model(backbone, ["goal"], "behaviour_cloning")
+    episodes = box_episodes(5)
+    together = log_prob(model, episodes, batch_size=4)
+    for episode, found in zip(episodes, together, strict=True):
+        alone = log_prob(model, [episode])[0]
+        np.testing.assert_allclose(alone.steps["action"], found.steps["action"], atol=1e-4)
+        assert len(found.steps["action"]) == len(episode) and (found.steps["action"] != 0).all()
+        begin = log_prob(model, [episode[:3]])[0].steps["action"]
+        np.testing.assert_allclose(begin, found.steps["action"][:3], atol=1e-4)
+    means = np.array([found.mean for found in together])
+    assert is_in_data(model, episodes[int(means.argmax())], means - 1e-3) == 1
+    assert is_in_data(model, episodes[int(means.argmin())], means + 1e-3) == 0
+
+
+def test_checkpoints_are_ranked_by_the_best_episodes(backbone: Backbone):
+    good, _ = make_model(backbone, "behaviour_cloning")
+    bad, _ = make_model(backbone, "behaviour_cloning")
+    torch.nn.init.normal_(bad.codecs["action"].head.weight, std=30.0)  # pyright: ignore
+    ranking = rank_checkpoints([bad, good], box_episodes(8), num_bins=2)
+    assert ranking.order == [1, 0] and ranking.scores.shape == (2, 2) and (np.diff(ranking.edges) >= 0).all()

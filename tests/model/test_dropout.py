@@ -1,0 +1,100 @@
+"""Dropout by random bits: the function of torch.nn.Dropout."""
+
+import pytest
+import torch
+from torch import nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from seqdec.model.backbone import load_backbone, reload_backbone, save_backbone
+from seqdec.model.dropout import ATTENTION, BitDropout, attend
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.003])
+def test_entries_are_dropped_with_the_probability_asked_for_and_the_mean_stays(p: float):
+    torch.manual_seed(0)
+    kept = BitDropout(p)(torch.ones(1001, 997))
+    share = (kept == 0).double().mean().item()
+    deviation = (p * (1 - p) / kept.numel()) ** 0.5
+    assert abs(share - p) < 5 * deviation + 1 / 65536
+    assert kept.double().mean().item() == pytest.approx(1.0, abs=5 * deviation / (1 - p))
+    assert kept[kept > 0].unique().numel() == 1
+
+
+def test_rows_and_columns_are_dropped_independently():
+    torch.manual_seed(0)
+    dropped = (BitDropout(0.5)(torch.ones(512, 512)) == 0).double() - 0.5
+    for shift in (1, 2, 3, 4):  # four masks are cut from one random number
+        assert abs((dropped[:, :-shift] * dropped[:, shift:]).mean().item()) < 0.003
+        assert abs((dropped[:-shift] * dropped[shift:]).mean().item()) < 0.003
+
+
+def test_the_gradient_passes_where_the_value_did():
+    torch.manual_seed(0)
+    values = torch.ones(7, 5, requires_grad=True)
+    kept = BitDropout(0.4)(values)
+    kept.sum().backward()
+    assert torch.equal(values.grad, kept.detach())
+
+
+def test_nothing_is_dropped_while_acting_or_at_zero_and_all_at_one():
+    values = torch.randn(6)
+    assert torch.equal(BitDropout(0.5).eval()(values), values)
+    assert torch.equal(BitDropout(0.0)(values), values)
+    assert not BitDropout(1.0)(values).any()
+
+
+def test_a_seed_repeats_its_masks():
+    masks = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        masks.append(BitDropout(0.5)(torch.ones(64)))
+    assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
+
+
+def test_a_backbone_drops_by_bits():
+    model = load_backbone("small", dropout=0.3).model
+    kinds = {type(module) for module in model.modules() if isinstance(module, nn.Dropout)}
+    assert kinds == {BitDropout} and model.drop.p == 0.3
+
+
+def attention_inputs() -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(3, 2, 7, 4) for _ in range(3)]
+
+
+def test_attention_by_bits_is_attention():
+    module = load_backbone("small").model.h[0].attn
+    plain, _ = sdpa_attention_forward(module, *attention_inputs(), None)
+    found, _ = attend(module, *attention_inputs(), None, dropout=1e-9)  # too rare to be drawn, but goes our way
+    torch.testing.assert_close(found, plain, atol=1e-6, rtol=1e-5)
+    assert torch.equal(attend(module, *attention_inputs(), None)[0], plain)
+    scaled, _ = sdpa_attention_forward(module, *attention_inputs(), None, scaling=0.1)
+    torch.testing.assert_close(attend(module, *attention_inputs(), None, 1e-9, 0.1)[0], scaled, atol=1e-6, rtol=1e-5)
+
+
+def test_attention_that_is_more_than_causal_is_left_to_transformers():
+    module, bias = load_backbone("small").model.h[0].attn, torch.randn(1, 2, 7, 7)
+    expected, _ = sdpa_attention_forward(module, *attention_inputs(), None, position_bias=bias)
+    found, _ = attend(module, *attention_inputs(), None, dropout=1e-9, position_bias=bias)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_attention_drops_weights_and_keeps_their_mean():
+    module, inputs = load_backbone("small").model.h[0].attn, attention_inputs()
+    plain, _ = attend(module, *inputs, None)
+    many = torch.stack([attend(module, *inputs, None, dropout=0.3)[0] for _ in range(4000)])
+    assert not torch.allclose(many[0], plain, atol=1e-2)
+    torch.testing.assert_close(many.mean(0), plain, atol=0.05, rtol=0.0)
+    # the first token reads itself alone: its weight is dropped whole, or kept and scaled
+    first = many[:, :, 0] / inputs[2].transpose(1, 2)[:, 0]
+    assert abs((first == 0).double().mean().item() - 0.3) < 0.02
+    torch.testing.assert_close(first[first != 0], torch.full_like(first[first != 0], 1 / 0.7), atol=1e-3, rtol=0.0)
+
+
+def test_a_backbone_that_drops_attention_does_so_by_bits_and_is_saved_without_it(tmp_path):
+    for name, dropout, expected in (("small", 0.1, ATTENTION), ("small", 0.0, "sdpa")):
+        backbone = load_backbone(name, dropout=dropout)
+        assert backbone.model.config._attn_implementation == expected
+    save_backbone(load_backbone("small"), tmp_path)
+    assert ATTENTION not in (tmp_path / "config.json").read_text()
+    assert reload_backbone(tmp_path).model.config._attn_implementation == ATTENTION
