@@ -183,7 +183,7 @@ def prompt_dropout(given: options.Train, layout: "Layout") -> float:
     """Return how often a fact of the prompt is unknown."""
     if given.prompt_dropout is not None:
         return given.prompt_dropout
-    is_whole = any(name.split(".")[0] == "observation" for name in layout.predicted)  # and may plan
+    is_whole = any(layout.variable(name).role == "observation" for name in layout.predicted)  # and may plan
     return PROMPT_DROPOUT if layout.facts or is_whole else 0.0
 
 

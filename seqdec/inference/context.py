@@ -181,10 +181,9 @@ class Context:
     def _missing(self, variable: Variable, missing: object) -> Tensor:
         """Return what is missing as the codec takes it: [B], or [B, size] for entries of an optional vector."""
         given = torch.as_tensor(missing, dtype=torch.bool, device=self.model.device).reshape(self.num_sequences, -1)
-        is_vector = variable.kind not in ("image", "discrete", "multi_discrete")
-        if is_vector and variable.optional:
+        if variable.is_vector and variable.optional:
             return given.expand(self.num_sequences, variable.size)
-        if is_vector and (given.any(1) & ~given.all(1)).any():
+        if variable.is_vector and (given.any(1) & ~given.all(1)).any():
             raise UsageError(
                 f"{variable.name} is missing in part, and the model has not learned that: train with --missing "
                 f"{variable.name}"
@@ -379,7 +378,7 @@ def demo_batch(layout: Layout, episodes: Sequence[Episode | None]) -> dict[str, 
     for name in layout.demo_names:
         variable = layout.variable(name)
         values = torch.zeros((len(episodes), length, *variable.shape), dtype=_dtype(variable))
-        is_wide = variable.optional and not variable.is_whole and variable.kind != "image"
+        is_wide = variable.optional and variable.is_vector
         missing = torch.ones((len(episodes), length, *(variable.shape if is_wide else ())), dtype=torch.bool)
         for row, episode in enumerate(episodes):
             if episode is None:
@@ -410,6 +409,4 @@ def _sum(written: list[_Written]) -> _Written:
 
 
 def _dtype(variable: Variable) -> torch.dtype:
-    if variable.kind in ("image", "text"):
-        return torch.uint8
-    return torch.long if variable.is_whole else torch.float32
+    return torch.from_numpy(np.empty(0, variable.dtype)).dtype

@@ -64,7 +64,7 @@ class Plan:
 def check_plannable(model: SequenceModel, acted: Sequence[str]) -> None:
     """Raise UsageError where the model does not predict what planning needs, or knows no unknown return."""
     layout = model.layout
-    seen = [name for name in layout.step_names if name.split(".")[0] == "observation"]
+    seen = [name for name in layout.step_names if layout.variable(name).role == "observation"]
     for name in (*acted, "reward", *seen, "return_to_go"):
         if name not in layout.predicted:
             predicted = ", ".join(layout.predicted)

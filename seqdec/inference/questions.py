@@ -55,7 +55,7 @@ def predict(
     before, acted, after = context.layout.divide(context.model.data.spec.action_leaves)
     by_leaf = actions if isinstance(actions, Mapping) else {acted[0]: actions}
     given = {name: torch.as_tensor(value) for name, value in by_leaf.items()}
-    seen = [name for name in before if name.split(".")[0] == "observation"]
+    seen = [name for name in before if context.layout.variable(name).role == "observation"]
     for name in (*seen, "reward"):
         if name not in context.layout.predicted:
             raise UsageError(f"the model does not predict {name}: train with --layout trajectory")

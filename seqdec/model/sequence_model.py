@@ -171,7 +171,7 @@ class SequenceModel(nn.Module):
         words = None
         for name in slot:
             unknown, hidden = batch.get(MISSING + name), batch.get(HIDDEN + name)
-            if drop_observation > 0 and name.split(".")[0] == "observation":
+            if drop_observation > 0 and self.layout.variable(name).role == "observation":
                 hidden = torch.rand(batch["timestep"].shape, device=self.device) < drop_observation
             if hidden is not None:
                 wide = None if unknown is None else hidden.reshape(*hidden.shape, *[1] * (unknown.ndim - 2))

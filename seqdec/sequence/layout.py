@@ -12,17 +12,43 @@ cloning differ in their layout and in nothing else.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.sequence.facts import WHEN, is_fact
 
-Kind = Literal["gaussian", "mse", "binned", "discrete", "multi_discrete", "image", "text", "timestep"]
-READ_ONLY = ("image", "text", "timestep")
 Head = Literal["gaussian", "mse", "binned"]
 ReturnHead = Literal["gaussian", "binned"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The properties of all values of one kind.
+
+    `dtype` is their type in a batch. A vector holds real numbers, which may be missing one by one; whole numbers name
+    one of several values each. A single value has shape (), any other (size,). What cannot be predicted is only ever
+    written, never sampled.
+    """
+
+    dtype: type[np.generic] = np.float32
+    is_vector: bool = False
+    is_whole: bool = False
+    is_single: bool = False
+    can_be_predicted: bool = True
+
+
+KINDS = {
+    "gaussian": Kind(is_vector=True),
+    "mse": Kind(is_vector=True),
+    "binned": Kind(is_vector=True),
+    "discrete": Kind(np.int64, is_whole=True, is_single=True),
+    "multi_discrete": Kind(np.int64, is_whole=True),
+    "image": Kind(np.uint8, can_be_predicted=False),
+    "text": Kind(np.uint8, is_single=True, can_be_predicted=False),
+    "timestep": Kind(can_be_predicted=False),
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +65,7 @@ class Variable:
     """
 
     name: str
-    kind: Kind
+    kind: str
     size: int
     loss_weight: float = 0.0
     low: tuple[float, ...] | None = None
@@ -55,14 +81,14 @@ class Variable:
     entries: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise UsageError(f"{self.name} has kind {self.kind!r}: use one of {', '.join(get_args(Kind))}")
+        if self.kind not in KINDS:
+            raise UsageError(f"{self.name} has kind {self.kind!r}: use one of {', '.join(KINDS)}")
         if self.size < 1:
             raise UsageError(f"{self.name} has size {self.size}: at least 1 is needed")
         for bound in (self.low, self.high):
             if bound is not None and len(bound) != self.size:
                 raise UsageError(f"{self.name} has {self.size} entries but {len(bound)} bounds")
-        if self.kind in READ_ONLY and self.loss_weight > 0:
+        if self.loss_weight > 0 and not KINDS[self.kind].can_be_predicted:
             raise UsageError(f"{self.name} is {self.describe()}: it can be read, not predicted; its loss_weight is 0")
         if self.kind == "multi_discrete" and not len(self.sizes) == len(self.starts) == self.size:
             raise UsageError(f"{self.name} has {self.size} entries: give as many sizes and starts")
@@ -72,9 +98,19 @@ class Variable:
             raise UsageError(f"{self.name} has {self.size} entries, an image of shape {self.image} has others")
 
     @property
+    def role(self) -> str:
+        """What it is in the episode: "observation" of "observation.camera"."""
+        return self.name.partition(".")[0]
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        """Type of its values in a batch."""
+        return KINDS[self.kind].dtype
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one value in a batch: () for a discrete variable or a text, (size,) for everything else."""
-        return () if self.kind in ("discrete", "text") else (self.size,)
+        return () if KINDS[self.kind].is_single else (self.size,)
 
     @property
     def num_tokens(self) -> int:
@@ -84,7 +120,12 @@ class Variable:
     @property
     def is_whole(self) -> bool:
         """Whether its values are whole numbers, which name one of several values each."""
-        return self.kind in ("discrete", "multi_discrete")
+        return KINDS[self.kind].is_whole
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether its values are vectors of real numbers, whose entries may be missing one by one."""
+        return KINDS[self.kind].is_vector
 
     def has(self, low: float, high: float) -> bool:
         """Say whether numbers between these are among those that a discrete variable names; of other kinds, all are."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import get_args
 
 import gymnasium
 import numpy as np
@@ -10,7 +9,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from seqdec.errors import UsageError, suggest
 from seqdec.sequence.facts import FACTS, WAYPOINT, WHEN, is_moment
-from seqdec.sequence.layout import READ_ONLY, Head, Layout, ReturnHead, Variable
+from seqdec.sequence.layout import KINDS, Head, Layout, ReturnHead, Variable
 from seqdec.spaces.leaves import leaf_kind, leaves, num_entries
 
 
@@ -50,7 +49,7 @@ def check_spaces(
 
 def _form(variable: Variable) -> tuple[object, ...]:
     """Return what two variables share if the one can be written with the other's values."""
-    kind = variable.kind if variable.is_whole or variable.kind in READ_ONLY else "vector"
+    kind = "vector" if variable.is_vector else variable.kind
     return kind, variable.size, variable.start, tuple(variable.sizes), tuple(variable.starts), tuple(variable.image)
 
 
@@ -162,7 +161,7 @@ def layout_from_spaces(
     shown = tuple(
         variable.name
         for variable in variables
-        if variable.name in placed and variable.kind != "text" and variable.name.split(".")[0] in roles
+        if variable.name in placed and variable.kind != "text" and variable.role in roles
     )
     return Layout(
         tuple(variables),
@@ -190,11 +189,11 @@ def _moment(
     of = of or next(iter(observed))
     if of not in observed:
         raise UsageError(f"{name} is read from {of!r}{suggest(of, observed)}: there are {', '.join(observed)}")
-    weight = 0.0 if leaf_kind(observed[of]) in READ_ONLY else loss_weight
-    whole = replace(_variable_from_leaf(of, observed[of], weight, head, optional=of in missing), name=name, of=of)
+    leaf = _variable_from_leaf(of, observed[of], 0.0, head, optional=of in missing)
+    whole = replace(leaf, name=name, of=of, loss_weight=loss_weight if KINDS[leaf.kind].can_be_predicted else 0.0)
     if not entries:
         return whole
-    if whole.kind not in get_args(Head) or not all(0 <= entry < whole.size for entry in entries):
+    if not whole.is_vector or not all(0 <= entry < whole.size for entry in entries):
         raise UsageError(f"{name} takes entries {list(entries)} of {of}, which is {whole.describe()}")
     return replace(whole, size=len(entries), entries=entries)
 
