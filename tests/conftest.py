@@ -8,6 +8,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import contextlib
 import ipaddress
+import signal
 import socket
 import struct
 import sys
@@ -30,6 +31,10 @@ from seqdec.sequence.layout import Layout
 from seqdec.sequence.presets import layout_from_spaces
 from seqdec.sequence.windows import Windows
 from seqdec.spaces.spec import EnvironmentSpec
+
+# `nohup make test &` ignores Ctrl-C, and the processes that tests start and interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
