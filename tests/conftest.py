@@ -160,6 +160,14 @@ def box_episodes(num_episodes: int = 12, seed: int = 0, lengths: tuple[int, int]
     return episodes
 
 
+def counting_episode(length: int, first: int) -> Episode:
+    """An episode whose values tell where they come from."""
+    numbers = np.arange(first, first + length, dtype=np.float32)
+    steps = {"observation": np.stack([numbers] * 3, 1), "action": np.zeros((length, 2), np.float32)}
+    steps["reward"] = np.ones(length, np.float32)
+    return Episode(steps, final=np.zeros(3, np.float32), terminated=True, truncated=False)
+
+
 def discrete_spec() -> EnvironmentSpec:
     """Five states; three actions that start at 1."""
     return EnvironmentSpec(

@@ -118,3 +118,11 @@ def test_every_public_name_can_be_imported():
     assert sorted(seqdec.__all__) == sorted(name for names in seqdec._HOMES.values() for name in names)
     for name in seqdec.__all__:
         assert not isinstance(getattr(seqdec, name), ModuleType), f"{name} is hidden by the module of that name"
+
+
+def test_no_test_imports_another() -> None:
+    """Pieces that tests share stand in modules of their own under tests/."""
+    tests = Path(__file__).parent
+    for path in tests.rglob("test_*.py"):
+        words = [line.split()[1] for line in path.read_text().splitlines() if line.startswith(("import ", "from "))]
+        assert not [word for word in words if word.startswith("test_")], path

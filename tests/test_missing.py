@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
-from test_commands import UNSEEN, Room
 
+from dim_room import UNSEEN, Room
 from seqdec.data.dataset import episode_at, from_episodes
 from seqdec.data.describe import describe
 from seqdec.data.episode import Episode

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from conftest import FAMILIES, WORDS, nested_episodes, nested_spec
+from nested_cases import CASES, MASKED
 from seqdec import storage
 from seqdec.data.dataset import from_episodes
 from seqdec.errors import DataError, UsageError
@@ -42,16 +43,6 @@ def nested_model(backbone: Backbone, preset="multi_game", **options) -> tuple[Se
     for name in windows.layout.predicted:
         torch.nn.init.normal_(model.codec(name).head.weight, std=0.05)  # pyright: ignore
     return model.eval(), windows
-
-
-MASKED = ("observation.joints", "observation.image", "observation.direction")
-CASES = {
-    "prompt": {"prompt": ("observation.mission", "text", "target_return")},
-    "step": {"steady": False},
-    "fused": {"preset": "fused", "prompt": ("text",), "steady": False},
-    "missing": {"missing": MASKED, "prompt": ("observation.mission",)},
-    "trajectory": {"preset": "trajectory", "fuse": ("observation", "action"), "missing": MASKED},
-}
 
 
 def written(windows: Windows, batch: dict[str, torch.Tensor], name: str, timestep: int) -> dict[str, object]:

@@ -20,9 +20,9 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from test_load import make_episodes, spoil, write_minari
 
 from conftest import box_spec, discrete_spec, is_local
+from minari_sets import make_episodes, spoil, write_minari
 from seqdec import storage
 from seqdec.cli import commands
 from seqdec.cli.main import main

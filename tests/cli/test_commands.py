@@ -9,21 +9,21 @@ from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
-import gymnasium
 import h5py
 import numpy as np
 import pyarrow as pa
 import pytest
-import test_lerobot as lerobot
-import test_table as table
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Text, Tuple
+from gymnasium.spaces import Box, Dict, Discrete
 from pyarrow import parquet
-from test_hdf5 import Sentinel
-from test_load import make_episodes, spoil, write_minari
-from test_main import HEAVY, errors_of, in_new_process
-from test_source import assert_same, file_times, flat_file
 
+import lerobot_sets as lerobot
+import table_files as table
+from command_lines import HEAVY, errors_of, in_new_process
 from conftest import box_episodes, box_spec, discrete_episodes, discrete_spec
+from dim_room import UNSEEN
+from faults import Malice
+from minari_sets import make_episodes, spoil, write_minari
+from saved_sets import assert_same, file_times, flat_file
 from seqdec import storage
 from seqdec.cli import folders, loading, options
 from seqdec.cli.main import main
@@ -42,49 +42,6 @@ TINY = (
     "--backbone small --num-layers 1 --steps 2 --batch-size 4 --context-length 4 --log-every 1 --eval-every 0 "
     "--checkpoint-every 0 --episodes 2 --num-envs 2 --max-steps 9"
 )
-
-
-class Room(gymnasium.Env):
-    """Images, words, numbers and a number of doors to see; an arm, a grip and two lamps to move; some of it unseen."""
-
-    observation_space = Dict(
-        OrderedDict(
-            camera=Box(0, 255, (6, 6, 3), np.uint8),
-            mission=Text(30),
-            pose=Tuple((Box(-np.inf, np.inf, (2,)), Discrete(4, start=1))),
-        )
-    )
-    action_space = Dict(OrderedDict(arm=Box(-1, 1, (2,)), grip=Tuple((Discrete(3, start=-1), MultiBinary(2)))))
-
-    def __init__(self, gaps: float = 0.0):
-        self.gaps = gaps
-
-    def see(self) -> dict:
-        random = self.np_random
-        camera = random.integers(0, 256, (6, 6, 3)).astype(np.uint8)
-        place, door = random.normal(size=2).astype(np.float32), int(random.integers(1, 5))
-        place[random.random(2) < self.gaps] = np.nan
-        is_seen = random.random(3) >= self.gaps
-        return {
-            "camera": camera if is_seen[0] else None,
-            "mission": "open the door" if is_seen[1] else None,
-            "pose": (place, door if is_seen[2] else np.nan),
-        }
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.left = int(self.np_random.integers(2, 7))
-        return self.see(), {}
-
-    def step(self, action):
-        assert self.action_space.contains(action), action
-        self.left -= 1
-        return self.see(), float(action["arm"][0]), self.left == 0, False, {}
-
-
-gymnasium.register("seqdec-tests/Room-v0", Room)
-gymnasium.register("seqdec-tests/DimRoom-v0", Room, kwargs={"gaps": 0.3})
-UNSEEN = "observation.camera observation.mission observation.pose.0 observation.pose.1"
 
 
 def run(words: str) -> None:
@@ -347,7 +304,7 @@ def test_what_cannot_be_converted_is_one_line_and_leaves_nothing(words, code, se
         texts = [json.dumps(dict(zip(("observation", "action", "reward"), row, strict=True))) for row in rows]
         Path(f"{name}.jsonl").write_text("\n".join(texts) + "\n")
     for name in ("walk.pkl", "walk.pt"):
-        Path(name).write_bytes(pickle.dumps(Sentinel(tmp_path / "sentinel")))
+        Path(name).write_bytes(pickle.dumps(Malice(tmp_path / "sentinel")))
     if words.startswith("hdf5"):
         flat_file(Path("walk.hdf5"), 60)
     if words.startswith("lerobot arm"):

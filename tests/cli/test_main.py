@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from command_lines import HEAVY, ROOT, errors_of, in_new_process
 from seqdec.cli import assembly, commands, folders, options
 from seqdec.cli.main import main
 from seqdec.data.dataset import save
@@ -26,8 +27,6 @@ from seqdec.play.sample import scripted_cartpole
 from seqdec.storage.files import read_json
 from seqdec.training import processes
 
-ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "datasets", "gymnasium", "matplotlib", "accelerate", "numpy")
 TINY = "--backbone small --steps 6 --batch-size 4 --context-length 4 --log-every 2 --eval-every 3 --checkpoint-every 3"
 QUICK = f"{TINY} --episodes 2 --num-envs 2 --max-steps 20"
 
@@ -62,20 +61,6 @@ FLAGS = {
     ),
     "env": "debug",
 }
-
-
-def in_new_process(code: str, *, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, env=environment)
-
-
-def errors_of(argv: str, code: int, capsys: pytest.CaptureFixture[str]) -> str:
-    """Run words that cannot work; return the one line that they leave."""
-    assert main(argv.split()) == code
-    captured = capsys.readouterr()
-    lines = captured.err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("seqdec: "), captured.err
-    return lines[0]
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,10 @@ import h5py
 import numpy as np
 import psutil
 import pytest
-from test_storage import DIED, Faults, exit_code, fork, leftovers
 
 from conftest import box_episodes, box_spec, nested_episodes, nested_spec
+from faults import DIED, Faults, exit_code, fork, leftovers
+from saved_sets import assert_same, file_times, flat_file
 from seqdec import storage
 from seqdec.cli.main import main
 from seqdec.data import arrow
@@ -59,28 +60,6 @@ def spoilt(name: str, value: float, index: int = 4, identity: str = "a") -> list
     array.flat[0] = value
     object.__setattr__(episodes[index], "steps", {**episodes[index].steps, name: array})
     return episodes
-
-
-def file_times(folder: Path) -> dict[str, tuple[int, int]]:
-    paths = [folder, *folder.rglob("*")]
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
-
-
-def assert_same(one, other) -> None:
-    assert len(one) == len(other)
-    for index in range(len(one)):
-        assert episode_at(one, index).equals(episode_at(other, index)), index
-
-
-def flat_file(path: Path, num_rows: int = 3000, dim: int = 3, every: int = 30, seed: int = 0) -> Path:
-    """Episodes of `every` steps in one flat HDF5 file."""
-    random = np.random.default_rng(seed)
-    with h5py.File(path, "w") as file:
-        file["observations"] = random.normal(size=(num_rows, dim)).astype(np.float32)
-        file["actions"] = random.uniform(-1, 1, (num_rows, 2)).astype(np.float32)
-        file["rewards"] = np.ones(num_rows, np.float32)
-        file["terminals"] = np.arange(1, num_rows + 1) % every == 0
-    return path
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 5000, 2**27])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
+from faults import Malice
 from seqdec.data.arrow import from_rows
 from seqdec.data.check import check
 from seqdec.data.dataset import episode_at
@@ -281,17 +282,9 @@ def test_bytes_changed_or_cut_anywhere_are_at_most_one_sentence(tmp_path):
             assert "\n" not in str(error)
 
 
-class Sentinel:
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
 @pytest.mark.parametrize("name", ["a.pkl", "a.pt", "a.npy", "a.npz", "pickle.hdf5", "torch.hdf5", "object.hdf5"])
 def test_pickles_are_refused_unopened_by_name_and_by_content(tmp_path, name):
-    path, evil = tmp_path / name, Sentinel(tmp_path / "sentinel")
+    path, evil = tmp_path / name, Malice(tmp_path / "sentinel")
     with path.open("wb") as file:
         if name in ("a.pt", "torch.hdf5"):
             torch.save(evil, file)

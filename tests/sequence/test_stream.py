@@ -10,11 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from test_loop import SETTINGS, assert_same_weights, os_signal_at
-from test_nested import CASES
-from test_windows import counting_episode
 
-from conftest import box_episodes, box_spec, nested_episodes, nested_spec
+from conftest import box_episodes, box_spec, counting_episode, nested_episodes, nested_spec
+from nested_cases import CASES
 from seqdec.data.dataset import from_episodes
 from seqdec.data.episode import Episode, Row
 from seqdec.data.source import Source
@@ -28,6 +26,7 @@ from seqdec.sequence.windows import Windows
 from seqdec.spaces.spec import EnvironmentSpec
 from seqdec.training.checkpoints import checkpoints
 from seqdec.training.loop import train
+from small_runs import SETTINGS, assert_same_weights, os_signal_at
 
 Batch = dict[str, torch.Tensor]
 

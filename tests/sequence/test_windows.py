@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import box_episodes, box_spec, discrete_episodes, make_windows, nested_episodes, nested_spec
+from conftest import (
+    box_episodes,
+    box_spec,
+    counting_episode,
+    discrete_episodes,
+    make_windows,
+    nested_episodes,
+    nested_spec,
+)
 from seqdec.data.dataset import from_episodes
 from seqdec.data.episode import Episode
 from seqdec.errors import DataError, UsageError
 from seqdec.sequence.layout import Layout, Variable
 from seqdec.sequence.presets import layout_from_spaces
 from seqdec.sequence.windows import Windows, concatenate, split_episodes
-
-
-def counting_episode(length: int, first: int) -> Episode:
-    """An episode whose values tell where they come from."""
-    numbers = np.arange(first, first + length, dtype=np.float32)
-    steps = {"observation": np.stack([numbers] * 3, 1), "action": np.zeros((length, 2), np.float32)}
-    steps["reward"] = np.ones(length, np.float32)
-    return Episode(steps, final=np.zeros(3, np.float32), terminated=True, truncated=False)
 
 
 def counting_windows(lengths: list[int], context_length: int = 4, **options) -> Windows:

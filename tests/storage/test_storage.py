@@ -1,6 +1,5 @@
 """A folder is published whole or not at all: processes are killed, calls fail, disks fill up, files are damaged."""
 
-import errno
 import json
 import os
 import pickle
@@ -11,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,10 +19,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from faults import DIED, Faults, Malice, exit_code, fork, leftovers
 from seqdec import storage
 from seqdec.errors import DataError, StorageError, UsageError
-
-DIED = 77
 
 
 def write_step(folder: Path, step: int, *, replace: bool = False, size: int = 512) -> None:
@@ -43,28 +40,6 @@ def step_of(folder: Path) -> int:
         steps |= set(tensor.tolist())
     assert len(steps) == 1, f"{folder} mixes the steps {steps}"
     return steps.pop()
-
-
-def leftovers(folder: Path) -> list[str]:
-    return [name for name in os.listdir(folder) if name.startswith((".tmp-", ".del-"))]
-
-
-def fork(child: Callable[[], int]) -> int:
-    """Start a forked process whose exit code the function returns."""
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            code = child()
-        except BaseException:
-            traceback.print_exc()  # pytest shows it beside the exit code
-        finally:
-            os._exit(code)
-    return pid
-
-
-def exit_code(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_kill_at_any_instant_leaves_the_newest_published_step_whole(tmp_path: Path) -> None:
@@ -100,35 +75,6 @@ def test_kill_at_any_instant_leaves_the_newest_published_step_whole(tmp_path: Pa
         assert last.name == f"step-{newest:06d}" and newest >= before
         assert before_policy <= newest_policy <= newest
     assert newest > 5 and interrupted > 5, "the writers got on, and the kills hit them at work"
-
-
-class Faults:
-    """Lets the n-th file operation of this process fail, for every n in turn.
-
-    Python announces each operation on files to audit hooks, whoever asks for it; fsync alone is not among them.
-    An audit hook stays for good, so this is for forked processes.
-    """
-
-    watched = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "fcntl.flock")
-
-    def __init__(self, how: str):
-        self.how, self.count, self.target = how, 0, 0
-        self.sync, os.fsync = os.fsync, self.failing_sync
-        sys.addaudithook(lambda event, _: self.strike(event) if event in self.watched else None)
-
-    def arm(self, target: int) -> None:
-        self.count, self.target = 0, target
-
-    def strike(self, event: str) -> None:
-        self.count += 1
-        if self.target and self.count == self.target and self.how == "dies":
-            os._exit(DIED)
-        if self.target and (self.count == self.target or self.count > self.target and self.how == "goes on failing"):
-            raise OSError((errno.ENOSPC, errno.EIO, errno.EACCES)[self.target % 3], f"injected into {event}")
-
-    def failing_sync(self, descriptor: int) -> None:
-        self.strike("fsync")
-        self.sync(descriptor)
 
 
 def replace_policy(parent: Path) -> None:
@@ -439,16 +385,6 @@ def test_links_are_followed_by_no_reader_and_published_by_no_writer(tmp_path: Pa
     with pytest.raises(StorageError, match="not a plain file"), storage.publish(tmp_path / "c") as folder:
         (folder / "passwd").symlink_to("/etc/passwd")
     assert not (tmp_path / "c").exists()
-
-
-class Malice:
-    """A pickle that leaves a sentinel when somebody opens it."""
-
-    def __init__(self, sentinel: Path):
-        self.sentinel = sentinel
-
-    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
-        return os.mkdir, (str(self.sentinel),)
 
 
 def test_pickles_beside_the_files_are_ignored(tmp_path: Path) -> None:

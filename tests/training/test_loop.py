@@ -33,6 +33,7 @@ from seqdec.training import processes
 from seqdec.training import step as steps
 from seqdec.training.checkpoints import checkpoints, restore_checkpoint, save_checkpoint
 from seqdec.training.loop import heldout_losses, train
+from small_runs import SETTINGS, assert_same_weights, os_signal_at
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,16 +45,8 @@ def fresh(seed: int = 0, *, dropout: float = 0.1, finetune: str = "full", **opti
     return build_model(windows, spec, backbone, seed=seed), windows
 
 
-SETTINGS = {"batch_size": 12, "warmup_steps": 8, "accumulate": 3, "schedule": "cosine", "log_every": 5}
-
-
 def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def assert_same_weights(one: SequenceModel, other: SequenceModel) -> None:
-    for name, tensor in one.state_dict().items():
-        assert torch.equal(tensor, other.state_dict()[name]), name
 
 
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path: Path):
@@ -80,18 +73,6 @@ def test_a_checkpoint_keeps_how_gradients_of_fp16_are_scaled(tmp_path: Path):
     save_checkpoint(tmp_path, model, optimizer, 1, 1, scalers[0])
     restore_checkpoint(tmp_path, model, optimizer, scalers[1])
     assert scalers[1].state_dict() == scalers[0].state_dict()
-
-
-def os_signal_at(model: SequenceModel, step: int) -> None:
-    """Send this process SIGTERM while the model computes the first part of a step."""
-    calls = {"number": 0}
-
-    def count(module, inputs, output) -> None:
-        calls["number"] += 1
-        if calls["number"] == (step - 1) * SETTINGS["accumulate"] + 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    model.register_forward_hook(count)
 
 
 def test_resumed_metrics_have_neither_gaps_nor_repeats(tmp_path: Path):
