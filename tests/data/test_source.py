@@ -376,7 +376,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="/proc
 def test_memory_holds_a_few_chunks_of_what_is_converted(tmp_path: Path):
     path, chunk = flat_file(tmp_path / "flat.hdf5", 600_000, dim=17, every=1000), 2**21
 
-    def convert() -> int:
+    def child() -> int:
         hdf5.BLOCK_BYTES, arrow.CHUNK_BYTES = 2**18, chunk
         source = hdf5.source(path)
         convert(source_of(box_episodes()), tmp_path / "warm")
@@ -396,7 +396,7 @@ def test_memory_holds_a_few_chunks_of_what_is_converted(tmp_path: Path):
         (tmp_path / "grown").write_text(str(most - before))
         return 0
 
-    assert exit_code(fork(convert)) == 0
+    assert exit_code(fork(child)) == 0
     assert (tmp_path / "a" / "data-00000.arrow").stat().st_size > 20 * chunk
     grown = int((tmp_path / "grown").read_text())
     assert grown < 6 * chunk, f"{grown / chunk:.1f} chunks"
