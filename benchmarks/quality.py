@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 0.0])
     given = parser.parse_args()
     torch.set_num_threads(1)
-    dataset = seqdec.load(f"minari:{given.data}")
+    dataset = seqdec.load_dataset(f"minari:{given.data}")
     spec = seqdec.environment_of(dataset)
     layout = seqdec.layout_from_spaces(given.layout, spec.observation_space, spec.action_space, context_length=CONTEXT)
     kept, held = seqdec.split_episodes(len(dataset), 0.1, 0)

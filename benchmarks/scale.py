@@ -82,10 +82,18 @@ def training(data: str) -> dict[str, object]:
     began, memory = time.perf_counter(), Memory()
     import torch
 
-    from seqdec import Windows, build_model, environment_of, layout_from_spaces, load, load_backbone, split_episodes
+    from seqdec import (
+        Windows,
+        build_model,
+        environment_of,
+        layout_from_spaces,
+        load_backbone,
+        load_dataset,
+        split_episodes,
+    )
 
     torch.set_num_threads(1)
-    dataset = load(data)
+    dataset = load_dataset(data)
     spec = environment_of(dataset)
     layout = layout_from_spaces("decision_transformer", spec.observation_space, spec.action_space, context_length=20)
     kept, _ = split_episodes(len(dataset), 0.1, 0)

@@ -52,7 +52,7 @@ def in_turns(contenders: Mapping[str, Callable[[], object]], *, rounds: int, rep
 
 def windows_of(data: str, layout: str, context_length: int = CONTEXT) -> seqdec.Windows:
     """Return the windows of a data set; actions are predicted as the peers do, by their mean."""
-    dataset = seqdec.load(data)
+    dataset = seqdec.load_dataset(data)
     spec = seqdec.environment_of(dataset)
     made = seqdec.layout_from_spaces(
         layout, spec.observation_space, spec.action_space, context_length=context_length, head="mse"
@@ -292,7 +292,7 @@ def windows_of_size(num_timesteps: int) -> seqdec.Windows:
             "reward": random.random(1000, np.float32),
         }
         episodes.append(seqdec.Episode(steps, final=steps["observation"][-1], terminated=False, truncated=True))
-    spec = seqdec.environment_of(seqdec.load(HOPPER))
+    spec = seqdec.environment_of(seqdec.load_dataset(HOPPER))
     layout = seqdec.layout_from_spaces(
         "decision_transformer", spec.observation_space, spec.action_space, context_length=CONTEXT, head="mse"
     )

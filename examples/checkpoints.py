@@ -26,8 +26,8 @@ from seqdec import (
     build_model,
     environment_of,
     layout_from_spaces,
-    load,
     load_backbone,
+    load_dataset,
     load_policy,
     make_envs,
     rank_checkpoints,
@@ -45,7 +45,7 @@ SEEDS, NUM_EPISODES = (0, 1, 2), 40
 def judge(seed: int, data: str = DATA, steps: int = 2000) -> tuple[np.ndarray, np.ndarray]:
     """Train; return for each checkpoint its score without an environment, and the mean return that it earns in one."""
     torch.set_num_threads(1)
-    dataset = load(data)
+    dataset = load_dataset(data)
     spec = environment_of(dataset)
     layout = layout_from_spaces("paired", spec.observation_space, spec.action_space, context_length=10)
     kept, held = split_episodes(len(dataset), 0.1, seed)

@@ -28,8 +28,8 @@ from seqdec import (
     build_model,
     environment_of,
     layout_from_spaces,
-    load,
     load_backbone,
+    load_dataset,
     make_envs,
     rollout,
     train,
@@ -57,7 +57,7 @@ def layout_of(spec: EnvironmentSpec, is_cloning: bool) -> Layout:
 def earn(case: tuple[str, int], data: str = DATA, steps: int = 2000) -> dict[float | str | None, float]:
     """Train by a reading of the rewards and a seed; return the mean return for each one that is asked for."""
     torch.set_num_threads(1)
-    (reading, seed), dataset = case, load(data)
+    (reading, seed), dataset = case, load_dataset(data)
     spec = environment_of(dataset)
     windows = Windows(dataset, layout_of(spec, reading == CLONING), delayed_reward=reading == AT_THE_END)
     backbone = load_backbone("small", num_layers=2, dropout=0.0, seed=seed)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from seqdec.data.schema import environment_of
     from seqdec.data.select import mix, subset
     from seqdec.formats.columns import Columns
-    from seqdec.formats.load import from_hdf5, from_lerobot, from_minari, from_table, load
+    from seqdec.formats.load import load_dataset
     from seqdec.inference.context import Context
     from seqdec.inference.evaluation import evaluate
     from seqdec.inference.likelihood import is_in_data, log_prob, rank_checkpoints
@@ -47,7 +47,7 @@ _HOMES = {
     "data.schema": ["environment_of"],
     "data.select": ["mix", "subset"],
     "formats.columns": ["Columns"],
-    "formats.load": ["from_hdf5", "from_lerobot", "from_minari", "from_table", "load"],
+    "formats.load": ["load_dataset"],
     "inference.context": ["Context"],
     "inference.evaluation": ["evaluate"],
     "inference.likelihood": ["is_in_data", "log_prob", "rank_checkpoints"],
@@ -76,11 +76,10 @@ _HOMES = {
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "Actor", "Columns", "Context", "EnvironmentSpec", "Episode", "Layout", "MultiTaskModel", "Planning", "Policy",
     "Prompt", "SequenceModel", "StreamWindows", "TaskWindows", "Variable", "Windows", "build_model", "describe",
-    "environment_of", "evaluate", "expert_return", "explain", "from_episodes", "from_hdf5", "from_lerobot",
-    "from_minari", "from_sb3", "from_table", "infer_goal", "inverse", "is_in_data", "layout_from_spaces", "load",
-    "load_backbone", "load_policy", "log_prob", "make_envs", "mix", "plan", "plot_report", "predict", "random_policy",
-    "rank_checkpoints", "record", "returns", "rollout", "save", "scripted_cartpole", "split_episodes", "subset",
-    "train",
+    "environment_of", "evaluate", "expert_return", "explain", "from_episodes", "from_sb3", "infer_goal", "inverse",
+    "is_in_data", "layout_from_spaces", "load_backbone", "load_dataset", "load_policy", "log_prob", "make_envs", "mix",
+    "plan", "plot_report", "predict", "random_policy", "rank_checkpoints", "record", "returns", "rollout", "save",
+    "scripted_cartpole", "split_episodes", "subset", "train",
 ]  # fmt: skip
 
 

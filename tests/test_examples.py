@@ -14,7 +14,7 @@ import pytest
 from seqdec.cli.main import main
 from seqdec.data.dataset import save
 from seqdec.data.schema import environment_of
-from seqdec.formats.load import load
+from seqdec.formats.load import load_dataset
 from seqdec.play.record import random_policy, record
 from seqdec.spaces.leaves import leaf_kind
 
@@ -33,7 +33,7 @@ def test_the_bots_episodes_train_a_policy_that_reads_its_mission(tmp_path: Path,
     pytest.importorskip("minigrid")
     monkeypatch.chdir(tmp_path)
     play("minigrid_bot.py", "--episodes", "12", "--noise", "0.5", "--output", "data/tiny", cwd=tmp_path)
-    dataset = load("data/tiny")
+    dataset = load_dataset("data/tiny")
     spec = environment_of(dataset)
     assert {name: leaf_kind(leaf) for name, leaf in spec.observation_leaves.items()} == {
         "observation.direction": "discrete", "observation.image": "image", "observation.mission": "text",
@@ -48,7 +48,7 @@ def test_the_bots_episodes_train_a_policy_that_reads_its_mission(tmp_path: Path,
 def test_the_dials_are_turned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     play("dials.py", cwd=tmp_path)
-    assert len(load("data/dials")) == 600
+    assert len(load_dataset("data/dials")) == 600
     monkeypatch.syspath_prepend(str(ROOT))
     words = ["--data", "data/dials", "--output", "runs/dials", "--env", "examples.dials:Dials-v0", *TINY.split()]
     assert main(["train", *words, "--layout", "fused", "--target-return", "max"]) == 0

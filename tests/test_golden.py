@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from conftest import box_episodes, discrete_episodes, nested_episodes
-from seqdec import Episode, Policy, Prompt, load, load_policy, log_prob
+from seqdec import Episode, Policy, Prompt, load_dataset, load_policy, log_prob
 from seqdec.cli.main import main
 from seqdec.data.dataset import episode_at
 from seqdec.inference.policy import Policy as Actor
@@ -65,7 +65,7 @@ def actions_of(policy: Actor, episodes: list[Episode]) -> dict[str, np.ndarray]:
     ],
 )
 def test_a_data_folder_of_0_1_0_holds_the_same_episodes(name: str, episodes: list[Episode]):
-    dataset = load(GOLDEN / name)
+    dataset = load_dataset(GOLDEN / name)
     assert len(dataset) == len(episodes)
     for index, episode in enumerate(episodes):
         kept = episode_at(dataset, index)

@@ -29,7 +29,7 @@ from seqdec.cli.main import main
 from seqdec.data.dataset import from_episodes, save
 from seqdec.data.episode import Episode
 from seqdec.data.schema import environment_of, lengths, returns
-from seqdec.formats.load import load
+from seqdec.formats.load import load_dataset
 from seqdec.inference.evaluation import Report
 from seqdec.inference.policy import Policy
 from seqdec.model.backbone import load_backbone
@@ -147,7 +147,7 @@ def test_a_run_repeats_from_its_config_and_evaluating_touches_nothing(run: Path,
 
 
 def test_a_policy_keeps_the_environment_the_returns_and_how_they_are_counted(run: Path, data: Path):
-    model, dataset = SequenceModel.load(run / "policy"), load(data)
+    model, dataset = SequenceModel.load(run / "policy"), load_dataset(data)
     assert model.data.spec == environment_of(dataset)
     assert (model.data.discount, model.data.delayed_reward) == (0.9, True)
     assert model.layout.context_length == 4
@@ -268,7 +268,7 @@ def test_data_that_cannot_be_trained_on_is_one_line_and_65_and_nothing_is_begun(
 
 
 def test_training_needs_no_environment_and_evaluating_names_the_package(data: Path, tmp_path: Path, capsys):
-    dataset = load(data)
+    dataset = load_dataset(data)
     spec = {**json.loads(dataset.info.description), "id": "Away/Gone-v1", "entry_point": "away.gone:Gone"}
     dataset.info.description = json.dumps({**spec, "requirements": ["gymnasium-away>=1.2"]})
     save(dataset, tmp_path / "data")
@@ -333,7 +333,7 @@ def test_degenerate_data_trains_and_acts_without_a_nan(kind: str, head: str, tmp
 def test_data_whose_returns_are_all_equal_goes_from_flags_to_figure(tmp_path: Path, capsys):
     lake = tmp_path / "lake"
     assert main(f"data record FrozenLake-v1 --output {lake} --episodes 6".split()) == 0
-    dataset = load(lake)
+    dataset = load_dataset(lake)
     assert set(returns(dataset)) == {0.0}, "nobody reached the goal"
     assert main(f"train --data {lake} --output {tmp_path / 'a'} {TINY}".split()) == 0
     assert main(f"eval {tmp_path / 'a'} --episodes 2 --target-return min median max 1".split()) == 0

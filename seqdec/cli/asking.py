@@ -55,10 +55,10 @@ def _best_part(data: str, model: "SequenceModel") -> "Episode":
     """Return the timesteps that earn most of the best episode of a data set, as many as a demo shows."""
     from seqdec.data import schema
     from seqdec.data.episode import Episode
-    from seqdec.formats.load import load
+    from seqdec.formats.load import load_dataset
     from seqdec.sequence.hindsight import best_part
 
-    dataset = load(data)
+    dataset = load_dataset(data)
     episode = Episode.from_row(dataset[int(schema.returns(dataset).argmax())])
     length = max(model.layout.demo_length, 1)
     first = best_part(episode.steps["reward"], length)

@@ -85,9 +85,9 @@ def data_minari(given: options.DataMinari) -> int:
     name = given.id.removeprefix("minari:")
     output = folders.check_data_folder(given.output or folders.default_data_folder(name))
 
-    from seqdec.formats.load import minari_source
+    from seqdec.formats import minari
 
-    return _convert(minari_source(name), output, given, clip_actions=given.clip_actions)
+    return _convert(minari.source(name), output, given, clip_actions=given.clip_actions)
 
 
 def data_hdf5(given: options.DataHdf5) -> int:
@@ -173,9 +173,9 @@ def data_show(given: options.DataShow) -> int:
 
     from seqdec import storage
     from seqdec.data.describe import describe
-    from seqdec.formats.load import load
+    from seqdec.formats.load import load_dataset
 
-    dataset = load(given.path)
+    dataset = load_dataset(given.path)
     description = str(describe(dataset))
     print(description)
     output = Path(given.output) if given.output else Path()
@@ -479,9 +479,9 @@ def _keep(dataset: "Dataset", folder: Path) -> int:
 
 def _show(folder: Path) -> int:
     from seqdec.data.describe import describe
-    from seqdec.formats.load import load
+    from seqdec.formats.load import load_dataset
 
-    description = describe(load(folder))
+    description = describe(load_dataset(folder))
     print(f"{description}\ndata: {folder}\nnext: seqdec train --data {shlex.quote(str(folder))}", flush=True)
     return 0
 

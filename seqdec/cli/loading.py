@@ -81,9 +81,9 @@ def load_tasks(given: options.Train) -> list[Task]:
 def _load_task(given: options.Train, task: str, places: Sequence[str], weights: Sequence[float] | None) -> Task:
     from seqdec.data import schema
     from seqdec.data.select import chosen, mix
-    from seqdec.formats.load import load
+    from seqdec.formats.load import load_dataset
 
-    parts = [load(place) for place in places]
+    parts = [load_dataset(place) for place in places]
     dataset, episode_weights = mix(parts, weights if len(parts) > 1 else None)
     spec = schema.environment_of(dataset)
     layout = make_layout(
@@ -139,8 +139,12 @@ def _stream_task(given: options.Train, task: str, place: str) -> Task:
     from seqdec.formats.load import source_of
     from seqdec.storage.files import read_json
 
-    columns = columns_from_json(read_json(Path(given.columns)), given.columns) if given.columns else None
-    source = source_of(place, spec_of(given.env) if given.env else None, columns)
+    described: dict[str, object] = {}
+    if given.columns:
+        described["columns"] = columns_from_json(read_json(Path(given.columns)), given.columns)
+    if given.env and place.startswith(("hdf5:", "table:")):  # the others name their spaces themselves
+        described["spec"] = spec_of(given.env)
+    source = source_of(place, **described)
     if source is None:
         raise UsageError(
             f"--streaming reads a source, not {place!r}: give minari:ID, hdf5:FILE, table:NAME or lerobot:NAME"

@@ -1,155 +1,134 @@
-"""Where episodes come from: data sets of others in their own formats, an environment played here, a folder.
+"""The door to all data: a word, a folder or a table in memory becomes a data set.
 
-    Source -> read     a data set in memory, checked
-           -> convert  a data folder, written as it is read; nothing is done for what is there already
+    "minari:ID"  "hdf5:FILE"  "table:NAME"  "lerobot:NAME"   a source of `FORMATS`, read
+    a folder of Minari's                                     the same
+    a `datasets.Dataset` with `columns`                      the same, as a table
+    a data folder                                            mapped
 
-Only sources named by an id that is not on this machine reach for the network.
+Only names that are not on this machine reach for the network.
 """
 
-import contextlib
-import os
-import re
-import sys
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 from datasets import Dataset
 
+from seqdec.data.check import check
 from seqdec.data.dataset import load_folder
+from seqdec.data.schema import environment_of
 from seqdec.data.source import OnNonfinite, Source, read
 from seqdec.errors import DataError, UsageError, suggest
-from seqdec.formats import hdf5, lerobot, lerobot_spaces, minari, table
+from seqdec.formats import hdf5, lerobot, minari, table
 from seqdec.formats.columns import Columns
-from seqdec.hub import hub_host, is_hub_reachable
 from seqdec.spaces.space import quote
 from seqdec.spaces.spec import EnvironmentSpec
 
+# What a word begins with, and who makes a source of the rest of it and of the options that its signature names.
+FORMATS: dict[str, Callable[..., Source]] = {
+    "minari": minari.source,
+    "hdf5": hdf5.source,
+    "table": table.source,
+    "lerobot": lerobot.source,
+}
 
-def from_minari(
-    name: str | Path, *, on_nonfinite: OnNonfinite = "refuse", clip_actions: bool = False, folder: Path | None = None
+
+def load_dataset(
+    data: str | Path | Dataset,
+    *,
+    columns: Columns | None = None,
+    spec: EnvironmentSpec | None = None,
+    on_nonfinite: OnNonfinite = "refuse",
+    clip_actions: bool = False,
+    folder: Path | str | None = None,
+    **options: object,
 ) -> Dataset:
-    """Read a Minari data set: a local folder or an id, which is fetched once if it is not here.
+    """Return episodes as a data set, checked, whatever they are in.
 
     Args:
-        name: a folder, or an id such as "mujoco/hopper/medium-v0" below MINARI_DATASETS_PATH.
-        on_nonfinite: what becomes of an episode that holds nan or an infinity.
+        data: "minari:ID" (or a Minari folder), "hdf5:FILE" as D4RL has them, "table:NAME" (Parquet, JSON lines, CSV, a
+            folder of these, a Hub id), "lerobot:NAME" (a folder or a Hub id); a `datasets.Dataset`, a table with
+            `columns` or one of seqdec's own; or the folder of a data set that seqdec wrote, which is memory-mapped.
+        columns: what is in which column of a table.
+        spec: the environment that a table or an HDF5 file comes from; by default its spaces are guessed.
+        on_nonfinite: what becomes of an episode that holds nan or an infinity: "refuse" all, or "drop-episode".
         clip_actions: bring actions that leave the action space back to its bounds instead of refusing them.
-        folder: where to keep the data set, which is then mapped from there and not held in memory.
+        folder: where to keep what is read, which is then mapped from there and not held in memory.
+        options: `max_episode_steps` of hdf5; `split` and `config` of a table; `cameras`, `image_size` and `episodes`
+            of lerobot. See `source` in the module of that name.
+
+    Raises:
+        UsageError: there is no such data, kind or option.
+        DataError: the data are damaged, or hold what cannot be trained on.
+
+    Example:
+        >>> dataset = load_dataset("table:walk.csv", columns=Columns(episode="run"))  # doctest: +SKIP
     """
-    return read(minari_source(name), on_nonfinite=on_nonfinite, clip_actions=clip_actions, folder=folder)
+    options |= {name: value for name, value in (("columns", columns), ("spec", spec)) if value is not None}
+    source = source_of(data, **options)
+    if source is not None:
+        place = None if folder is None else Path(folder)
+        return read(source, on_nonfinite=on_nonfinite, clip_actions=clip_actions, folder=place)
+    if on_nonfinite != "refuse" or clip_actions or folder is not None:
+        raise UsageError("on_nonfinite, clip_actions and folder are for data of others, this is a data set already")
+    if not isinstance(data, Dataset):
+        return load_folder(Path(data))
+    try:
+        environment_of(data)
+    except DataError as error:
+        raise DataError(f"{error}; of a table, say what its columns mean with columns=Columns(...)") from error
+    check(data)
+    return data
 
 
-def from_hdf5(
-    path: str | Path,
-    spec: EnvironmentSpec | None = None,
-    *,
-    max_episode_steps: int | None = None,
-    on_nonfinite: OnNonfinite = "refuse",
-    clip_actions: bool = False,
-    folder: Path | None = None,
-) -> Dataset:
-    """Read a flat HDF5 file as D4RL has them; see `hdf5_files.source` for what ends an episode and `from_minari`."""
-    source = hdf5.source(path, spec, max_episode_steps=max_episode_steps)
-    return read(source, on_nonfinite=on_nonfinite, clip_actions=clip_actions, folder=folder)
-
-
-def from_table(
-    name: str | Path | Sequence[Path],
-    columns: Columns,
-    spec: EnvironmentSpec | None = None,
-    *,
-    split: str = "train",
-    config: str | None = None,
-    on_nonfinite: OnNonfinite = "refuse",
-    clip_actions: bool = False,
-    folder: Path | None = None,
-) -> Dataset:
-    """Read Parquet, JSON lines, CSV or a data set of the Hub; see `table_files.source` and `from_minari`."""
-    source = table.source(name, columns, spec, split=split, config=config)
-    return read(source, on_nonfinite=on_nonfinite, clip_actions=clip_actions, folder=folder)
-
-
-def from_lerobot(
-    name: str | Path,
-    *,
-    cameras: lerobot_spaces.Cameras = "read",
-    image_size: tuple[int, int] | None = None,
-    episodes: Sequence[int] | None = None,
-    on_nonfinite: OnNonfinite = "refuse",
-    folder: Path | None = None,
-) -> Dataset:
-    """Read a LeRobot data set, a folder or a Hub id; see `lerobot_files.source` and `from_minari`."""
-    source = lerobot.source(name, cameras=cameras, image_size=image_size, episodes=episodes)
-    return read(source, on_nonfinite=on_nonfinite, folder=folder)
-
-
-def minari_source(name: str | Path) -> Source:
-    """Return a Minari data set, by id or folder, as episodes that are yet to be read."""
-    return minari.source(_minari_folder(str(name)))
-
-
-def source_of(name: str, spec: EnvironmentSpec | None = None, columns: Columns | None = None) -> Source | None:
-    """Return the source that "minari:ID", "hdf5:FILE", "table:NAME" or "lerobot:NAME" means; None for a plain folder.
+def source_of(data: str | Path | Dataset, **options: object) -> Source | None:
+    """Return the episodes of others that `data` means, yet to be read; None for a data set of seqdec's own.
 
     Args:
-        name: the word.
-        spec: the environment of an HDF5 file or a table; seen in the file by default.
-        columns: what is in which column of a table; seqdec's own names by default.
+        data: as in `load_dataset`.
+        options: those of its format's `source`, such as `columns` and `spec`.
+
+    Raises:
+        UsageError: there is no such data, kind or option.
     """
-    kind, _, place = name.partition(":")
-    if kind == "minari":
-        return minari_source(place)
-    if kind == "hdf5":
-        return hdf5.source(place, spec)
-    if kind == "table":
-        return table.source(place, columns or Columns(), spec)
-    return lerobot.source(place) if kind == "lerobot" else None
+    if isinstance(data, Dataset) and "columns" in options:
+        return _made("table", data, options)
+    if isinstance(data, dict):
+        splits = ", ".join(map(repr, data))
+        raise UsageError(f"these are several data sets ({splits}): pass one, such as data[{next(iter(data), '')!r}]")
+    if not isinstance(data, str | Path | Dataset):
+        raise UsageError(f"data is {type(data).__name__}: expected a word, a folder or a datasets.Dataset")
+    kind, is_word, place = ("", "", "") if isinstance(data, Dataset) else str(data).partition(":")
+    if is_word and not Path(data).exists():  # pyright: ignore[reportArgumentType]  (a word is a text)
+        return _made(kind, place, options)
+    if isinstance(data, str | Path) and _is_minari(_existing(Path(data))):
+        return _made("minari", data, options)
+    if options:
+        raise UsageError(f"{', '.join(options)} are for data of others, this is a data set already: leave them out")
+    return None
 
 
-def load(folder_or_id: str | Path) -> Dataset:
-    """Open a data set: a folder that `save` wrote (memory-mapped), a folder of Minari's, or a word of `source_of`."""
-    name = str(folder_or_id)
-    source = source_of(name)
-    if source is not None:
-        return read(source)
-    folder = Path(name)
+def _made(kind: str, place: object, options: dict[str, object]) -> Source:
+    if kind not in FORMATS:
+        words = ", ".join(f"{known}:..." for known in FORMATS)
+        raise UsageError(f"{quote(kind)} is no kind of data{suggest(kind, FORMATS)}; write {words}, or a folder")
+    _, *known = inspect.signature(FORMATS[kind]).parameters
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
+        has = f"; it takes {', '.join(known)}" if known else ""
+        raise UsageError(f"{kind} has no option {quote(unknown)}{suggest(unknown, known)}{has}")
+    return FORMATS[kind](place, **options)
+
+
+def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         parent = folder.parent
         siblings = [path.name for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
-        nearest = suggest(folder.name, siblings)
-        raise UsageError(f"no folder {quote(name)}{nearest or '; for a Minari data set write minari:ID'}")
-    if not (folder / "state.json").exists() and (folder / "data" / "metadata.json").exists():
-        return from_minari(name)
-    return load_folder(folder)
-
-
-def _minari_folder(name: str) -> Path:
-    """Return the folder that holds metadata.json, fetching an id that is not here."""
-    for folder in (Path(name) / "data", Path(name)):
-        if (folder / "metadata.json").is_file():
-            return folder
-    if not re.fullmatch(r"(?:[\w.-]+/)*[\w.-]+-v\d+", name) or ".." in name.split("/"):
-        raise UsageError(f"{quote(name)} is neither a folder with a Minari data set nor an id like 'name/set-v0'")
-    root = Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
-    folder = root / name / "data"
-    if not (folder / "metadata.json").is_file():
-        _download(name, folder)
+        hint = suggest(folder.name, siblings) or "; for data of others write minari:ID, hdf5:FILE, table:NAME, ..."
+        raise UsageError(f"no folder {quote(folder)}{hint}")
     return folder
 
 
-def _download(name: str, folder: Path) -> None:
-    import minari
-
-    try:
-        if not is_hub_reachable():
-            raise ConnectionError("out of reach")
-        with contextlib.redirect_stdout(sys.stderr):  # Minari prints; a library's output is its caller's
-            minari.download_dataset(name, force_download=folder.parent.exists())
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UsageError(
-            f"no Minari data set {quote(name)} in {folder.parents[1]}, and fetching it from {hub_host()} failed "
-            f"({type(error).__name__}: {reason}); put it there or set MINARI_DATASETS_PATH"
-        ) from error
-    if not (folder / "metadata.json").is_file():
-        raise DataError(f"Minari fetched {quote(name)}, but {folder / 'metadata.json'} is missing")
+def _is_minari(folder: Path) -> bool:
+    metadata = [folder / "metadata.json", folder / "data" / "metadata.json"]
+    return not (folder / "state.json").exists() and any(path.exists() for path in metadata)

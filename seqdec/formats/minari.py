@@ -8,9 +8,12 @@ How the arrays of one episode lie in these files is `minari_storage`'s; what the
 a file names is imported, made or called.
 """
 
+import contextlib
 import json
 import logging
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,9 +23,10 @@ import numpy as np
 from seqdec import storage
 from seqdec.data.episode import METADATA, Metadata, RowValue
 from seqdec.data.source import Source, file_identity
-from seqdec.errors import DataError
+from seqdec.errors import DataError, UsageError
 from seqdec.formats.guard import as_row, check_length, opened_hdf5, per_step, reading
 from seqdec.formats.minari_storage import ENDS, hdf5_episode, hdf5_metadata, table_episode, table_metadata
+from seqdec.hub import hub_host, is_hub_reachable
 from seqdec.spaces.space import quote
 from seqdec.spaces.spec import EnvironmentSpec
 
@@ -30,12 +34,17 @@ MAX_METADATA = 256  # columns
 logger = logging.getLogger(__name__)
 
 
-def source(folder: Path) -> Source:
-    """Return the episodes of the folder that holds a data set's metadata.json, yet to be read.
+def source(name: str | Path) -> Source:
+    """Return the episodes of a data set, yet to be read.
+
+    Args:
+        name: a folder, or an id such as "mujoco/hopper/medium-v0" below MINARI_DATASETS_PATH, which is fetched once if
+            it is not there.
 
     Each row keeps its episode's own metadata as "metadata.seed" and the like: numbers, texts and truth values, None
     where an episode says nothing. Whole numbers among fractions become fractions, other mixtures texts.
     """
+    folder = _folder_of(str(name))
     metadata = _metadata(folder)
     data_format = _data_format(metadata, folder)
     if data_format == "hdf5":
@@ -202,3 +211,35 @@ def _data_format(metadata: Mapping[str, object], folder: Path) -> str:
     if found not in ("hdf5", "arrow", "parquet"):
         raise DataError(f"{folder / 'metadata.json'}: data_format is {quote(found)}, not hdf5, arrow or parquet")
     return str(found)
+
+
+def _folder_of(name: str) -> Path:
+    """Return the folder that holds metadata.json, fetching an id that is not here."""
+    for folder in (Path(name) / "data", Path(name)):
+        if (folder / "metadata.json").is_file():
+            return folder
+    if not re.fullmatch(r"(?:[\w.-]+/)*[\w.-]+-v\d+", name) or ".." in name.split("/"):
+        raise UsageError(f"{quote(name)} is neither a folder with a Minari data set nor an id like 'name/set-v0'")
+    root = Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+    folder = root / name / "data"
+    if not (folder / "metadata.json").is_file():
+        _download(name, folder)
+    return folder
+
+
+def _download(name: str, folder: Path) -> None:
+    import minari
+
+    try:
+        if not is_hub_reachable():
+            raise ConnectionError("out of reach")
+        with contextlib.redirect_stdout(sys.stderr):  # Minari prints; a library's output is its caller's
+            minari.download_dataset(name, force_download=folder.parent.exists())
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UsageError(
+            f"no Minari data set {quote(name)} in {folder.parents[1]}, and fetching it from {hub_host()} failed "
+            f"({type(error).__name__}: {reason}); put it there or set MINARI_DATASETS_PATH"
+        ) from error
+    if not (folder / "metadata.json").is_file():
+        raise DataError(f"Minari fetched {quote(name)}, but {folder / 'metadata.json'} is missing")

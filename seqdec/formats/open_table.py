@@ -68,11 +68,14 @@ class Table:
     revision: str | None = None
 
 
-def open_table(name: str | Path | Sequence[Path], *, split: str = "train", config: str | None = None) -> Table:
+def open_table(
+    name: str | Path | Sequence[Path] | datasets.Dataset, *, split: str = "train", config: str | None = None
+) -> Table:
     """Open a table by its name.
 
     Args:
-        name: a file, several of one format, a folder, or a Hub id such as "user/name", which is fetched once.
+        name: a file, several of one format, a folder, or a Hub id such as "user/name", which is fetched once; or a
+            table in memory.
         split: which part, where a data set has several.
         config: which of its configurations, for a Hub id that has several.
 
@@ -80,14 +83,15 @@ def open_table(name: str | Path | Sequence[Path], *, split: str = "train", confi
         UsageError: nothing of that name is here or within reach, or it is no table.
         DataError: it is damaged.
     """
-    if not isinstance(name, str | Path):
-        return _open_files([Path(path) for path in name])
-    path = Path(name)
-    if isinstance(name, str) and not path.exists() and _is_hub_id(name):
+    if isinstance(name, str) and not Path(name).exists() and _is_hub_id(name):
         return _open_hub(name, split, config)
     if config is not None:
-        raise UsageError(f"config {quote(config)} is for a data set on the Hub, {quote(path)} is none: leave it out")
-    return _open_folder(path, split) if path.is_dir() else _open_files([path])
+        raise UsageError(f"config {quote(config)} is for a data set on the Hub: leave it out")
+    if isinstance(name, datasets.Dataset):
+        return _of_dataset(name, "the data set", name._fingerprint)
+    if not isinstance(name, str | Path):
+        return _open_files([Path(path) for path in name])
+    return _open_folder(Path(name), split) if Path(name).is_dir() else _open_files([Path(name)])
 
 
 def _open_files(paths: Sequence[Path]) -> Table:
@@ -159,7 +163,11 @@ def _open_hub(name: str, split: str, config: str | None) -> Table:
             f"({type(error).__name__}: {words}); pass a local path"
         ) from error
     assert isinstance(dataset, datasets.Dataset)
-    return Table(name, tuple(dataset.column_names), partial(_read_dataset, dataset, name), revision=builder.hash)
+    return _of_dataset(dataset, name, builder.hash)
+
+
+def _of_dataset(dataset: datasets.Dataset, name: str, revision: str | None) -> Table:
+    return Table(name, tuple(dataset.column_names), partial(_read_dataset, dataset, name), revision=revision)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import gymnasium
 import pyarrow as pa
+from datasets import Dataset
 from gymnasium.spaces import Dict
 
 from seqdec.data.episode import Row
@@ -36,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 
 def source(
-    name: str | Path | Sequence[Path],
-    columns: Columns,
+    name: str | Path | Sequence[Path] | Dataset,
+    columns: Columns | None = None,
     spec: EnvironmentSpec | None = None,
     *,
     split: str = "train",
@@ -47,8 +48,8 @@ def source(
 
     Args:
         name: a Parquet, JSON lines or CSV file, several of one format, a folder of these or one that `datasets`
-            saved, or a Hub id such as "user/name", which is fetched once.
-        columns: what is in which column.
+            saved, or a Hub id such as "user/name", which is fetched once; or a table in memory.
+        columns: what is in which column; seqdec's own names by default.
         spec: the environment; without it, the spaces are those that the values fit.
         split: which part, where a data set has several.
         config: which of its configurations, where a Hub id has several.
@@ -57,6 +58,7 @@ def source(
         UsageError: no such table or column is there.
         DataError: the table is damaged, or its values are not what they must be; `read` raises it as well.
     """
+    columns = columns or Columns()
     table = open_table(name, split=split, config=config)
     roles = roles_of(columns, table.columns, table.name)
     _check_mixed(table, roles)
@@ -70,7 +72,7 @@ def source(
     known = replace(spec, missing=tuple(dict.fromkeys([*spec.missing, *_may_miss(spec, roles)])))
     identity = {
         "kind": "table",
-        "name": [str(path.resolve()) for path in table.files] or str(name),
+        "name": [str(path.resolve()) for path in table.files] or table.name,
         "columns": json.loads(json.dumps(asdict(columns))),
         "spec": known.to_json(),
         "split": split,

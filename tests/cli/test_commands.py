@@ -33,7 +33,7 @@ from seqdec.data.episode import Episode
 from seqdec.data.schema import environment_of, lengths, returns
 from seqdec.data.select import chosen, mix
 from seqdec.formats.columns import Columns
-from seqdec.formats.load import from_hdf5, from_lerobot, from_table, load
+from seqdec.formats.load import load_dataset
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.sequence.layout import Layout
 from seqdec.spaces.spec import EnvironmentSpec
@@ -80,7 +80,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_words_of_data_hdf5_are_the_arguments_of_from_hdf5(tmp_path: Path, monkeypatch, capsys):
+def test_words_of_data_hdf5_are_the_arguments_of_load_dataset(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     with h5py.File("pole.hdf5", "w") as file:
@@ -89,13 +89,13 @@ def test_words_of_data_hdf5_are_the_arguments_of_from_hdf5(tmp_path: Path, monke
         file["rewards"], file["terminals"] = np.ones(24), np.arange(24) == 9
     run("data hdf5 pole.hdf5 --env CartPole-v1 --max-episode-steps 8")
     assert "data: data/pole" in capsys.readouterr().out, "the folder has the file's name"
-    found = load("data/pole")
+    found = load_dataset("data/pole")
     assert lengths(found).tolist() == [8, 2, 8, 6]
     spec = environment_of(found)
     assert (spec.id, spec.max_episode_steps, spec.action_space) == ("CartPole-v1", 8, Discrete(2))
-    assert_same(found, from_hdf5("pole.hdf5", loading.spec_of("CartPole-v1"), max_episode_steps=8))
+    assert_same(found, load_dataset("hdf5:pole.hdf5", spec=loading.spec_of("CartPole-v1"), max_episode_steps=8))
     run("data hdf5 pole.hdf5 --output data/plain")
-    assert environment_of(load("data/plain")).id is None
+    assert environment_of(load_dataset("data/plain")).id is None
 
 
 def test_words_of_data_table_are_its_columns(tmp_path: Path, monkeypatch, capsys):
@@ -109,14 +109,14 @@ def test_words_of_data_table_are_its_columns(tmp_path: Path, monkeypatch, capsys
     table.write(rows, Path("walk.csv"))
     run("data table walk.csv --episode run --observation x y --action key --terminated fell --keep who")
     columns = Columns("run", ["x", "y"], "key", terminated="fell", metadata=("who",))
-    found = load("data/walk")
-    assert_same(found, from_table("walk.csv", columns))
+    found = load_dataset("data/walk")
+    assert_same(found, load_dataset("table:walk.csv", columns=columns))
     assert episode_at(found, 3).steps["observation"].tolist() == [[0, 3], [0.5, 3], [1, 3]]
     assert found["metadata.who"][:] == ["me"] * 5 and found["terminated"][:] == [True] * 5
 
     words = "data table walk.csv --episode run --observation x y --action key"
     run(f"{words} --terminated none --truncated none --text none --final none --output data/cut")
-    assert load("data/cut")["truncated"][:] == [True] * 5
+    assert load_dataset("data/cut")["truncated"][:] == [True] * 5
     assert "says of no episode how it ended" in capsys.readouterr().err
 
     images = np.arange(15 * 6, dtype=np.uint8).reshape(15, 2, 3)
@@ -126,7 +126,7 @@ def test_words_of_data_table_are_its_columns(tmp_path: Path, monkeypatch, capsys
     parquet.write_table(seen, "seen.parquet")
     words = "data table seen.parquet --episode run --terminated fell --action key --observation camera=img place=x,y"
     run(f"{words} --missing observation.place=gone observation.camera")
-    found = load("data/seen")
+    found = load_dataset("data/seen")
     spec = environment_of(found)
     assert spec.observation_space == Dict(
         OrderedDict(camera=Box(0, 255, (2, 3), np.uint8), place=Box(-np.inf, np.inf, (2,)))
@@ -143,12 +143,12 @@ def test_words_of_data_lerobot_choose_cameras_sizes_and_episodes(tmp_path: Path,
     features = {**lerobot.REWARDED, "observation.images.top": lerobot.camera(4, 6)}
     lerobot.write(Path("set"), lerobot.make_episodes(features), features, "v3.0")
     run("data lerobot set --cameras top --image-size 2 3 --episodes 2 0 --output data/small")
-    small = load("data/small")
-    assert_same(small, from_lerobot("set", cameras=["top"], image_size=(2, 3), episodes=[2, 0]))
+    small = load_dataset("data/small")
+    assert_same(small, load_dataset("lerobot:set", cameras=["top"], image_size=(2, 3), episodes=[2, 0]))
     assert small["metadata.episode_index"][:] == [2, 0]
     assert environment_of(small).observation_leaves["observation.images.top"].shape == (2, 3, 3)
     run("data lerobot ./set --cameras skip")
-    assert_same(load("data/set"), from_lerobot("set", cameras="skip"))
+    assert_same(load_dataset("data/set"), load_dataset("lerobot:set", cameras="skip"))
 
 
 def test_data_minari_is_done_once_and_again_on_demand(tmp_path: Path, monkeypatch, capsys):
@@ -167,7 +167,7 @@ def test_data_minari_is_done_once_and_again_on_demand(tmp_path: Path, monkeypatc
     words = "data minari tiny/set-v0 --clip-actions --missing observation"
     assert "or other options" in errors_of(words, 2, capsys)
     run(f"{words} --replace")
-    assert environment_of(load("data/tiny-set-v0")).missing == ("observation",)
+    assert environment_of(load_dataset("data/tiny-set-v0")).missing == ("observation",)
 
 
 def test_the_same_source_by_another_path_is_the_same_source(tmp_path: Path, monkeypatch, capsys):
@@ -197,7 +197,7 @@ def test_a_place_without_a_name_is_called_as_its_folder(tmp_path: Path, monkeypa
     lerobot.write(tmp_path / "arm", lerobot.make_episodes())
     monkeypatch.chdir(tmp_path / "arm")
     run("data lerobot .")
-    assert len(load("data/arm")) == 4
+    assert len(load_dataset("data/arm")) == 4
     monkeypatch.chdir(tmp_path / "arm" / "data" / "arm")
     run("data show . --plot")
     run("data show ../arm/ --plot --output ..")
@@ -220,7 +220,7 @@ def test_show_describes_and_draws_into_a_folder_or_here(root: Path, tmp_path: Pa
         assert content.startswith(b"\x89PNG\r\n\x1a\n") and content.rstrip().endswith(b"IEND\xaeB`\x82")
         width, height = (int.from_bytes(content[start : start + 4], "big") for start in (16, 20))
         assert (width, height) == (1344, 512), "8.4 x 3.2 inches of 160 dots"
-    missing = describe(load(root / "dim")).fraction_missing
+    missing = describe(load_dataset(root / "dim")).fraction_missing
     assert set(missing) == set(UNSEEN.split()) and f"{missing['observation.camera']:.1%} of observation.camera" in shown
 
 
@@ -323,7 +323,7 @@ def test_nan_can_be_dropped_by_word(tmp_path: Path, capsys, monkeypatch):
     table.write(rows, Path("nan.jsonl"))
     run("data table nan.jsonl --on-nonfinite drop-episode")
     assert "dropped 1 of 3 episodes that hold nan or an infinity" in capsys.readouterr().err
-    assert [episode_at(load("data/nan"), index).steps["observation"][0, 0] for index in (0, 1)] == [0.5, 0.25]
+    assert [episode_at(load_dataset("data/nan"), index).steps["observation"][0, 0] for index in (0, 1)] == [0.5, 0.25]
 
 
 def test_an_extra_that_is_not_installed_is_named_with_the_way_around(root: Path, tmp_path: Path, capsys, monkeypatch):
@@ -385,7 +385,7 @@ def test_windows_come_from_two_data_sets_by_their_weights(root: Path, tmp_path: 
 
 
 def test_the_best_and_a_fraction_of_the_episodes_are_what_is_trained_on(root: Path, tmp_path: Path):
-    dataset = load(root / "box")
+    dataset = load_dataset(root / "box")
     every = returns(dataset)
     for index, (words, parts) in enumerate(
         [
@@ -615,7 +615,7 @@ def test_constant_entries_and_episodes_of_one_step_train_to_finite_numbers(tmp_p
     ]
     table.write(rows, tmp_path / "walk.csv")
     run(f"data table {tmp_path}/walk.csv --episode run --observation x y z --action key --output {tmp_path}/data/walk")
-    dataset = load(tmp_path / "data" / "walk")
+    dataset = load_dataset(tmp_path / "data" / "walk")
     assert lengths(dataset).tolist() == [5, 1, 5, 1, 5, 1, 5, 1, 5]
     for layout in ("trajectory", "fused"):
         run(f"train --data {tmp_path}/data/walk --output {tmp_path}/{layout} {TINY} --layout {layout} --steps 6")
@@ -627,7 +627,7 @@ def test_constant_entries_and_episodes_of_one_step_train_to_finite_numbers(tmp_p
 def test_two_recordings_whose_metadata_differ_in_type_are_mixed_without_them(tmp_path: Path):
     for name, seed in (("a", 3), ("b", "three")):
         keep(tmp_path / name, [replace(e, metadata={"seed": seed, "by": "me"}) for e in box_episodes(3)], box_spec())
-    merged, _ = mix([load(tmp_path / name) for name in ("a", "b")])
+    merged, _ = mix([load_dataset(tmp_path / name) for name in ("a", "b")])
     assert len(merged) == 6 and [name for name in merged.column_names if "metadata" in name] == ["metadata.by"]
     run(f"train --data {tmp_path}/a {tmp_path}/b --output {tmp_path}/run {TINY}")
 

@@ -20,7 +20,7 @@ from seqdec.cli.main import main
 from seqdec.data.dataset import save
 from seqdec.data.schema import lengths
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError
-from seqdec.formats.load import load
+from seqdec.formats.load import load_dataset
 from seqdec.inference.evaluation import Report
 from seqdec.model.backbone import load_backbone
 from seqdec.play.sample import scripted_cartpole
@@ -462,7 +462,7 @@ def test_data_is_made_once_shown_and_recorded_by_a_policy(run: Path, tmp_path: P
     shown = capsys.readouterr().out
     assert "CartPole-v1" in shown and (tmp_path / "described" / "description.txt").read_text() == shown
     assert main(f"data record CartPole-v1 --policy {run} --episodes 3 --max-steps 9 --num-envs 2".split()) == 0
-    assert lengths(load("data/CartPole-v1")).max() <= 9
+    assert lengths(load_dataset("data/CartPole-v1")).max() <= 9
     assert main(["data", "record", "CartPole-v1", "--episodes", "4", "--seed", "5", "--output", "data/random"]) == 0
     assert main(["train", "--data", "data/tiny", "data/random", "--output", "runs/both"] + QUICK.split()) == 0
     assert read_json(tmp_path / "runs" / "both" / "config.json")["data"]["episodes"] == 9

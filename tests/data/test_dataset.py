@@ -14,7 +14,7 @@ from seqdec.data.episode import Episode
 from seqdec.data.schema import environment_of
 from seqdec.data.source import Source, convert
 from seqdec.errors import DataError, UsageError
-from seqdec.formats.load import load
+from seqdec.formats.load import load_dataset
 from seqdec.spaces.leaves import MISSING, join, leaf_dtype, leaf_kind, shape_of_missing
 from seqdec.spaces.space import space_from_json, space_to_json, spaces_agree
 from seqdec.spaces.spec import EnvironmentSpec
@@ -128,7 +128,7 @@ def test_episodes_of_any_space_survive_memory_and_a_folder(
         folder = tmp_path_factory.mktemp("rows") / "set"
         source = Source(spec, read=lambda: (episode.to_row() for episode in episodes), identity={})
         convert(source, folder)
-    for found in (dataset, load(folder)):
+    for found in (dataset, load_dataset(folder)):
         assert environment_of(found).to_json() == spec.to_json()
         assert lengths(found).tolist() == lengths
         for index, episode in enumerate(episodes):

@@ -32,7 +32,7 @@ from seqdec.data.schema import column, environment_of, lengths
 from seqdec.data.source import Source, convert, read
 from seqdec.errors import DataError, StorageError, UsageError
 from seqdec.formats import hdf5
-from seqdec.formats.load import load
+from seqdec.formats.load import load_dataset
 from seqdec.sequence.presets import layout_from_spaces
 from seqdec.sequence.windows import Windows
 from seqdec.spaces.spec import EnvironmentSpec
@@ -74,7 +74,7 @@ def test_a_converted_folder_holds_what_is_read_into_memory(chunk_bytes, missing,
     counts: list[int] = []
     assert convert(source, tmp_path / "a", progress=counts.append)
     assert sum(counts) == len(episodes)
-    loaded, direct = load(tmp_path / "a"), read(source)
+    loaded, direct = load_dataset(tmp_path / "a"), read(source)
     assert loaded.cache_files and not direct.cache_files, "the one is mapped, the other is in memory"
     assert environment_of(loaded) == environment_of(direct)
     assert str(describe(loaded)) == str(describe(direct))
@@ -93,7 +93,7 @@ def test_a_converted_folder_holds_what_is_read_into_memory(chunk_bytes, missing,
 )
 def test_the_options_of_converting_are_those_of_reading(episodes, options, left, tmp_path: Path):
     assert convert(source_of(episodes), tmp_path / "a", **options)
-    loaded = load(tmp_path / "a")
+    loaded = load_dataset(tmp_path / "a")
     assert_same(loaded, read(source_of(episodes), **options))
     assert lengths(loaded).tolist() == [len(episodes[index]) for index in left]
     assert max(abs(column(loaded, "action")[0].reshape(-1))) <= 1
@@ -126,7 +126,7 @@ def test_another_source_or_option_is_refused_and_replaced_on_demand(tmp_path: Pa
     for source, options in others[1:]:
         assert convert(source, folder, replace=True, **options)
         assert not convert(source, folder, **options)
-        assert_same(load(folder), read(source, **options))
+        assert_same(load_dataset(folder), read(source, **options))
         assert leftovers(tmp_path) == []
 
 
@@ -139,7 +139,7 @@ def test_a_damaged_folder_is_made_again_on_demand(tmp_path: Path):
         with pytest.raises(DataError, match=f"{name}.*again with --replace"):
             convert(source, folder)
         assert convert(source, folder, replace=True)
-        assert_same(load(folder), read(source))
+        assert_same(load_dataset(folder), read(source))
 
 
 def test_what_is_no_data_set_never_gives_way(tmp_path: Path):
@@ -199,7 +199,7 @@ def test_death_at_any_file_operation_leaves_the_old_the_new_or_nothing(is_there:
         code = exit_code(fork(lambda: die(stride * len(found) + 1)))
         storage.recover(tmp_path)
         assert leftovers(tmp_path) == []
-        found.append(len(load(folder)) if folder.exists() else 0)
+        found.append(len(load_dataset(folder)) if folder.exists() else 0)
     first = 2 if is_there else 0
     assert code == 0 and len(found) > 10 and found[0] == first and found[-1] == 3
     assert found == sorted(found) and set(found) == {first, 3}
@@ -259,7 +259,7 @@ def test_a_killed_conversion_leaves_nothing_under_its_name_and_the_same_command_
     assert main(words) == 0
     assert "data/a had an incomplete or old copy, now removed" in capsys.readouterr().err
     assert leftovers(tmp_path / "data") == []
-    assert_same(load(tmp_path / "data" / "a"), read(hdf5.source(path)))
+    assert_same(load_dataset(tmp_path / "data" / "a"), read(hdf5.source(path)))
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_a_stopped_conversion_leaves_what_was_there(number, code, sentence, is_t
     assert exit_code(pid) == code
     assert (tmp_path / "said").read_text().splitlines()[-1] == sentence
     assert leftovers(tmp_path / "data") == []
-    assert (len(load(folder)) == 2) if is_there else not folder.exists()
+    assert (len(load_dataset(folder)) == 2) if is_there else not folder.exists()
 
 
 def test_two_processes_that_convert_at_once_leave_one_data_set(tmp_path: Path):
@@ -306,7 +306,7 @@ def test_two_processes_that_convert_at_once_leave_one_data_set(tmp_path: Path):
     assert "nothing to do" not in texts[0] and "data/a holds this already: nothing to do" in texts[1]
     assert texts[0].splitlines()[-12:] == texts[1].splitlines()[-12:], "both show the same data set"
     assert sorted(os.listdir(tmp_path / "data")) == ["a"]
-    assert_same(load(tmp_path / "data" / "a"), read(hdf5.source(path)))
+    assert_same(load_dataset(tmp_path / "data" / "a"), read(hdf5.source(path)))
 
 
 def test_a_process_that_waits_for_another_can_be_stopped(tmp_path: Path):
@@ -407,7 +407,7 @@ def test_windows_of_a_mapped_data_set_can_be_drawn_for_ever(tmp_path: Path):
     convert(hdf5.source(flat_file(tmp_path / "flat.hdf5", 20_000, dim=8)), tmp_path / "a")
 
     def gather() -> int:
-        dataset = load(tmp_path / "a")
+        dataset = load_dataset(tmp_path / "a")
         spec = environment_of(dataset)
         layout = layout_from_spaces("trajectory", spec.observation_space, spec.action_space, context_length=4)
         windows = Windows(dataset, layout)

@@ -1,20 +1,24 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import gymnasium
 import h5py
 import numpy as np
 import pytest
+from datasets import Dataset, DatasetDict
 from gymnasium.spaces import Box, Discrete
+from PIL import Image
 
 from minari_sets import BOX, DISCRETE, make_episodes, metadata_of, minari_arrays, spoil, write_minari
-from seqdec.data.dataset import from_episodes, save
+from seqdec.data.dataset import episode_at, from_episodes, save
 from seqdec.data.describe import QUANTILES, describe
 from seqdec.data.episode import Episode
 from seqdec.data.schema import column, environment_of, lengths, returns
 from seqdec.errors import DataError, UsageError
-from seqdec.formats.load import from_minari, load
+from seqdec.formats.columns import Columns
+from seqdec.formats.load import load_dataset
 from seqdec.play.sample import scripted_cartpole
 from seqdec.spaces.spec import EnvironmentSpec
 
@@ -79,7 +83,7 @@ def test_a_saved_data_set_loads_as_it_was_and_is_mapped(tmp_path, select):
     dataset = from_episodes(make_episodes(), BOX)
     dataset = dataset if select is None else dataset.select(select)
     save(dataset, tmp_path / "set")
-    loaded = load(str(tmp_path / "set"))
+    loaded = load_dataset(str(tmp_path / "set"))
     assert_same(episodes_of(loaded), episodes_of(dataset))
     assert environment_of(loaded) == BOX
     assert loaded.cache_files
@@ -92,13 +96,13 @@ def test_a_saved_data_set_is_not_overwritten_unasked(tmp_path):
     with pytest.raises(OSError, match="set"):
         save(dataset, tmp_path / "set")
     save(dataset.select([1]), tmp_path / "set", replace=True)
-    assert len(load(tmp_path / "set")) == 1
+    assert len(load_dataset(tmp_path / "set")) == 1
 
 
 def test_a_missing_folder_names_the_nearest(tmp_path):
     (tmp_path / "cartpole").mkdir()
     with pytest.raises(UsageError, match="no folder '.*cartpol'; did you mean 'cartpole'"):
-        load(str(tmp_path / "cartpol"))
+        load_dataset(str(tmp_path / "cartpol"))
 
 
 @pytest.mark.parametrize("name", ["../elsewhere.arrow", "/etc/passwd", 7])
@@ -107,7 +111,7 @@ def test_files_that_a_folder_names_stay_inside_it(tmp_path, name, monkeypatch):
     monkeypatch.setattr("seqdec.storage.verify", lambda folder: None)  # as if the planted folder had its manifest
     (tmp_path / "set" / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
     with pytest.raises(DataError):
-        load(tmp_path / "set")
+        load_dataset(tmp_path / "set")
 
 
 def test_a_folder_whose_columns_are_not_its_environments_is_refused(tmp_path, monkeypatch):
@@ -117,7 +121,7 @@ def test_a_folder_whose_columns_are_not_its_environments_is_refused(tmp_path, mo
     info["description"] = json.dumps(DISCRETE.to_json())
     (tmp_path / "set" / "dataset_info.json").write_text(json.dumps(info))
     with pytest.raises(DataError, match="other columns"):
-        load(tmp_path / "set")
+        load_dataset(tmp_path / "set")
 
 
 def test_a_data_set_that_names_no_environment_is_refused():
@@ -159,7 +163,7 @@ def test_discrete_values_outside_their_space_are_refused():
 def test_minari_storage_reads_as_what_was_written(tmp_path, data_format, spec):
     episodes = make_episodes((3, 1, 7, 4, 2, 2, 2, 2, 2, 2, 2, 5), spec)
     folder = write_minari(tmp_path / "set-v0", episodes, spec, data_format)
-    dataset = from_minari(str(folder))
+    dataset = load_dataset(str(folder))
     assert_same(episodes_of(dataset), episodes, with_text=False)
     found = environment_of(dataset)
     assert (found.observation_space, found.action_space) == (spec.observation_space, spec.action_space)
@@ -182,7 +186,7 @@ def test_what_minari_itself_writes_is_read(tmp_path, data_format):
     )
     buffers = [EpisodeBuffer(id=index, **minari_arrays(episode)) for index, episode in enumerate(episodes)]
     storage.update_episodes(buffers)
-    dataset = from_minari(str(tmp_path))
+    dataset = load_dataset(str(tmp_path))
     assert_same(episodes_of(dataset), episodes, with_text=False)
     assert environment_of(dataset).entry_point == "gymnasium.envs.classic_control.cartpole:CartPoleEnv"
 
@@ -190,21 +194,21 @@ def test_what_minari_itself_writes_is_read(tmp_path, data_format):
 def test_an_id_is_looked_up_below_minaris_own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     write_minari(tmp_path / "tiny" / "set-v0", make_episodes())
-    assert len(load("minari:tiny/set-v0")) == 4
-    assert len(load(tmp_path / "tiny" / "set-v0")) == 4
+    assert len(load_dataset("minari:tiny/set-v0")) == 4
+    assert len(load_dataset(tmp_path / "tiny" / "set-v0")) == 4
 
 
 def test_an_id_that_is_not_here_and_out_of_reach_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     with pytest.raises(UsageError, match="no Minari data set 'tiny/gone-v0' in .*failed .*MINARI_DATASETS_PATH"):
-        from_minari("tiny/gone-v0")
+        load_dataset("minari:tiny/gone-v0")
 
 
 @pytest.mark.parametrize("name", ["", "no-version", "../../etc-v0", "/etc-v0", "a b-v0"])
 def test_what_is_neither_folder_nor_id_is_refused(name):
     with pytest.raises(UsageError, match="neither a folder with a Minari data set nor an id"):
-        from_minari(name)
+        load_dataset(f"minari:{name}")
 
 
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
@@ -225,22 +229,22 @@ def test_what_is_neither_folder_nor_id_is_refused(name):
 def test_values_that_cannot_be_trained_on_are_refused_with_the_first(tmp_path, data_format, change, message):
     folder = write_minari(tmp_path / "set-v0", make_episodes(), data_format=data_format, change=change)
     with pytest.raises(DataError, match=message):
-        from_minari(str(folder))
+        load_dataset(str(folder))
 
 
 def test_episodes_with_nan_can_be_dropped(tmp_path):
     episodes = make_episodes()
     folder = write_minari(tmp_path / "set-v0", episodes, change=spoil(2, "observations", np.nan))
-    dataset = from_minari(str(folder), on_nonfinite="drop-episode")
+    dataset = load_dataset(str(folder), on_nonfinite="drop-episode")
     assert_same(episodes_of(dataset), [episodes[index] for index in (0, 1, 3)], with_text=False)
     folder = write_minari(tmp_path / "all-v0", episodes[:1], change=spoil(0, "rewards", np.nan))
     with pytest.raises(DataError, match="nothing is left"):
-        from_minari(str(folder), on_nonfinite="drop-episode")
+        load_dataset(str(folder), on_nonfinite="drop-episode")
 
 
 def test_actions_can_be_clipped(tmp_path):
     folder = write_minari(tmp_path / "set-v0", make_episodes(), change=spoil(0, "actions", [-3, 1.5]))
-    dataset = from_minari(str(folder), clip_actions=True)
+    dataset = load_dataset(str(folder), clip_actions=True)
     assert column(dataset, "action")[0][0].tolist() == [-1, 1]
 
 
@@ -278,14 +282,14 @@ def resize(name, change):
 def test_arrays_that_do_not_fit_are_refused_with_the_first_and_the_count(tmp_path, change, message):
     folder = write_minari(tmp_path / "set-v0", make_episodes(), change=change)
     with pytest.raises(DataError, match=message):
-        from_minari(str(folder))
+        load_dataset(str(folder))
 
 
 def test_numbers_of_the_other_byte_order_are_read_as_they_are(tmp_path):
     episodes = make_episodes()
     swap = resize("observations", lambda values: values.astype(">f4"))
     folder = write_minari(tmp_path / "set-v0", episodes, change=swap)
-    assert_same(episodes_of(from_minari(str(folder))), episodes, with_text=False)
+    assert_same(episodes_of(load_dataset(str(folder))), episodes, with_text=False)
 
 
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
@@ -313,7 +317,7 @@ def test_metadata_that_does_not_fit_is_refused(tmp_path, data_format, changes, m
     path = folder / "data" / "metadata.json"
     path.write_text(json.dumps(metadata_of(episodes, BOX, data_format, **changes)))
     with pytest.raises(DataError, match=message):
-        from_minari(str(folder))
+        load_dataset(str(folder))
 
 
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
@@ -333,7 +337,7 @@ def test_a_damaged_file_is_one_sentence(tmp_path, data_format, damage):
     else:
         path.write_bytes(content[: cuts[damage]] if damage in cuts else words[damage])
     with pytest.raises(DataError, match=said.get(damage, "fetch the data set again")) as caught:
-        from_minari(str(folder))
+        load_dataset(str(folder))
     assert "\n" not in str(caught.value)
 
 
@@ -343,7 +347,7 @@ def test_a_tiny_file_that_declares_terabytes_is_refused_unread(tmp_path):
         del file["episode_2/observations"]
         file["episode_2"].create_dataset("observations", shape=(10**11, 3), dtype="f4", chunks=(10**6, 3))
     with pytest.raises(DataError, match="declares 1200000000000 bytes, 0 are stored"):
-        from_minari(str(folder))
+        load_dataset(str(folder))
 
 
 @pytest.mark.parametrize("kind", ["external-link", "soft-link", "external-storage", "virtual"])
@@ -366,7 +370,7 @@ def test_hdf5_that_reaches_outside_itself_is_refused(tmp_path, kind):
             layout[:] = h5py.VirtualSource(str(outside), "rewards", (7,))
             group.create_virtual_dataset("rewards", layout)
     with pytest.raises(DataError, match=r"rewards .*not followed"):
-        from_minari(str(folder))
+        load_dataset(str(folder))
 
 
 def test_opening_a_planted_data_set_runs_nothing(tmp_path, monkeypatch):
@@ -383,14 +387,14 @@ def test_opening_a_planted_data_set_runs_nothing(tmp_path, monkeypatch):
     }
     planted = {"env_spec": json.dumps(evil), "eval_env_spec": json.dumps(evil)}
     folder = write_minari(tmp_path / "set-v0", make_episodes(), **planted)
-    dataset = from_minari(str(folder))
+    dataset = load_dataset(str(folder))
     save(dataset, tmp_path / "saved")
-    describe(load(tmp_path / "saved"))
+    describe(load_dataset(tmp_path / "saved"))
     assert environment_of(dataset).wrappers == ("evilmod:main",)
     shutil.rmtree(folder)
     spaceless = write_minari(tmp_path / "set-v0", make_episodes(), observation_space=None, action_space=None, **planted)
     with pytest.raises(DataError, match="never made from a file"):
-        from_minari(str(spaceless))
+        load_dataset(str(spaceless))
     assert not sentinel.exists()
     assert "evilmod" not in sys.modules
 
@@ -450,3 +454,79 @@ def test_foreign_words_in_a_description_are_inert():
     table = str(describe(from_episodes(make_episodes(), spec)))
     assert "\x1b" not in table
     assert max(map(len, table.splitlines())) < 300
+
+
+STEPS = Columns(episode="run", action="key", terminated="fell")
+
+
+def a_table(**columns):
+    """Two episodes, of two steps and of one."""
+    table = {"run": ["a", "a", "b"], "observation": [[0.5, 1.0], [1.5, 2.0], [2.5, 3.0]], "key": [1, 0, 1]}
+    return Dataset.from_dict({**table, "reward": [1.0, 2.0, 3.0], "fell": [False, True, False], **columns})
+
+
+def test_a_table_in_memory_is_read_as_its_columns_say(tmp_path):
+    found = load_dataset(a_table(), columns=STEPS)
+    assert environment_of(found) == EnvironmentSpec(Box(-np.inf, np.inf, (2,)), Discrete(2))
+    first, second = episodes_of(found)
+    assert first.steps["observation"].tolist() == [[0.5, 1.0], [1.5, 2.0]]
+    assert (first.steps["action"].tolist(), second.steps["reward"].tolist()) == ([1, 0], [3.0])
+    assert [(episode.terminated, episode.truncated) for episode in (first, second)] == [(True, False), (False, True)]
+    a_table().to_parquet(tmp_path / "walk.parquet")
+    assert_same(episodes_of(load_dataset(f"table:{tmp_path}/walk.parquet", columns=STEPS)), [first, second])
+    kept = load_dataset(a_table(), columns=STEPS, folder=tmp_path / "kept")
+    assert kept.cache_files
+    assert_same(episodes_of(kept), [first, second])
+    mapped = load_dataset(a_table(), columns=STEPS, spec=EnvironmentSpec(Box(0, 9, (2,)), Discrete(3)))
+    assert environment_of(mapped).action_space == Discrete(3)
+
+
+def test_a_table_in_memory_may_have_a_row_an_episode():
+    lists = {
+        "observation": [[[0.5, 1.0], [1.5, 2.0]], [[2.5, 3.0]]],
+        "key": [[1, 0], [1]],
+        "reward": [[1.0, 2.0], [3.0]],
+    }
+    table = Dataset.from_dict({**lists, "fell": [True, False]})
+    found = load_dataset(table, columns=Columns(action="key", terminated="fell"))
+    assert_same(episodes_of(found), episodes_of(load_dataset(a_table(), columns=STEPS)))
+
+
+@pytest.mark.parametrize("select", [None, [2, 1, 0]])
+def test_a_table_in_memory_may_hold_images_and_be_in_another_order(select):
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
+    table = a_table(run=["a", "b", "c"], observation=[Image.fromarray(image) for image in images])
+    order = select or [0, 1, 2]
+    found = load_dataset(table if select is None else table.select(select), columns=STEPS)
+    assert environment_of(found).observation_space == Box(0, 255, (4, 5, 3), np.uint8)
+    seen = [episode_at(found, index).steps["observation"][0] for index in range(3)]
+    np.testing.assert_array_equal(seen, images[order])
+
+
+def test_a_data_set_of_ours_is_returned_once_it_is_checked():
+    dataset = from_episodes(make_episodes(), BOX)
+    assert load_dataset(dataset) is dataset
+    with pytest.raises(DataError, match="does not describe its environment.*columns="):
+        load_dataset(a_table())
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (DatasetDict(train=a_table(), test=a_table()), {"columns": STEPS},
+         r"several data sets \('train', 'test'\): pass one, such as data\['train'\]"),
+        (7, {}, "data is int: expected a word, a folder or a datasets.Dataset"),
+        (a_table(), {"columns": replace(STEPS, action="kay")}, "data set has no column 'kay'.*did you mean 'key'"),
+        (a_table(), {"columns": STEPS, "config": "small"}, "config 'small' is for a data set on the Hub"),
+        (a_table(), {"columns": STEPS, "splits": "test"}, "table has no option 'splits'; did you mean 'split'"),
+        (a_table(), {"split": "test"}, "split .* for data of others"),
+        ("mimari:a/b-v0", {}, "'mimari' is no kind of data; did you mean 'minari'.; write minari:..., hdf5"),
+        ("minari:a/b-v0", {"columns": STEPS}, "minari has no option 'columns'"),
+        ("hdf5:a.hdf5", {"max_episode_step": 3}, "did you mean 'max_episode_steps'.; it takes spec, max_ep"),
+        ("lerobot:a/b", {"spec": BOX}, "lerobot has no option 'spec'.*; it takes cameras, image_size, episodes"),
+        (from_episodes(make_episodes(), BOX), {"clip_actions": True}, "clip_actions and folder are for data of others"),
+    ],
+)  # fmt: skip
+def test_what_the_door_does_not_take_is_one_sentence(data, options, message):
+    with pytest.raises(UsageError, match=message):
+        load_dataset(data, **options)

@@ -28,7 +28,7 @@ from seqdec.data.arrow import write_joined, write_rows
 from seqdec.data.dataset import episode_at, from_episodes, row_of
 from seqdec.data.schema import column, environment_of, lengths, returns
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError
-from seqdec.formats.load import load
+from seqdec.formats.load import load_dataset
 from seqdec.inference.policy import Policy
 from seqdec.model.backbone import load_backbone
 from seqdec.model.sequence_model import SequenceModel, build_model
@@ -256,7 +256,7 @@ def test_a_recording_stopped_anywhere_goes_on_to_the_same_bytes(num_envs, tmp_pa
     caplog.set_level(logging.INFO)
     counts = {"num_episodes": 8, "seed": 20, "num_envs": num_envs}
     record(Stopping, drift, folder=tmp_path / "whole", **counts)
-    assert_equal(load(tmp_path / "whole"), record(Stopping, drift, **counts))
+    assert_equal(load_dataset(tmp_path / "whole"), record(Stopping, drift, **counts))
     for episode in range(8):
         folder = tmp_path / f"at-{episode}"
         stop_at(20 + episode, Stopping, drift, folder, **counts)
@@ -282,7 +282,7 @@ def test_a_policys_samples_go_on_where_they_stopped(tmp_path, often):
     counts = {"num_episodes": 8, "seed": 0, "num_envs": 2}
     policy = make_policy()
     record(Stopping, policy, folder=tmp_path / "whole", **counts)
-    assert_equal(record(Stopping, policy, **counts), load(tmp_path / "whole"))
+    assert_equal(record(Stopping, policy, **counts), load_dataset(tmp_path / "whole"))
     for name, again in (("same", policy), ("new", Policy(policy.model, 3.0, seed=5))):
         stop_at(5, Stopping, again, tmp_path / name, **counts)
         record(Stopping, again, folder=tmp_path / name, **counts)
@@ -311,7 +311,7 @@ def test_the_number_asked_for_may_change_on_the_way(tmp_path, often):
         record(
             Stopping, drift, num_episodes=number, seed=0, folder=folder, num_envs=num_envs, progress=progressed.append
         )
-        assert_equal(load(folder), whole.select(range(number)))
+        assert_equal(load_dataset(folder), whole.select(range(number)))
         assert sum(progressed) == max(5, number)
 
 
@@ -553,9 +553,9 @@ def test_a_real_model_acts_as_it_predicts_and_its_file_too(tmp_path, capsys):
         words = f"data record {env_id} --policy {tmp_path}/{env_id}.zip --algorithm ppo --trust-policy --seed 4"
         output = tmp_path / f"{env_id}-data"
         assert main([*words.split(), *f"--episodes 3 --max-steps 30 --output {output}".split()]) == 0
-        for one, other in zip(rows_of(load(output)), rows_of(dataset), strict=True):
+        for one, other in zip(rows_of(load_dataset(output)), rows_of(dataset), strict=True):
             assert np.array_equal(one.steps["action"], other.steps["action"])
-        name = rows_of(load(output))[0].metadata["policy"]
+        name = rows_of(load_dataset(output))[0].metadata["policy"]
         assert isinstance(name, str) and name.startswith(f"{env_id} (ppo ")
     said = f"data record CartPole-v1 --policy {tmp_path}/Pendulum-v1.zip --algorithm ppo --trust-policy"
     capsys.readouterr()
@@ -584,7 +584,7 @@ def test_a_task_of_a_policy_is_recorded_by_its_name(tasks, tmp_path, capsys):
     names = {}
     for typed in ("asked --target-return 20", "asked --target-return 30", "cloned"):
         assert main(f"{words}/{typed.split()[0]}{typed[-2:]} --task {typed}".split()) == 0
-        dataset = load(tmp_path / f"{typed.split()[0]}{typed[-2:]}")
+        dataset = load_dataset(tmp_path / f"{typed.split()[0]}{typed[-2:]}")
         assert lengths(dataset).sum() >= 12
         (names[typed],) = set(dataset["metadata.policy"])
     assert names["asked --target-return 20"].endswith(", asked, asked for 20)")

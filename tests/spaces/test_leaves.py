@@ -11,7 +11,7 @@ from seqdec.data.episode import Episode
 from seqdec.data.schema import column, text_column
 from seqdec.data.source import drop_nonfinite
 from seqdec.errors import DataError, UsageError
-from seqdec.formats.load import load
+from seqdec.formats.load import load_dataset
 from seqdec.spaces.leaves import MISSING, join, leaf_dtype, leaf_kind, leaves, num_entries, split
 from seqdec.spaces.spec import EnvironmentSpec
 
@@ -117,7 +117,7 @@ def test_nested_episodes_survive_rows_and_a_folder(tmp_path):
         nested_episode(2, 1, metadata={"seed": 4, "policy": "b"}),
     ]
     save(from_episodes(episodes, spec), tmp_path / "nested")
-    dataset = load(tmp_path / "nested")
+    dataset = load_dataset(tmp_path / "nested")
     assert column(dataset, "observation.camera")[0].shape == (7, 60)
     assert column(dataset, "observation.camera")[0].dtype == np.uint8
     assert [text for chunk in text_column(dataset, "observation.mission") for text in chunk.to_pylist()] == [
