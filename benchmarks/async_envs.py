@@ -42,7 +42,7 @@ def main() -> None:
     dataset = seqdec.scripted_cartpole(num_episodes=4)
     spec = seqdec.environment_of(dataset)
     layout = seqdec.layout_from_spaces("multi_game", spec.observation_space, spec.action_space, context_length=20)
-    model = seqdec.build_model(seqdec.Windows(dataset, layout), spec, seqdec.load_backbone("small"))
+    model = seqdec.build_model(seqdec.Windows(dataset, layout), seqdec.load_backbone("small"))
     print("| a step of an environment | in turn | in processes | in processes, two halves |\n|---|---:|---:|---:|")
     for waits, ms in ((False, 0.1), (False, 1.0), (False, 5.0), (True, 1.0), (True, 5.0)):
 

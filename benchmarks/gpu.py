@@ -111,7 +111,7 @@ def model_of(windows: seqdec.Windows, network: str, folder: Path, dropout: float
         name, init="random", num_layers=LAYERS[network], num_tokens=num_tokens, dropout=dropout
     )
     torch.manual_seed(0)
-    return seqdec.build_model(windows, windows.spec, backbone)
+    return seqdec.build_model(windows, backbone)
 
 
 def losses_in(run: Path) -> list[float]:

@@ -37,7 +37,7 @@ def main() -> None:
     kept, held = seqdec.split_episodes(len(dataset), 0.1, 0)
     windows = seqdec.Windows(dataset, layout, episodes=kept)
     backbone = seqdec.load_backbone("small", seed=given.seed, num_tokens=layout.num_tokens)
-    model = seqdec.build_model(windows, spec, backbone, seed=given.seed)
+    model = seqdec.build_model(windows, backbone, seed=given.seed)
     envs = seqdec.make_envs(spec, EPISODES)
     cpu = 0.0
     for steps in given.steps:

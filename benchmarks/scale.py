@@ -98,7 +98,7 @@ def training(data: str) -> dict[str, object]:
     layout = layout_from_spaces("decision_transformer", spec.observation_space, spec.action_space, context_length=20)
     kept, _ = split_episodes(len(dataset), 0.1, 0)
     windows = Windows(dataset, layout, episodes=kept)
-    model = build_model(windows, spec, load_backbone("small"))
+    model = build_model(windows, load_backbone("small"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     gathering, steps, first = [], [], 0.0
     for step in range(40):

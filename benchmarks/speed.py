@@ -63,7 +63,7 @@ def windows_of(data: str, layout: str, context_length: int = CONTEXT) -> seqdec.
 def model_of(windows: seqdec.Windows, backbone: str = "small", **options: object) -> seqdec.SequenceModel:
     """Return an untrained model for windows."""
     loaded = seqdec.load_backbone(backbone, num_tokens=windows.layout.num_tokens, **options)  # pyright: ignore
-    return seqdec.build_model(windows, windows.spec, loaded)
+    return seqdec.build_model(windows, loaded)
 
 
 def trainer(model: seqdec.SequenceModel, windows: seqdec.Windows, batch_size: int = BATCH) -> Callable[[], object]:

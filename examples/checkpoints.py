@@ -51,7 +51,7 @@ def judge(seed: int, data: str = DATA, steps: int = 2000) -> tuple[np.ndarray, n
     kept, held = split_episodes(len(dataset), 0.1, seed)
     windows = Windows(dataset, layout, episodes=kept)
     backbone = load_backbone("small", num_layers=2, dropout=0.0, seed=seed)
-    model = build_model(windows, spec, backbone, seed=seed)
+    model = build_model(windows, backbone, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         often = {"checkpoint_every": steps // NUM_CHECKPOINTS, "keep_checkpoints": NUM_CHECKPOINTS}
         train(model, windows, out=folder, steps=steps, learning_rate=2e-3, schedule="cosine", seed=seed, **often)

@@ -13,6 +13,7 @@ below MINARI_DATASETS_PATH; a set that Minari downloads can be named after the p
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 
@@ -59,9 +60,9 @@ def earn(case: tuple[str, int], data: str = DATA, steps: int = 2000) -> dict[flo
     torch.set_num_threads(1)
     (reading, seed), dataset = case, load_dataset(data)
     spec = environment_of(dataset)
-    windows = Windows(dataset, layout_of(spec, reading == CLONING), delayed_reward=reading == AT_THE_END)
+    windows = Windows(dataset, replace(layout_of(spec, reading == CLONING), delayed_reward=reading == AT_THE_END))
     backbone = load_backbone("small", num_layers=2, dropout=0.0, seed=seed)
-    model = build_model(windows, spec, backbone, seed=seed)
+    model = build_model(windows, backbone, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         train(model, windows, out=folder, steps=steps, learning_rate=2e-3, schedule="cosine", seed=seed)
     envs, found = make_envs(spec, NUM_EPISODES), {}

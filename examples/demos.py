@@ -87,10 +87,10 @@ def play(seed: int, steps: int = 1200) -> Result:
     spec = EnvironmentSpec(HiddenGoal.observation_space, HiddenGoal.action_space)
     layout = layout_from_spaces(
         "decision_transformer", spec.observation_space, spec.action_space, context_length=3, prompt=["demo"],
-        demo_length=HORIZON,
+        demo_length=HORIZON, demo_group="metadata.goal", prompt_dropout=0.1,
     )  # fmt: skip
-    windows = Windows(from_episodes(shown, spec), layout, prompt_dropout=0.1, demo_group="metadata.goal")
-    model = build_model(windows, spec, load_backbone("small", num_layers=2, dropout=0.0, seed=seed), seed=seed)
+    windows = Windows(from_episodes(shown, spec), layout)
+    model = build_model(windows, load_backbone("small", num_layers=2, dropout=0.0, seed=seed), seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         train(model, windows, out=folder, steps=steps, batch_size=64, schedule="cosine", checkpoint_every=0, seed=seed)
 

@@ -43,6 +43,7 @@ LAYOUT = Layout(
     ),
     step=(("observation",), ("return_to_go",), ("action",), ("reward",)),
     context_length=NUM_CHOICES,
+    prompt_dropout=0.3,
 )
 
 
@@ -71,8 +72,8 @@ def play(seed: int, steps: int = 400) -> dict[str, tuple[float, float]]:
     """Train a model on random players, and return what each way of asking earns, and how often it plays the lottery."""
     data = record("Lottery-v0", lambda observation, rng: int(rng.random() < 0.5), num_episodes=2000, seed=seed)
     spec = environment_of(data)
-    windows = Windows(data, LAYOUT, prompt_dropout=0.3)
-    model = build_model(windows, spec, load_backbone("small", num_layers=2, dropout=0.0, seed=seed), seed=seed)
+    windows = Windows(data, LAYOUT)
+    model = build_model(windows, load_backbone("small", num_layers=2, dropout=0.0, seed=seed), seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         train(model, windows, out=folder, steps=steps, batch_size=64, schedule="cosine", checkpoint_every=0, seed=seed)
     ways = {

@@ -201,7 +201,7 @@ def play(seed: int, steps: int = 2500, num_episodes: int = 3000) -> dict[str, li
     spec, models = environment_of(data), {}
     for name, layout in LAYOUTS.items():
         windows = Windows(data, layout)
-        model = build_model(windows, spec, load_backbone("small", num_layers=2, dropout=0.0, seed=seed), seed=seed)
+        model = build_model(windows, load_backbone("small", num_layers=2, dropout=0.0, seed=seed), seed=seed)
         with tempfile.TemporaryDirectory() as folder:
             train(model, windows, out=folder, steps=steps, learning_rate=2e-3, schedule="cosine", seed=seed)
         models[name] = model

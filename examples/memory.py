@@ -60,7 +60,7 @@ def success(context_length: int, seed: int, steps: int = 600) -> float:
     layout = layout_from_spaces("fused", spec.observation_space, spec.action_space, context_length=context_length)
     windows = Windows(data, layout)
     backbone = load_backbone("small", num_layers=2, dropout=0.0, seed=seed, num_tokens=layout.num_tokens)
-    model = build_model(windows, spec, backbone, seed=seed)
+    model = build_model(windows, backbone, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         train(model, windows, out=folder, steps=steps, batch_size=64, schedule="cosine", checkpoint_every=0, seed=seed)
     policy = Policy(model, target_return=1.0, temperature=0, seed=seed)

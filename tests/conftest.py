@@ -14,6 +14,7 @@ import struct
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -243,6 +244,8 @@ def make_windows(
     discrete: bool = False,
     head: str = "gaussian",
     layout: Layout | None = None,
+    discount: float = 1.0,
+    delayed_reward: bool = False,
     **options: object,
 ) -> tuple[Windows, EnvironmentSpec]:
     """Windows of the small data sets."""
@@ -253,13 +256,14 @@ def make_windows(
         layout = layout_from_spaces(
             preset, spec.observation_space, spec.action_space, context_length=context_length, head=head,  # pyright: ignore
         )  # fmt: skip
+    layout = replace(layout, discount=discount, delayed_reward=delayed_reward)
     return Windows(dataset, layout, **options), spec  # pyright: ignore[reportArgumentType]
 
 
 def make_model(backbone: Backbone, preset: str = "multi_game", **options: object) -> tuple[SequenceModel, Windows]:
     """A model with random read-outs that are far from indifferent, and its windows."""
     windows, spec = make_windows(preset, **options)  # pyright: ignore[reportArgumentType]
-    model = build_model(windows, spec, backbone)
+    model = build_model(windows, backbone)
     torch.manual_seed(1)
     for name in windows.layout.predicted:
         head = model.codecs[name].head
@@ -274,10 +278,10 @@ def prompted_model(
     spec = box_spec()
     layout = layout_from_spaces(
         preset, spec.observation_space, spec.action_space, context_length=6, prompt=prompt, demo_length=4,
-        text_tokens=6, **options,
+        text_tokens=6, prompt_dropout=prompt_dropout, **options,
     )  # fmt: skip
-    windows = Windows(from_episodes(box_episodes(), spec), layout, prompt_dropout=prompt_dropout, text="go")
-    model = build_model(windows, spec, backbone)
+    windows = Windows(from_episodes(box_episodes(), spec), layout, text="go")
+    model = build_model(windows, backbone)
     torch.manual_seed(1)
     for name in layout.predicted:
         torch.nn.init.normal_(model.codecs[name].head.weight, std=0.05)  # pyright: ignore

@@ -115,14 +115,14 @@ def test_every_page_is_in_the_table_of_contents():
 
 
 def test_the_layouts_written_out_load_and_fit_the_sample():
-    from seqdec import Layout, Windows, build_model, environment_of, load_backbone, scripted_cartpole
+    from seqdec import Layout, Windows, build_model, load_backbone, scripted_cartpole
 
     dataset = scripted_cartpole(num_episodes=3)
     layouts = [json.loads(body) for page in PAGES for body in blocks(page, "json")]
     assert layouts
     for value in layouts:
         windows = Windows(dataset, Layout.from_json(value))
-        model = build_model(windows, environment_of(dataset), load_backbone("small"))
+        model = build_model(windows, load_backbone("small"))
         losses = model(windows.gather(windows.draw(step=0, seed=0, batch_size=2)))
         assert all(loss > 0 for loss in losses.values())
 

@@ -192,7 +192,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> SequenceModel:
         "behaviour_cloning", spec.observation_space, spec.action_space, context_length=6, head="mse",
         missing=spec.missing, text_tokens=16,
     )  # fmt: skip
-    made = build_model(Windows(dataset, layout), spec, load_backbone("small", num_layers=2, vocabulary=True))
+    made = build_model(Windows(dataset, layout), load_backbone("small", num_layers=2, vocabulary=True))
     torch.manual_seed(1)
     for name in layout.predicted:
         torch.nn.init.normal_(made.codec(name).head.weight, std=0.3)  # pyright: ignore
@@ -269,7 +269,7 @@ def test_sensors_that_take_turns_are_fitted_and_trained_on(tmp_path: Path):
         "fused", spec.observation_space, spec.action_space, context_length=4, missing=spec.missing
     )
     windows = Windows(dataset, layout)
-    fitted = build_model(windows, spec, load_backbone("small", num_layers=1)).codec("observation").embed_values  # pyright: ignore
+    fitted = build_model(windows, load_backbone("small", num_layers=1)).codec("observation").embed_values  # pyright: ignore
     for entry in range(2):
         known = np.concatenate(
             [e.steps["observation"][~e.steps["missing.observation"][:, entry], entry] for e in episodes]

@@ -38,7 +38,7 @@ def nested_windows(preset="multi_game", *, missing=(), steady=True, **options) -
 
 def nested_model(backbone: Backbone, preset="multi_game", **options) -> tuple[SequenceModel, Windows]:
     windows = nested_windows(preset, **options)
-    model = build_model(windows, windows.spec, backbone)
+    model = build_model(windows, backbone)
     torch.manual_seed(1)
     for name in windows.layout.predicted:
         torch.nn.init.normal_(model.codec(name).head.weight, std=0.05)  # pyright: ignore
@@ -281,7 +281,7 @@ def test_a_text_longer_than_its_slot_is_refused_before_training(small):
     with pytest.raises(
         DataError, match=r"observation.mission has a text of \d+ tokens, there is room for 10 .*--text-tokens"
     ):
-        build_model(short, windows.spec, small)
+        build_model(short, small)
     assert longest == 28
 
 

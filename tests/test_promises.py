@@ -149,7 +149,7 @@ def test_a_run_repeats_from_its_config_and_evaluating_touches_nothing(run: Path,
 def test_a_policy_keeps_the_environment_the_returns_and_how_they_are_counted(run: Path, data: Path):
     model, dataset = SequenceModel.load(run / "policy"), load_dataset(data)
     assert model.data.spec == environment_of(dataset)
-    assert (model.data.discount, model.data.delayed_reward) == (0.9, True)
+    assert (model.layout.discount, model.layout.delayed_reward) == (0.9, True)
     assert model.layout.context_length == 4
     counts = lengths(dataset)
     delayed = 0.9 ** (counts - 1) * counts  # CartPole pays 1 a timestep
@@ -319,7 +319,7 @@ def test_degenerate_data_trains_and_acts_without_a_nan(kind: str, head: str, tmp
         spaces = spec.observation_space, spec.action_space
         layout = layout_from_spaces("trajectory", *spaces, context_length=4, head=head, return_head=head)  # pyright: ignore
         windows = Windows(dataset, layout)
-        model = build_model(windows, spec, load_backbone("small", num_layers=1))
+        model = build_model(windows, load_backbone("small", num_layers=1))
         train(model, windows, out=tmp_path / str(number), steps=4, batch_size=4, log_every=1, heldout=windows)
         assert all(value is not None for line in lines(tmp_path / str(number)) for value in line.values())
         policy = Policy(model, float(windows.returns.max()))

@@ -27,7 +27,7 @@ IS_LAST = RANK == NUM_PROCESSES - 1
 
 def fresh() -> tuple[SequenceModel, Windows]:
     windows, spec = make_windows(context_length=12)
-    return build_model(windows, spec, load_backbone("small", num_layers=2, dropout=0.0)), windows
+    return build_model(windows, load_backbone("small", num_layers=2, dropout=0.0)), windows
 
 
 def at_step(model: SequenceModel, step: int, action) -> None:
@@ -99,7 +99,7 @@ def fresh_on_a_stream(spoilt: int | None = None) -> tuple[SequenceModel, StreamW
         StreamWindows(source, layout, buffer=2, num_heldout=3, process_index=index, num_processes=2)
         for index in range(2)
     ]
-    model = build_model(parts[RANK], spec, load_backbone("small", num_layers=2, dropout=0.0))
+    model = build_model(parts[RANK], load_backbone("small", num_layers=2, dropout=0.0))
     return model, parts[RANK] if NUM_PROCESSES == 2 else BothParts(parts), parts[RANK]
 
 

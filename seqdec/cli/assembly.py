@@ -114,7 +114,7 @@ def _make_measure(given: options.Train, task: Task) -> "Callable[[SequenceModel]
     if "expert" in targets:
         check_expert(task.layout, task.spec.action_leaves)
     needed = [name for name in task.layout.facts if name not in ("target_return", "text")]
-    if needed and task.windows.prompt_dropout == 0:
+    if needed and task.layout.prompt_dropout == 0:
         logger.warning("training without evaluations: they need a %s, which seqdec eval takes", needed[0])
         return None
     if not reads_return(task.layout):
@@ -158,7 +158,7 @@ def build(given: options.Train, tasks: Sequence[Task]) -> "SequenceModel | Multi
     from seqdec.model.tasks import MultiTaskModel
 
     backbone = make_backbone(given, [task.layout for task in tasks])
-    models = {task.name: build_model(task.windows, task.spec, backbone, seed=given.seed) for task in tasks}
+    models = {task.name: build_model(task.windows, backbone, seed=given.seed) for task in tasks}
     return MultiTaskModel(models) if tasks[0].name else models[""]
 
 

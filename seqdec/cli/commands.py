@@ -256,8 +256,8 @@ def evaluate_run(given: options.Eval) -> int:
             seed=given.seed,
             spec=spec,
             data_returns=model.data.returns,
-            discount=model.data.discount,
-            delayed_reward=model.data.delayed_reward,
+            discount=model.layout.discount,
+            delayed_reward=model.layout.delayed_reward,
             progress=advance,
         )
     folders.make_folder(output)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,11 +101,6 @@ def _load_task(given: options.Train, task: str, places: Sequence[str], weights: 
         episodes=trained,
         weights=episode_weights if is_weighted else None,
         text=task,
-        discount=given.discount,
-        delayed_reward=given.delayed_reward,
-        prompt_dropout=prompt_dropout(given, layout),
-        demo_group=given.demo_group,
-        demo_part=given.demo_part,
     )
     counts = schema.lengths(dataset)
     num_timesteps = int(counts.sum())
@@ -165,11 +160,6 @@ def _stream_task(given: options.Train, task: str, place: str) -> Task:
         process_index=processes.process_index,
         num_processes=processes.num_processes,
         text=task,
-        discount=given.discount,
-        delayed_reward=given.delayed_reward,
-        prompt_dropout=prompt_dropout(given, layout),
-        demo_group=given.demo_group,
-        demo_part=given.demo_part,
     )
     counted = "" if source.num_episodes is None else f"{source.num_episodes:,} episodes, "
     return Task(
@@ -199,12 +189,10 @@ def _texts_of(spec: "EnvironmentSpec") -> list[str]:
 
 def make_layout(given: options.Train, spec: "EnvironmentSpec", steady: Sequence[str]) -> "Layout":
     """Return the preset that --layout names, or what its JSON file says; `steady` leaves stand in the prompt."""
-    from seqdec.sequence.layout import Layout
     from seqdec.sequence.presets import PRESETS, layout_from_spaces
-    from seqdec.storage.files import read_json
 
     if given.layout in PRESETS:
-        return layout_from_spaces(
+        layout = layout_from_spaces(
             given.layout,
             spec.observation_space,
             spec.action_space,
@@ -219,6 +207,23 @@ def make_layout(given: options.Train, spec: "EnvironmentSpec", steady: Sequence[
             goal_entries=whole_numbers(given.goal_entries, "--goal-entries"),
             demo_length=given.demo_length,
         )
+    else:
+        layout = _layout_from_file(given)
+    return replace(
+        layout,
+        discount=given.discount,
+        delayed_reward=given.delayed_reward,
+        prompt_dropout=prompt_dropout(given, layout),
+        demo_group=given.demo_group,
+        demo_part=given.demo_part,
+    )
+
+
+def _layout_from_file(given: options.Train) -> "Layout":
+    from seqdec.sequence.layout import Layout
+    from seqdec.sequence.presets import PRESETS
+    from seqdec.storage.files import read_json
+
     if not Path(given.layout).is_file():
         raise UsageError(
             f"no layout {given.layout!r}{suggest(given.layout, PRESETS)} "

@@ -4,7 +4,7 @@ Episodes are read as acting reads them, window after window; nothing is sampled,
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -75,19 +75,15 @@ def log_prob(model: SequenceModel, episodes: Sequence[Episode], *, batch_size: i
 
 def windows_of(model: SequenceModel, episodes: Sequence[Episode]) -> Windows:
     """Return the windows of episodes as a model was trained on them."""
-    return Windows(
-        from_episodes(list(episodes), model.data.spec),
-        model.layout,
-        text=model.data.text,
-        discount=model.data.discount,
-        delayed_reward=model.data.delayed_reward,
-    )
+    # `gather_unknown` says which facts are unknown; episodes to be judged need not say their task
+    layout = replace(model.layout, prompt_dropout=0.0, demo_group="text", demo_part="random")
+    return Windows(from_episodes(list(episodes), model.data.spec), layout, text=model.data.text)
 
 
 def gather_unknown(model: SequenceModel, windows: Windows, indices: np.ndarray) -> dict[str, Tensor]:
     """Return a batch whose prompt says nothing, where the model was trained so."""
     batch = {name: values.to(model.device) for name, values in windows.gather(indices).items()}
-    if model.data.prompt_dropout == 0:
+    if model.layout.prompt_dropout == 0:
         return batch
     unknown = torch.ones_like(batch["mask"][:, :1])
     batch |= {HIDDEN + name: unknown for name in model.layout.prompt_names if is_fact(name)}

@@ -71,7 +71,7 @@ def check_plannable(model: SequenceModel, acted: Sequence[str]) -> None:
             raise UsageError(
                 f"planning needs {name} predicted, this model predicts {predicted}: --layout trajectory does"
             )
-    if model.data.prompt_dropout == 0:
+    if model.layout.prompt_dropout == 0:
         raise UsageError("planning needs outcomes that know of no return: train with --prompt-dropout above 0")
 
 
@@ -108,7 +108,7 @@ class _Search:
         self._before, self._acted, self._after = layout.divide(self._model.data.spec.action_leaves)
         check_plannable(self._model, self._acted)
         self._planning, self._temperature, self._top_k = planning, temperature, top_k
-        self._discount = self._model.data.discount
+        self._discount = self._model.layout.discount
         self._num_sequences, self._num_branches, self._num_outcomes = context.num_sequences, 1, 1
         self._actor: Context | None = context.branch()  # as long as there are actions to draw
         self._world = context.without(*filter(is_of_future, (*layout.prompt_names, *layout.step_names)))

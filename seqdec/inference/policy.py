@@ -151,13 +151,13 @@ class Policy:
 
     def _complete_timestep(self, rewards: np.ndarray) -> None:
         """Write what comes after the action, now that its reward is here, and count the return down."""
-        if self.model.data.delayed_reward:
+        if self.model.layout.delayed_reward:
             rewards = np.zeros_like(rewards)  # it is all paid at the end, and then nobody asks any more
         known = {"reward": rewards, "return_to_go": self._returns_to_go}
         for name in self._after:
             self._write_or_sample(name, known.get(name), {})
         if self._returns_to_go is not None:
-            self._returns_to_go = (self._returns_to_go - rewards) / self.model.data.discount
+            self._returns_to_go = (self._returns_to_go - rewards) / self.model.layout.discount
 
     def _write_or_sample(self, name: str, value: np.ndarray | None, seen: dict[str, np.ndarray]) -> None:
         context = self._context

@@ -140,7 +140,7 @@ def checked_facts(model: SequenceModel, given: dict[str, object]) -> dict[str, o
         if asked.dtype.kind not in "iuf" or not np.isfinite(asked).all():
             raise UsageError(f"target_return is {target!r}: a finite number is needed")
     facts.setdefault("text", model.data.text)
-    if model.data.prompt_dropout == 0:
+    if model.layout.prompt_dropout == 0:
         is_asked = read and "return_to_go" not in layout.predicted
         for name in [*(["target_return"] * is_asked), *layout.facts]:
             if name not in facts:
@@ -177,7 +177,7 @@ def less_evidence(
     given = {name: float(weight) for name, weight in given.items() if weight > 0}
     if given and not pieces:
         raise UsageError("guidance needs evidence, and none is given: ask for something")
-    if given and model.data.prompt_dropout == 0:
+    if given and model.layout.prompt_dropout == 0:
         raise UsageError("guidance needs a model that knows what to do without evidence: train with --prompt-dropout")
     hidden: dict[str, np.ndarray] = {}
     for index, name in enumerate(given, start=1):

@@ -185,7 +185,7 @@ def infer_goal(
     told, untold = torch.zeros_like(batch["mask"][:, :1]), torch.ones_like(batch["mask"])
     batch |= {"goal": goals[:, None].to(batch["goal"].dtype), HIDDEN + "goal": told}
     scored = [name for name in layout.predicted if name in layout.step_names]
-    if model.data.prompt_dropout > 0:  # nobody knows what a beginning will have earned
+    if model.layout.prompt_dropout > 0:  # nobody knows what a beginning will have earned
         batch[HIDDEN + "return_to_go"] = untold
         scored = [name for name in scored if name != "return_to_go"]
     found = model.log_probs(batch)
@@ -245,7 +245,7 @@ def explain(context: Context, *, num_samples: int = NUM_SAMPLES) -> Explanation:
         UsageError: the model was not trained with unknown evidence.
     """
     layout, model = context.layout, context.model
-    if model.data.prompt_dropout == 0:
+    if model.layout.prompt_dropout == 0:
         raise UsageError("this model does not know what to do without evidence: train with --prompt-dropout")
     _, acted, _ = layout.divide(model.data.spec.action_leaves)
     pieces = [*layout.facts, *(name for name in layout.step_names if name == "return_to_go")]

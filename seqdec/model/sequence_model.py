@@ -5,7 +5,7 @@ and what the data was. It loads and acts without the data set, and nothing in it
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
@@ -30,23 +30,20 @@ if TYPE_CHECKING:  # acting needs no data
     from seqdec.sequence.windows import Windows
 
 
-POLICY_FORMAT = 1
+POLICY_FORMAT = 2  # 1 had discount, delayed_reward and prompt_dropout in policy.json; now the layout tells them
 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What a policy keeps of the data that it was trained on: the environment, and how returns were counted.
+    """What a policy keeps of the data that it was trained on.
 
     `returns` has the quantiles of the episodes' returns by name: "min", "q10", ..., "q90", "max"; `text` says what
-    the task is, for prompts that have a text; `prompt_dropout` is how often each fact was unknown.
+    the task is, for prompts that have a text.
     """
 
     spec: EnvironmentSpec
     returns: Mapping[str, float]
-    discount: float = 1.0
-    delayed_reward: bool = False
     text: str = ""
-    prompt_dropout: float = 0.0
 
 
 def summarize_returns(returns: np.ndarray) -> dict[str, float]:
@@ -64,7 +61,7 @@ class SequenceModel(nn.Module):
         >>> dataset = scripted_cartpole(num_episodes=4)
         >>> spec = environment_of(dataset)
         >>> layout = layout_from_spaces("multi_game", spec.observation_space, spec.action_space)
-        >>> model = build_model(Windows(dataset, layout), spec, load_backbone("small"))
+        >>> model = build_model(Windows(dataset, layout), load_backbone("small"))
     """
 
     frequencies: Tensor
@@ -261,10 +258,7 @@ class SequenceModel(nn.Module):
             "seqdec": seqdec.__version__,
             "environment": self.data.spec.to_json(),
             "data_returns": dict(self.data.returns),
-            "discount": self.data.discount,
-            "delayed_reward": self.data.delayed_reward,
             "text": self.data.text,
-            "prompt_dropout": self.data.prompt_dropout,
         }
         storage.write_json(folder / "policy.json", policy)
 
@@ -287,9 +281,9 @@ class SequenceModel(nn.Module):
     def read_own(cls, folder: Path, backbone: Backbone | Callable[[], Backbone]) -> Self:
         """Read what `write_own` wrote, around a backbone or what loads one."""
         policy = storage.read_json(folder / "policy.json")
-        if policy.get("format") != POLICY_FORMAT:
+        if policy.get("format") not in (1, POLICY_FORMAT):
             raise DataError(
-                f"{folder} has policy format {policy.get('format')!r}; this seqdec {seqdec.__version__} reads "
+                f"{folder} has policy format {policy.get('format')!r}; this seqdec {seqdec.__version__} reads 1 to "
                 f"{POLICY_FORMAT}: the folder was written by seqdec {policy.get('seqdec')!r}"
             )
         layout = Layout.from_json(storage.read_json(folder / "layout.json"))
@@ -297,11 +291,15 @@ class SequenceModel(nn.Module):
             data = DataSummary(
                 spec=EnvironmentSpec.from_json(policy["environment"]),
                 returns={str(key): float(value) for key, value in policy["data_returns"].items()},
-                discount=float(policy["discount"]),
-                delayed_reward=bool(policy["delayed_reward"]),
                 text=str(policy.get("text", "")),
-                prompt_dropout=float(policy.get("prompt_dropout", 0.0)),
             )
+            if policy["format"] == 1:
+                layout = replace(
+                    layout,
+                    discount=float(policy["discount"]),
+                    delayed_reward=bool(policy["delayed_reward"]),
+                    prompt_dropout=float(policy.get("prompt_dropout", 0.0)),
+                )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{folder / 'policy.json'} is no policy description: {error}") from error
         model = cls(layout, backbone if isinstance(backbone, Backbone) else backbone(), data)
@@ -335,25 +333,15 @@ class SequenceModel(nn.Module):
         )
 
 
-def build_model(
-    windows: "Windows | StreamWindows", spec: EnvironmentSpec, backbone: Backbone, *, seed: int = 0
-) -> SequenceModel:
+def build_model(windows: "Windows | StreamWindows", backbone: Backbone, *, seed: int = 0) -> SequenceModel:
     """Return a new model for these windows, its codecs fitted to them.
 
     Args:
-        windows: the training data; they carry the layout, the discount and whether reward is delayed.
-        spec: the environment that the data came from.
+        windows: the training data; they carry the layout and the environment that the data came from.
         backbone: what `load_backbone` gave.
         seed: of the new weights.
     """
-    data = DataSummary(
-        spec,
-        summarize_returns(windows.returns),
-        windows.discount,
-        windows.delayed_reward,
-        windows.text,
-        windows.prompt_dropout,
-    )
+    data = DataSummary(windows.spec, summarize_returns(windows.returns), windows.text)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SequenceModel(windows.layout, backbone, data)

@@ -101,7 +101,7 @@ class MultiTaskModel(nn.Module):
 
     Example:
         >>> backbone = load_backbone("small")
-        >>> models = {name: build_model(windows, windows.spec, backbone) for name, windows in tasks.items()}
+        >>> models = {name: build_model(windows, backbone) for name, windows in tasks.items()}
         >>> model = MultiTaskModel(models)
         >>> policy = Policy(model.task("pendulum"), target_return=-200)
     """

@@ -13,7 +13,6 @@ them may be unknown: in training random ones are, so that one model answers with
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -118,9 +117,6 @@ def demo_rows(peers: Peers, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray
     return np.where(size > 1, chosen, -1)
 
 
-DemoPart = Literal["random", "best"]
-
-
 @dataclass(frozen=True, eq=False)
 class Facts:
     """The facts of some episodes.
@@ -132,8 +128,6 @@ class Facts:
         firsts: the flat index of each one's first timestep [episodes].
         lengths: their timesteps [episodes].
         peers: which of them are of one task; None where the layout has no demo.
-        dropout: share in which each fact, and the return to go, is unknown, and in which all are.
-        demo_part: which timesteps of an episode are its demo.
     """
 
     layout: Layout
@@ -142,13 +136,13 @@ class Facts:
     firsts: np.ndarray
     lengths: np.ndarray
     peers: Peers | None
-    dropout: float
-    demo_part: DemoPart
 
     @property
     def are_drawn(self) -> bool:
         """Whether there is more to read than the return: most of it is drawn anew in every round."""
-        return self.dropout > 0 or any(name == "demo" or facts.is_moment(name) for name in self.layout.facts)
+        return self.layout.prompt_dropout > 0 or any(
+            name == "demo" or facts.is_moment(name) for name in self.layout.facts
+        )
 
     def read(
         self, episodes: np.ndarray, starts: np.ndarray, num_timesteps: int, rounds: np.ndarray
@@ -175,9 +169,9 @@ class Facts:
         found |= self._moments(episodes, starts, waypoints, ahead, between)
         if layout.demo:
             found |= self._demos(episodes, of_demo)
-        if self.dropout == 0:
+        if self.layout.prompt_dropout == 0:
             return found
-        dropped = dict(zip(evidence, hindsight.is_dropped(of_drop, self.dropout).T, strict=True))
+        dropped = dict(zip(evidence, hindsight.is_dropped(of_drop, self.layout.prompt_dropout).T, strict=True))
         for name, is_unknown in dropped.items():
             if name == "demo":
                 for shown in layout.demo_names:
@@ -234,7 +228,7 @@ class Facts:
         is_none = others < 0
         others = np.where(is_none, episodes, others)
         ends = self.lengths[others]
-        if self.demo_part == "best":
+        if self.layout.demo_part == "best":
             begins = np.array([hindsight.best_part(self._rewards_of(row), length) for row in others])
         else:
             begins = (numbers[:, 1] * np.maximum(ends - length + 1, 1)).astype(np.int64)

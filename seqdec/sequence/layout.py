@@ -12,7 +12,7 @@ cloning differ in their layout and in nothing else.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from seqdec.sequence.facts import WHEN, is_fact
 
 Head = Literal["gaussian", "mse", "binned"]
 ReturnHead = Literal["gaussian", "binned"]
+DemoPart = Literal["random", "best"]
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,16 @@ class Variable:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which variables are written, in which slots, for how many timesteps.
+    """Which variables are written, in which slots, for how many timesteps, and how an episode's facts are told.
 
     `late` names variables of the step that are written one step later, in their slot of the next timestep:
     that is how an action can share the one token of a timestep with the observation that follows it. `demo` has the
     slots of a timestep of another episode, made of variables of the step, which stand `demo_length` times behind the
-    prompt.
+    prompt. Returns to go are discounted by `discount`; with `delayed_reward` all of an episode's reward is paid at its
+    last step. In a share of the windows, `prompt_dropout`, each fact of the prompt and the return to go is unknown, and
+    in as many all of them are. A demo is of an episode of the same task, as the column `demo_group` says it: "text", or
+    one of the metadata ("metadata.velocity"); `demo_part` says which of its timesteps: any, or those in a row that earn
+    most.
 
     Example:
         >>> observation, action = Variable("observation", "gaussian", 4), Variable("action", "discrete", 2, 1.0)
@@ -167,6 +172,11 @@ class Layout:
     context_length: int = 20
     demo: tuple[tuple[str, ...], ...] = ()
     demo_length: int = 0
+    discount: float = 1.0
+    delayed_reward: bool = False
+    prompt_dropout: float = 0.0
+    demo_group: str = "text"
+    demo_part: DemoPart = "random"
 
     def __post_init__(self) -> None:
         placed = [name for slot in (*self.prompt, *self.step) for name in slot]
@@ -193,6 +203,12 @@ class Layout:
             )
         if self.context_length < 1:
             raise UsageError(f"context_length is {self.context_length}: at least 1 timestep is needed")
+        if not 0 < self.discount <= 1:
+            raise UsageError(f"discount is {self.discount}: it must be above 0 and at most 1")
+        if not 0 <= self.prompt_dropout < 1:
+            raise UsageError(f"prompt_dropout is {self.prompt_dropout}: give a share from 0 to below 1")
+        if self.demo_part not in get_args(DemoPart):
+            raise UsageError(f"demo_part is {self.demo_part!r}: use one of {', '.join(get_args(DemoPart))}")
         if not self.predicted:
             raise UsageError("no variable of the layout has a loss_weight above 0: nothing would be learned")
 
@@ -305,15 +321,12 @@ class Layout:
         """Rebuild a layout; raises DataError naming the entry that is missing, unknown or malformed."""
         try:
             _refuse_unknown_keys(value, cls)
-            return cls(
-                variables=tuple(_variable_from_json(entry) for entry in value["variables"]),
-                step=tuple(tuple(slot) for slot in value["step"]),
-                prompt=tuple(tuple(slot) for slot in value.get("prompt", ())),
-                late=tuple(value.get("late", ())),
-                context_length=int(value.get("context_length", 20)),
-                demo=tuple(tuple(slot) for slot in value.get("demo", ())),
-                demo_length=int(value.get("demo_length", 0)),
-            )
+            slots = {
+                key: tuple(tuple(slot) for slot in value[key]) for key in ("step", "prompt", "demo") if key in value
+            }
+            variables = tuple(_variable_from_json(entry) for entry in value["variables"])
+            numbers = {key: kind(value[key]) for key, kind in _NUMBERS.items() if key in value}
+            return cls(**{**value, **slots, **numbers, "variables": variables, "late": tuple(value.get("late", ()))})
         except DataError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -321,6 +334,13 @@ class Layout:
 
 
 _TUPLES = ("sizes", "starts", "image", "entries")
+_NUMBERS = {
+    "context_length": int,
+    "demo_length": int,
+    "discount": float,
+    "delayed_reward": bool,
+    "prompt_dropout": float,
+}
 
 
 def _variable_from_json(entry: Mapping[str, Any]) -> Variable:

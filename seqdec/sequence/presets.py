@@ -9,7 +9,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from seqdec.errors import UsageError, suggest
 from seqdec.sequence.facts import FACTS, WAYPOINT, WHEN, is_moment
-from seqdec.sequence.layout import KINDS, Head, Layout, ReturnHead, Variable
+from seqdec.sequence.layout import KINDS, DemoPart, Head, Layout, ReturnHead, Variable
 from seqdec.spaces.leaves import leaf_kind, leaves, num_entries
 
 
@@ -88,6 +88,11 @@ def layout_from_spaces(
     goal_of: str = "",
     goal_entries: Sequence[int] = (),
     demo_length: int = 10,
+    discount: float = 1.0,
+    delayed_reward: bool = False,
+    prompt_dropout: float = 0.0,
+    demo_group: str = "text",
+    demo_part: DemoPart = "random",
 ) -> Layout:
     """Return a preset layout for an environment's spaces; each leaf of a Dict or Tuple is a variable of its own.
 
@@ -111,6 +116,12 @@ def layout_from_spaces(
             default.
         goal_entries: the entries of it that are meant; all by default.
         demo_length: timesteps of a demo.
+        discount: of the returns to go.
+        delayed_reward: pay all of an episode's reward at its last step.
+        prompt_dropout: share in which each fact of the prompt, and the return to go, is unknown, and in which all are.
+        demo_group: column of the data that says which episodes are of one task, for demos: "text", or one of the
+            metadata ("metadata.velocity").
+        demo_part: which timesteps of an episode are its demo: any, or those in a row that earn most.
 
     Raises:
         UsageError: for an unknown preset or name, or a space that is not supported.
@@ -171,6 +182,11 @@ def layout_from_spaces(
         context_length=context_length,
         demo=(shown,) if "demo" in prompt else (),
         demo_length=demo_length if "demo" in prompt else 0,
+        discount=discount,
+        delayed_reward=delayed_reward,
+        prompt_dropout=prompt_dropout,
+        demo_group=demo_group,
+        demo_part=demo_part,
     )
 
 

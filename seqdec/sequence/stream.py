@@ -22,7 +22,6 @@ from seqdec.data.check import check
 from seqdec.data.episode import Row
 from seqdec.data.source import Source
 from seqdec.errors import DataError, StorageError, UsageError
-from seqdec.sequence.hindsight import DemoPart
 from seqdec.sequence.layout import Layout
 from seqdec.sequence.windows import Windows, concatenate
 
@@ -46,9 +45,6 @@ class StreamWindows:
         process_index: which of the processes this is.
         num_processes: how many share the stream, a part each.
         text: what the episodes are about, for those that do not say it themselves.
-        discount: of the returns to go.
-        delayed_reward: pay all of an episode's reward at its last step.
-        prompt_dropout: as `Windows` has it; so are `demo_group` and `demo_part`.
 
     Raises:
         UsageError: the layout does not fit the data, or a number is out of range.
@@ -76,11 +72,6 @@ class StreamWindows:
         process_index: int = 0,
         num_processes: int = 1,
         text: str = "",
-        discount: float = 1.0,
-        delayed_reward: bool = False,
-        prompt_dropout: float = 0.0,
-        demo_group: str = "text",
-        demo_part: DemoPart = "random",
     ):
         if buffer < 1:
             raise UsageError(f"a buffer of {buffer} episodes was asked for: give at least 1")
@@ -90,9 +81,7 @@ class StreamWindows:
             raise UsageError(f"{num_heldout} episodes shall be held out: give 0 or more")
         if not 0 <= process_index < num_processes:
             raise UsageError(f"process {process_index} of {num_processes}: they count from 0")
-        self.layout, self.text, self.discount, self.delayed_reward = layout, text, discount, delayed_reward
-        self.prompt_dropout, self.demo_group = prompt_dropout, demo_group
-        self.demo_part: DemoPart = demo_part
+        self.layout, self.text = layout, text
         self.reuse, self.num_heldout = reuse, num_heldout
         self.process_index, self.num_processes = process_index, num_processes
         self.spec, self._source = source.spec, source
@@ -192,17 +181,7 @@ class StreamWindows:
         numbers, rows = [number for number, _ in numbered], [row for _, row in numbered]
         dataset = from_rows(rows, self.spec, numbers, fingerprint="stream")
         check(dataset, numbers)
-        return Windows(
-            dataset,
-            self.layout,
-            text=self.text,
-            discount=self.discount,
-            delayed_reward=self.delayed_reward,
-            prompt_dropout=self.prompt_dropout,
-            demo_group=self.demo_group,
-            demo_part=self.demo_part,
-            numbers=numbers,
-        )
+        return Windows(dataset, self.layout, text=self.text, numbers=numbers)
 
     def _block_of(self, step: int, batch_size: int) -> int:
         """Return the first of the blocks that are in the buffer at a step."""

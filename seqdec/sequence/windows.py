@@ -23,7 +23,7 @@ from seqdec.errors import DataError, UsageError, suggest
 from seqdec.sequence import hindsight, texts
 from seqdec.sequence.facts import is_fact
 from seqdec.sequence.gather import Arrays, Chunks, take, take_texts
-from seqdec.sequence.hindsight import DemoPart, Facts
+from seqdec.sequence.hindsight import Facts
 from seqdec.sequence.layout import Layout
 from seqdec.sequence.presets import check_spaces
 from seqdec.spaces.leaves import MISSING
@@ -39,22 +39,15 @@ class Windows:
 
     Args:
         dataset: rows of `sources`, one an episode.
-        layout: names the variables to gather and the length of a window; must fit the data's spaces.
+        layout: names the variables to gather, the length of a window and how facts are told; must fit the spaces.
         episodes: the rows to use, all of them by default.
         weights: of the episodes: how much more often than others the timesteps of an episode are drawn; all alike by
             default.
         text: what the episodes are about, for those that do not say it themselves.
-        discount: of the returns to go.
-        delayed_reward: pay all of an episode's reward at its last step.
-        prompt_dropout: share in which each fact of the prompt, and the return to go, is unknown, and in which all are.
-        demo_group: column of the data that says which episodes are of one task, for demos: "text", or one of the
-            metadata ("metadata.velocity").
-        demo_part: which timesteps of an episode are its demo: any, or those in a row that earn most.
         numbers: of the rows, for what is said of them; from 0 on by default.
 
     Raises:
-        UsageError: the layout does not fit the data, has a leaf in its prompt that changes within an episode, or a
-            share is none.
+        UsageError: the layout does not fit the data, or has a leaf in its prompt that changes within an episode.
 
     Example:
         >>> from seqdec import layout_from_spaces, scripted_cartpole, environment_of
@@ -74,30 +67,21 @@ class Windows:
         episodes: Sequence[int] | np.ndarray | None = None,
         weights: Sequence[float] | np.ndarray | None = None,
         text: str = "",
-        discount: float = 1.0,
-        delayed_reward: bool = False,
-        prompt_dropout: float = 0.0,
-        demo_group: str = "text",
-        demo_part: DemoPart = "random",
         numbers: Sequence[int] | None = None,
     ):
-        self.layout, self.discount, self.delayed_reward, self.text = layout, discount, delayed_reward, text
-        if not 0 <= prompt_dropout < 1:
-            raise UsageError(f"prompt_dropout is {prompt_dropout}: give a share from 0 to below 1")
-        self.prompt_dropout = prompt_dropout
-        self.demo_part: DemoPart = demo_part
+        self.layout, self.text = layout, text
         self.spec = schema.environment_of(dataset)
         check_spaces(layout, self.spec.observation_space, self.spec.action_space, self.spec.missing)
         self._all_lengths = all_lengths = schema.lengths(dataset)
-        self._groups = _groups(dataset, demo_group) if layout.demo else np.zeros(0, object)
+        self._groups = _groups(dataset, layout.demo_group) if layout.demo else np.zeros(0, object)
         rewards = schema.column(dataset, "reward")
-        self._returns_to_go = _returns_to_go(rewards, all_lengths, discount, delayed_reward)
-        if delayed_reward and "reward" in layout.step_names:
+        self._returns_to_go = _returns_to_go(rewards, all_lengths, layout)
+        if layout.delayed_reward and "reward" in layout.step_names:
             rewards = [delay_rewards(np.concatenate(rewards), all_lengths)]
         computed = {"reward": [chunk[:, None] for chunk in rewards], "return_to_go": [self._returns_to_go[:, None]]}
         self._arrays = Arrays.of(dataset, layout, self.spec.missing, computed)
         for name in layout.prompt_names:
-            changing = schema.changing_episode(dataset, name) if name.split(".")[0] == "observation" else None
+            changing = schema.changing_episode(dataset, name) if layout.variable(name).role == "observation" else None
             if changing is not None:
                 number = changing if numbers is None else numbers[changing]
                 raise UsageError(
@@ -127,16 +111,7 @@ class Windows:
 
     def _make_facts(self) -> None:
         peers = hindsight.peers_of(self._groups[self._rows]) if self.layout.demo else None
-        self._facts = Facts(
-            self.layout,
-            self._arrays,
-            self._rows,
-            self._firsts,
-            self.lengths,
-            peers,
-            self.prompt_dropout,
-            self.demo_part,
-        )
+        self._facts = Facts(self.layout, self._arrays, self._rows, self._firsts, self.lengths, peers)
 
     @property
     def returns(self) -> np.ndarray:
@@ -263,7 +238,7 @@ class Windows:
 def concatenate(parts: Sequence[Windows]) -> Windows:
     """Return the windows of several data sets, one after the other, as those of one; their columns are not copied.
 
-    All have one environment, layout, discount and text, and no weights.
+    All have one environment, layout and text, and no weights.
     """
     whole = copy.copy(parts[0])
     whole.lengths = np.concatenate([part.lengths for part in parts])
@@ -306,7 +281,7 @@ def _cumulated_mass(
     return np.cumsum(given[chosen] * lengths)
 
 
-def _returns_to_go(rewards: Chunks, lengths: np.ndarray, discount: float, delayed_reward: bool) -> np.ndarray:
+def _returns_to_go(rewards: Chunks, lengths: np.ndarray, layout: Layout) -> np.ndarray:
     """Return R_t of every timestep, float32, a block of episodes at a time: memory holds no more than the result."""
     found = np.empty(int(lengths.sum()), np.float32)
     ends = np.cumsum(lengths)
@@ -316,7 +291,7 @@ def _returns_to_go(rewards: Chunks, lengths: np.ndarray, discount: float, delaye
         last = max(first + 1, int(np.searchsorted(ends, begin + REWARD_BLOCK, side="right")))
         block = np.arange(begin, int(ends[last - 1]))
         found[begin : ends[last - 1]] = returns_to_go(
-            take(rewards, block), lengths[first:last], discount, delayed_reward
+            take(rewards, block), lengths[first:last], layout.discount, layout.delayed_reward
         )
         first = last
     return found

@@ -6,6 +6,7 @@ them for some seconds; what it answers is compared with what the counts say.
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -102,8 +103,8 @@ def model(
     world: World, family_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> SequenceModel:
     episodes = [episode_of(history) for history in world.counts.elements()]
-    windows = Windows(from_episodes(episodes, SPEC), LAYOUT, prompt_dropout=0.3)
-    found = build_model(windows, SPEC, load_backbone(str(family_folder("llama"))))
+    windows = Windows(from_episodes(episodes, SPEC), replace(LAYOUT, prompt_dropout=0.3))
+    found = build_model(windows, load_backbone(str(family_folder("llama"))))
     train(
         found,
         windows,

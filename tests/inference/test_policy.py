@@ -137,7 +137,7 @@ def test_returns_do_not_depend_on_the_number_of_environments(preset: str, family
     dataset = scripted_cartpole(num_episodes=12)
     spec = environment_of(dataset)
     layout = layout_from_spaces(preset, spec.observation_space, spec.action_space, context_length=6)
-    model = build_model(Windows(dataset, layout), spec, load_backbone(str(family_folder("llama"))))
+    model = build_model(Windows(dataset, layout), load_backbone(str(family_folder("llama"))))
     torch.nn.init.normal_(model.codecs["action"].head.weight, std=0.3)  # pyright: ignore
     returns = [
         [episode.total_return for episode in rollout(Policy(model, 100.0), make_envs(spec, n), num_episodes=7, seed=3)]
@@ -176,7 +176,7 @@ def test_the_wrong_number_of_targets_is_refused(backbone):
 
 def test_the_same_seed_gives_the_same_actions(backbone):
     windows, spec = make_windows()
-    model = build_model(windows, spec, backbone)
+    model = build_model(windows, backbone)
 
     def actions(seed: int) -> np.ndarray:
         policy = Policy(model, 1.0, seed=seed)

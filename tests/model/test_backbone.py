@@ -227,7 +227,7 @@ def test_the_packaged_smollm2_is_truly_pretrained():
 @needs_smollm2
 def test_a_policy_on_smollm2_learns_within_a_few_steps(tmp_path: Path):
     windows, spec = make_windows(discrete=True, context_length=4)
-    model = build_model(windows, spec, load_backbone("smollm2", num_layers=2))
+    model = build_model(windows, load_backbone("smollm2", num_layers=2))
     train(model, windows, out=tmp_path, steps=12, batch_size=8, log_every=2, backbone_learning_rate=1e-4)
     losses = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     trained = [line["train/loss"] for line in losses if "train/loss" in line]

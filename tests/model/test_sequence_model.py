@@ -88,7 +88,7 @@ def test_only_predicted_variables_have_a_loss(backbone):
 def test_new_embeddings_start_at_the_scale_of_the_backbones_own(family_folder):
     backbone = load_backbone(str(family_folder("llama")))
     windows, spec = make_windows()
-    model = build_model(windows, spec, backbone)
+    model = build_model(windows, backbone)
     weights = torch.cat([codec.embed_values.projection.weight.flatten() for codec in model.codecs.values()])  # pyright: ignore
     assert weights.std().item() == pytest.approx(backbone.embedding_scale, rel=0.25)
 

@@ -41,7 +41,7 @@ def backbone() -> Backbone:
 
 def build(backbone: Backbone, weights=None) -> tuple[MultiTaskModel, TaskWindows]:
     windows = {name: windows_of(name) for name in SETS}
-    models = {name: build_model(part, part.spec, backbone) for name, part in windows.items()}
+    models = {name: build_model(part, backbone) for name, part in windows.items()}
     return MultiTaskModel(models), TaskWindows(windows, weights)
 
 

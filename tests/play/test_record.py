@@ -237,7 +237,7 @@ def make_policy():
     dataset = record(Walk, drift, num_episodes=6, seed=0)
     spec = environment_of(dataset)
     layout = layout_from_spaces("fused", spec.observation_space, spec.action_space, context_length=4)
-    model = build_model(Windows(dataset, layout), spec, load_backbone("small", num_layers=1))
+    model = build_model(Windows(dataset, layout), load_backbone("small", num_layers=1))
     return Policy(model, 3.0, seed=5)
 
 
@@ -571,7 +571,7 @@ def tasks(tmp_path_factory) -> Path:
     models: dict[str, SequenceModel] = {}
     for name, preset in (("asked", "fused"), ("cloned", "behaviour_cloning")):
         layout = layout_from_spaces(preset, spec.observation_space, spec.action_space, context_length=3)
-        models[name] = build_model(Windows(dataset, layout), spec, backbone)
+        models[name] = build_model(Windows(dataset, layout), backbone)
     folder = tmp_path_factory.mktemp("tasks") / "policy"
     MultiTaskModel(models).save(folder)
     return folder

@@ -28,10 +28,10 @@ def telling_windows(prompt: list[str], *, lengths=(12, 3, 30, 7), context_length
     spec = box_spec()
     layout = layout_from_spaces(
         "trajectory", spec.observation_space, spec.action_space, context_length=context_length, prompt=prompt,
-        demo_length=4, goal_entries=options.pop("goal_entries", ()),
+        demo_length=4, **options,
     )  # fmt: skip
     episodes = [telling_episode(number, length, "ab"[number % 2]) for number, length in enumerate(lengths)]
-    return Windows(from_episodes(episodes, spec), layout, **options)
+    return Windows(from_episodes(episodes, spec), layout)
 
 
 def batches(windows: Windows, num_steps: int = 30) -> dict[str, np.ndarray]:

@@ -67,7 +67,7 @@ def nested(case: str) -> tuple[list[Episode], Layout, EnvironmentSpec]:
     preset, steady, missing = options.pop("preset"), options.pop("steady"), options["missing"]
     spec = nested_spec(missing)
     layout = layout_from_spaces(
-        preset, spec.observation_space, spec.action_space, context_length=5, text_tokens=30, **options
+        preset, spec.observation_space, spec.action_space, context_length=5, text_tokens=30, discount=0.9, **options
     )
     return nested_episodes(20, missing=bool(missing), steady=steady), layout, spec
 
@@ -75,8 +75,8 @@ def nested(case: str) -> tuple[list[Episode], Layout, EnvironmentSpec]:
 @pytest.mark.parametrize("case", CASES)
 def test_a_stream_that_the_buffer_holds_whole_is_the_data_set(case: str):
     episodes, layout, spec = nested(case)
-    whole = Windows(from_episodes(episodes, spec), layout, text="go", discount=0.9)
-    stream = StreamWindows(source_of(episodes, spec), layout, buffer=48, text="go", discount=0.9)
+    whole = Windows(from_episodes(episodes, spec), layout, text="go")
+    stream = StreamWindows(source_of(episodes, spec), layout, buffer=48, text="go")
     assert np.array_equal(stream.returns, whole.returns) and np.array_equal(stream.lengths, whole.lengths)
     statistics = whole.statistics()
     for name, values in stream.statistics().items():
@@ -94,11 +94,11 @@ def test_a_stream_that_the_buffer_holds_whole_is_the_data_set(case: str):
 
 @pytest.mark.parametrize("delayed_reward", [False, True])
 def test_a_window_of_the_buffer_is_the_data_sets_window_of_that_episode_and_timestep(delayed_reward: bool):
-    layout, episodes = box_layout(preset="trajectory"), box_episodes(23)
-    whole = Windows(from_episodes(episodes, box_spec()), layout, delayed_reward=delayed_reward)
+    layout, episodes = replace(box_layout(preset="trajectory"), delayed_reward=delayed_reward), box_episodes(23)
+    whole = Windows(from_episodes(episodes, box_spec()), layout)
     all_windows = whole.gather(np.arange(len(whole)))
     place = {tuple(row): index for index, row in enumerate(all_windows["observation"][:, 0].tolist())}
-    stream = StreamWindows(source_of(episodes), layout, buffer=5, delayed_reward=delayed_reward)
+    stream = StreamWindows(source_of(episodes), layout, buffer=5)
     seen = set()
     for step in range(20):
         batch = stream.gather(stream.draw(step, 0, 16))
@@ -139,7 +139,7 @@ def test_beginning_at_any_step_gives_the_windows_of_having_come_there(is_counted
 def streamed(seed: int = 0, source: Source | None = None) -> tuple[SequenceModel, StreamWindows]:
     windows = StreamWindows(source or source_of(box_episodes(10)), box_layout(6), buffer=3, reuse=2.0)
     backbone = load_backbone("small", num_layers=2, dropout=0.1, seed=seed)
-    return build_model(windows, windows.spec, backbone, seed=seed), windows
+    return build_model(windows, backbone, seed=seed), windows
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_a_text_that_does_not_fit_is_told_when_it_comes_and_what_was_learned_is_
 
     def built() -> tuple[SequenceModel, StreamWindows]:
         windows = StreamWindows(source_of(episodes), layout, buffer=4)
-        return build_model(windows, spec, load_backbone("small", num_layers=1, vocabulary=True)), windows
+        return build_model(windows, load_backbone("small", num_layers=1, vocabulary=True)), windows
 
     model, windows = built()
     options = {"steps": 50, "batch_size": 8, "accumulate": 4, "checkpoint_every": 0}

@@ -147,9 +147,11 @@ def test_chosen_episodes_give_the_windows_of_those_alone():
 
 def test_delayed_reward_is_paid_at_the_last_step():
     spec = box_spec()
-    layout = layout_from_spaces("trajectory", spec.observation_space, spec.action_space, context_length=4)
+    layout = layout_from_spaces(
+        "trajectory", spec.observation_space, spec.action_space, context_length=4, delayed_reward=True
+    )
     dataset = from_episodes([counting_episode(4, 0)], spec)
-    batch = Windows(dataset, layout, delayed_reward=True).gather(np.array([0]))
+    batch = Windows(dataset, layout).gather(np.array([0]))
     assert batch["reward"][0, :, 0].tolist() == [0, 0, 0, 4]
     assert batch["return_to_go"][0, :, 0].tolist() == [4, 4, 4, 4]
 

@@ -42,7 +42,7 @@ def fresh(seed: int = 0, *, dropout: float = 0.1, finetune: str = "full", **opti
     """A 2-layer model with dropout, and its windows."""
     windows, spec = make_windows(**options)
     backbone = load_backbone("small", num_layers=2, dropout=dropout, seed=seed, finetune=finetune)  # pyright: ignore
-    return build_model(windows, spec, backbone, seed=seed), windows
+    return build_model(windows, backbone, seed=seed), windows
 
 
 def lines(folder: Path) -> list[dict]:
@@ -141,7 +141,7 @@ def test_computing_windows_of_like_size_together_changes_no_gradient(preset: str
     for worth in (1, 10**9):  # divide wherever a timestep of padding is saved, and never
         monkeypatch.setattr("seqdec.training.step.WORTH_A_PASS", worth)
         windows, spec = make_windows(preset, context_length=28)
-        model = build_model(windows, spec, load_backbone("small", num_layers=1, dropout=0.0))
+        model = build_model(windows, load_backbone("small", num_layers=1, dropout=0.0))
         sizes = windows.sizes(windows.draw(0, 0, 24))
         assert (len(steps.parts_of(sizes, 1)) > 1) == (worth == 1)
         train(model, windows, out=tmp_path / f"{worth}", steps=1, batch_size=24, clip_norm=0.0, warmup_steps=0)
@@ -287,7 +287,7 @@ def test_resuming_with_another_model_is_refused_by_the_first_difference(tmp_path
     model, windows = fresh()
     train(model, windows, out=tmp_path, steps=2, batch_size=8)
     windows, spec = make_windows()
-    other = build_model(windows, spec, load_backbone("small", num_layers=1))
+    other = build_model(windows, load_backbone("small", num_layers=1))
     with pytest.raises(UsageError, match=r"another model: backbone\.h\.1.* nothing here; resume with the flags"):
         train(other, windows, out=tmp_path, steps=4, batch_size=8, resume=True)
 
@@ -319,7 +319,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
 def test_adapters_and_frozen_backbones_train_only_what_they_should(tmp_path: Path, family_folder):
     for finetune in ("lora", "frozen"):
         windows, spec = make_windows()
-        model = build_model(windows, spec, load_backbone(str(family_folder("llama")), finetune=finetune))
+        model = build_model(windows, load_backbone(str(family_folder("llama")), finetune=finetune))
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         train(model, windows, out=tmp_path / finetune, steps=3, batch_size=8)
         changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -385,7 +385,7 @@ def test_asking_for_more_earns_more(tmp_path: Path):
     spec = environment_of(dataset)
     layout = layout_from_spaces("fused", spec.observation_space, spec.action_space, context_length=8)
     windows = Windows(dataset, layout)
-    model = build_model(windows, spec, load_backbone("small", dropout=0.0))
+    model = build_model(windows, load_backbone("small", dropout=0.0))
     began = time.perf_counter()
     train(model, windows, out=tmp_path, steps=250, batch_size=32, learning_rate=2e-3, clip_norm=1.0)
     targets = [20, 100, 200, 350, 500]
