@@ -145,7 +145,7 @@ def reading(model: seqdec.SequenceModel, num_envs: int) -> dict[str, Callable[[]
 
     @torch.inference_mode()
     def recomputed() -> None:
-        model.codec("action").sample(model.backbone_source.read(tokens)[:, -1], torch.empty(0), temperature=0)
+        model.codec("action").predict(model.backbone_source.read(tokens)[:, -1]).mode()
 
     cached()
     return {"cached": cached, "recomputed": recomputed}

@@ -73,7 +73,7 @@ def test_the_acted_window_reads_the_states_of_the_trained_window(case, use_cache
         for name in names:
             if name in layout.predicted:
                 expected = states[:, layout.positions(name)[timestep] - 1]
-                torch.testing.assert_close(context.predict(name)[early], expected[early], atol=2e-5, rtol=1e-4)
+                torch.testing.assert_close(context._state_before(name)[early], expected[early], atol=2e-5, rtol=1e-4)
             context.write(**written(windows, batch, name, timestep))
 
 
@@ -166,7 +166,7 @@ def test_a_later_leaf_of_an_action_depends_on_an_earlier_one_unless_they_are_fus
             )
             context.write(**{"action.0": [arm]})
             with torch.no_grad():
-                found.append(context.predict("action.1"))
+                found.append(context._state_before("action.1"))
         return not torch.equal(*found)
 
     assert spec.action_leaves.keys() == {"action.0", "action.1"}
@@ -225,7 +225,7 @@ def test_nan_and_none_are_written_as_unknown(small):
         }  # fmt: skip
         context.write(**{**known, **values})
         with torch.no_grad():
-            return context.predict("return_to_go")
+            return context._state_before("return_to_go")
 
     plain = predicted()
     for name, value in (

@@ -21,6 +21,7 @@ from torch import Tensor
 from seqdec.data.episode import Episode
 from seqdec.errors import UsageError, suggest
 from seqdec.inference.memory import Memory
+from seqdec.model.distributions import Distribution
 from seqdec.model.perception import marks_of
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.sequence import noise, texts
@@ -198,27 +199,37 @@ class Context:
         Args:
             name: a variable that the layout predicts.
             temperature: 1 samples the model's distribution, 0 takes its mode.
-            top_k: keeps the most likely values or bins only.
+            top_k: keeps the most likely values or bins only; 1 takes the mode.
             guidance: weights [m], for sequences in blocks of 1 + m: the first has all evidence, each other one less. A
                 block is given one value, drawn from log p_0 + sum of guidance_i (log p_0 - log p_i).
 
         Raises:
             UsageError: if the layout does not predict it, or a slot before it has not been written.
         """
+        size = 1 + len(guidance)
         with torch.inference_mode():
-            hidden = self.predict(name)
-            uniform = self.draw(self.layout.variable(name).shape)
-            if guidance:
-                size = 1 + len(guidance)
-                blocks = hidden.unflatten(0, (-1, size)).transpose(0, 1)  # [1 + m, B / (1 + m), D]
-                weights = torch.tensor(guidance, device=hidden.device) if any(guidance) else None
-                given = blocks[0] if weights is None else blocks
-                value = self.model.codec(name).sample(given, uniform[::size], temperature, top_k, weights)
-                value = value.repeat_interleave(size, 0)
+            distribution = self._predict(name, guidance)
+            uniform = self.draw(self.layout.variable(name).shape)[::size]
+            if temperature == 0 or top_k == 1:
+                value = distribution.mode()
             else:
-                value = self.model.codec(name).sample(hidden, uniform, temperature, top_k)
+                distribution = distribution if top_k is None else distribution.top_k(top_k)
+                distribution = distribution if temperature == 1 else distribution.tempered(temperature)
+                value = distribution.sample(uniform)
+            if guidance:
+                value = value.repeat_interleave(size, 0)
             self._set(name, value)
         return value.clone()  # outside of inference mode, so that it can be used in any way
+
+    def _predict(self, name: str, guidance: Sequence[float] = ()) -> Distribution:
+        """Return the distribution of a value of each sequence, or with guidance of each block of 1 + m sequences."""
+        hidden, codec = self._state_before(name), self.model.codec(name)
+        if not guidance:
+            return codec.predict(hidden)
+        blocks = hidden.unflatten(0, (-1, 1 + len(guidance))).transpose(0, 1)  # [1 + m, B / (1 + m), D]
+        if not any(guidance):
+            return codec.predict(blocks[0])
+        return codec.predict(blocks).guided(torch.tensor(guidance, device=hidden.device))
 
     def draw(self, shape: tuple[int, ...]) -> Tensor:
         """Return the random numbers of the next draw, [B, *shape]; they are made many draws at a time."""
@@ -232,7 +243,15 @@ class Context:
         return block[self._num_draws - 1 - first].reshape(self.num_sequences, *shape)
 
     @torch.inference_mode()
-    def predict(self, name: str) -> Tensor:
+    def predict(self, name: str) -> Distribution:
+        """Return the distribution of a variable's next value given all slots before its own, B of them.
+
+        Raises:
+            UsageError: if the layout does not predict it, or a slot before it has not been written.
+        """
+        return self._predict(name)
+
+    def _state_before(self, name: str) -> Tensor:
         """Return the hidden state that predicts a variable's next value, [B, D], reading what is queued."""
         if name not in self.layout.predicted:
             raise UsageError(f"the model does not predict {name!r}: it predicts {', '.join(self.layout.predicted)}")

@@ -128,7 +128,7 @@ def inverse(
         _sample_or_leave(context, name, 1.0)
     dtype = torch.long if model.layout.variable("observation").is_whole else torch.float32
     following = torch.as_tensor(next_observation).to(model.device, dtype).repeat_interleave(num_samples, 0)
-    scores = model.codec("observation").log_prob(context.predict("observation"), following)
+    scores = context.predict("observation").log_prob(following)
     drawn = torch.multinomial(
         scores.unflatten(0, (-1, num_samples)).softmax(1).cpu(),
         num_samples,
@@ -253,11 +253,11 @@ def explain(context: Context, *, num_samples: int = NUM_SAMPLES) -> Explanation:
     others = {name: context.without(name).branch(num_samples) for name in pieces}
     shifts = {name: torch.zeros(context.num_sequences, device=model.device) for name in pieces}
     for leaf in acted:
-        state, codec = full.predict(leaf), model.codec(leaf)
+        distribution = full.predict(leaf)
         value = full.sample(leaf)
-        likely = codec.log_prob(state, value)
+        likely = distribution.log_prob(value)
         for name, other in others.items():
-            less = codec.log_prob(other.predict(leaf), value)
+            less = other.predict(leaf).log_prob(value)
             other.write(**{leaf: value})
             shifts[name] += (likely - less).unflatten(0, (-1, num_samples)).mean(1)
     return Explanation({name: shift.clone() for name, shift in shifts.items()})

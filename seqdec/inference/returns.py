@@ -35,11 +35,10 @@ def returns(context: Context, num_quantiles: int = NUM_QUANTILES) -> Tensor:
         >>> context.write(observation=observations)
         >>> returns(context).mean(1)
     """
-    hidden = context.predict("return_to_go")
-    shares = (torch.arange(num_quantiles, device=hidden.device) + 0.5) / num_quantiles
-    uniform = shares[:, None, None].expand(-1, len(hidden), 1)
-    values = context.model.codec("return_to_go").sample(hidden, uniform)
-    return values[..., 0].expand(num_quantiles, -1).T.sort(1).values
+    distribution = context.predict("return_to_go")
+    shares = (torch.arange(num_quantiles, device=context.model.device) + 0.5) / num_quantiles
+    values = distribution.sample(shares[:, None, None].expand(-1, context.num_sequences, 1))
+    return values[..., 0].T.sort(1).values
 
 
 @torch.inference_mode()
@@ -57,10 +56,7 @@ def expert_return(context: Context, *, kappa: float = KAPPA, cap: float = CAP, m
     """
     values, weights = tilted(context, kappa=kappa, cap=cap)
     if mode:
-        hidden = context.predict("return_to_go")
-        density = context.model.codec("return_to_go").log_prob(
-            hidden.expand(values.shape[1], -1, -1), values.T[..., None]
-        )
+        density = context.predict("return_to_go").log_prob(values.T[..., None])
         slope = kappa / _range(context.model.data.returns)
         score = (density.T + slope * values).masked_fill(weights == 0, -torch.inf)
         return values.gather(1, score.argmax(1, keepdim=True))

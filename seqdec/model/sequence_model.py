@@ -186,7 +186,7 @@ class SequenceModel(nn.Module):
         """
         losses = {}
         for name, states in self._predicting(batch, drop_observation).items():
-            loss = self.codec(name).loss(states, batch[name])  # [B, K]
+            loss = self.codec(name).predict(states).loss(batch[name])  # [B, K]
             losses[name] = loss.masked_fill(~self._is_there(name, batch), 0.0).sum()
         return losses
 
@@ -195,7 +195,7 @@ class SequenceModel(nn.Module):
         """Return the log probability of each predicted value in raw units, [B, K], 0 where there is none."""
         found = {}
         for name, states in self._predicting(batch).items():
-            value = self.codec(name).log_prob(states, batch[name])
+            value = self.codec(name).predict(states).log_prob(batch[name])
             found[name] = value.masked_fill(~self._is_there(name, batch), 0.0)
         return found
 

@@ -21,7 +21,7 @@ def play(model, batch, *, num_steps: int, use_cache: bool = True, rows=None) -> 
     for timestep in range(num_steps):
         for name in names:
             if name == "action":
-                states.append(context.predict("action"))
+                states.append(context._state_before("action"))
             context.write(**{name: batch[name][list(rows), timestep]})
     return states
 
@@ -87,12 +87,12 @@ def test_fork_repeats_every_sequence(backbone):
     context = Context(model, 2)
     for timestep in range(3):
         context.write(**{name: values[name][:, timestep] for name in ("observation", "return_to_go")})
-        context.predict("action")
+        context._state_before("action")
         context.write(action=values["action"][:, timestep])
     context.fork(3)
     rows = [0, 0, 0, 1, 1, 1]
     context.write(**{name: values[name][rows, 3] for name in ("observation", "return_to_go")})
-    forked = context.predict("action")
+    forked = context._state_before("action")
     expected = play(model, values, num_steps=4)[-1]
     torch.testing.assert_close(forked, expected[rows], atol=1e-5, rtol=1e-4)
 
@@ -110,7 +110,7 @@ def test_keep_never_mixes_rows(backbone):
             context.keep(torch.tensor([1]))
             rows = [1]
         context.write(**{name: values[name][rows, timestep] for name in ("observation", "return_to_go")})
-        torch.testing.assert_close(context.predict("action"), expected[timestep][rows], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(context._state_before("action"), expected[timestep][rows], atol=1e-5, rtol=1e-4)
         context.write(action=values["action"][rows, timestep])
 
 
@@ -153,7 +153,7 @@ def test_unknown_evidence_can_be_written(backbone):
     for value in (None, [1.0, 2.0]):
         context = Context(model, 2)
         context.write(observation=np.ones((2, 3)), return_to_go=value)
-        states.append(context.predict("action"))
+        states.append(context._state_before("action"))
     assert torch.equal(states[0][0], states[0][1]) and not torch.allclose(states[0], states[1])
 
 

@@ -136,7 +136,7 @@ def shares(values: torch.Tensor, size: int) -> np.ndarray:
 def probabilities(context: Context, name: str) -> np.ndarray:
     """The model's own distribution of a discrete variable, [B, size]."""
     with torch.inference_mode():
-        return context.model.codec(name)._log_probs(context.predict(name)).exp().numpy()  # pyright: ignore
+        return context.predict(name).logits.softmax(-1).numpy()  # pyright: ignore
 
 
 def distance(found: np.ndarray, exact: dict[int, float]) -> float:

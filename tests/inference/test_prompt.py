@@ -57,7 +57,7 @@ def test_what_acting_writes_is_what_training_reads(use_cache: bool, backbone: Ba
         hidden = {f"missing.{name}": batch[HIDDEN + name][:, timestep] for name in ("return_to_go",)}
         context.write(observation=batch["observation"][:, timestep])
         context.write(return_to_go=batch["return_to_go"][:, timestep], **hidden)
-        found = context.predict("action")
+        found = context._state_before("action")
         for row in rows:
             if batch["mask"][row, timestep]:
                 torch.testing.assert_close(found[row], expected[row, timestep], atol=2e-5, rtol=1e-4)
@@ -182,16 +182,16 @@ def test_gaussians_are_guided_in_closed_form_and_keep_a_variance():
     hidden = torch.randn(2, 400, 8)
     grid = torch.linspace(-60, 60, 24001)[:, None, None]
     with torch.inference_mode():
-        mean, log_std = codec._parameters_of(hidden)  # pyright: ignore
+        log_std = codec.predict(hidden).entries.log_std  # pyright: ignore
         proper = (1.5 * (-2 * log_std[0]).exp() - 0.5 * (-2 * log_std[1]).exp()) > 0.26 * (-2 * log_std[0]).exp()
         rows = proper[:, 0].nonzero()[:20, 0]
-        log_p = [codec.log_prob(hidden[i, rows], grid.expand(-1, len(rows), 1)) for i in (0, 1)]  # pyright: ignore
+        log_p = [codec.predict(hidden[i, rows]).log_prob(grid) for i in (0, 1)]  # pyright: ignore
         weights = (log_p[0] + 0.5 * (log_p[0] - log_p[1])).softmax(0)
         expected = (weights * grid[..., 0]).sum(0)
-        found = codec.sample(hidden[:, rows], torch.full((len(rows), 1), 0.5), guidance=torch.tensor([0.5]))  # pyright: ignore
+        found = codec.predict(hidden[:, rows]).guided(torch.tensor([0.5])).mode()  # pyright: ignore
         torch.testing.assert_close(found[:, 0], expected, atol=1e-2, rtol=1e-2)
         assert len(rows) > 0 and (~proper).any()
-        wild = codec.sample(hidden, torch.full((400, 1), 0.9), guidance=torch.tensor([50.0]))  # pyright: ignore
+        wild = codec.predict(hidden).guided(torch.tensor([50.0])).sample(torch.full((400, 1), 0.9))  # pyright: ignore
     assert wild.isfinite().all()
 
 

@@ -45,8 +45,8 @@ def test_gaussian_loss_and_log_prob_equal_the_formula():
     hidden = say(codec, [0.5, log_std_output(math.log(0.25))])  # mean 2 + 0.5 * 2 = 3, deviation 0.5
     value = torch.tensor([[3.25]])
     expected = -0.5 * (0.25 / 0.5) ** 2 - math.log(0.5 * math.sqrt(2 * math.pi))
-    assert codec.log_prob(hidden, value).item() == pytest.approx(expected, abs=1e-5)
-    assert codec.loss(hidden, value).item() == pytest.approx(-expected - math.log(2), abs=1e-5)
+    assert codec.predict(hidden).log_prob(value).item() == pytest.approx(expected, abs=1e-5)
+    assert codec.predict(hidden).loss(value).item() == pytest.approx(-expected - math.log(2), abs=1e-5)
 
 
 def test_actions_on_a_bound_have_the_probability_of_all_that_lies_beyond():
@@ -54,17 +54,17 @@ def test_actions_on_a_bound_have_the_probability_of_all_that_lies_beyond():
     codec = fitted("gaussian", values, low=(-1.0,), high=(1.0,))
     hidden = say(codec, [0.5, log_std_output(math.log(0.5))])
     beyond = 0.5 * math.erfc((1.0 - 0.5) / 0.5 / math.sqrt(2))
-    assert codec.log_prob(hidden, torch.tensor([[1.0]])).item() == pytest.approx(math.log(beyond), abs=1e-5)
+    assert codec.predict(hidden).log_prob(torch.tensor([[1.0]])).item() == pytest.approx(math.log(beyond), abs=1e-5)
     below = 0.5 * math.erfc((1.0 + 0.5) / 0.5 / math.sqrt(2))
-    assert codec.log_prob(hidden, torch.tensor([[-1.0]])).item() == pytest.approx(math.log(below), abs=1e-4)
+    assert codec.predict(hidden).log_prob(torch.tensor([[-1.0]])).item() == pytest.approx(math.log(below), abs=1e-4)
 
 
 def test_censored_density_and_masses_add_up_to_one():
     codec = fitted("gaussian", np.array([[-1.0], [1.0]], np.float32), low=(-1.0,), high=(2.0,))
     hidden = say(codec, [0.8, log_std_output(0.0)])
     grid = torch.linspace(-1, 2, 20001)[1:-1, None]
-    density = codec.log_prob(hidden.expand(len(grid), -1), grid).exp().sum().item() * 3 / 20000
-    masses = sum(codec.log_prob(hidden, torch.tensor([[bound]])).exp().item() for bound in (-1.0, 2.0))
+    density = codec.predict(hidden.expand(len(grid), -1)).log_prob(grid).exp().sum().item() * 3 / 20000
+    masses = sum(codec.predict(hidden).log_prob(torch.tensor([[bound]])).exp().item() for bound in (-1.0, 2.0))
     assert density + masses == pytest.approx(1.0, abs=1e-4)
 
 
@@ -73,13 +73,13 @@ def test_samples_never_leave_their_bounds(kind: str):
     rng = np.random.default_rng(0)
     codec = fitted(kind, rng.uniform(-2, 2, (500, 2)).astype(np.float32), low=(-2.0, -2.0), high=(2.0, 2.0))
     codec.head.weight.data.normal_(std=100)
-    sample = codec.sample(torch.randn(1000, WIDTH), numbers(1000, 2))
+    sample = codec.predict(torch.randn(1000, WIDTH)).sample(numbers(1000, 2))
     assert sample.abs().max() <= 2.0
 
 
 def test_infinite_bounds_give_finite_losses_and_gradients():
     codec = fitted("gaussian", np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32), low=(-math.inf, 0.0))
-    loss = codec.loss(torch.randn(4, WIDTH), torch.tensor([[1.0, 0.0]] * 4)).sum()
+    loss = codec.predict(torch.randn(4, WIDTH)).loss(torch.tensor([[1.0, 0.0]] * 4)).sum()
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad.isfinite().all() for p in codec.parameters() if p.grad is not None)
@@ -88,7 +88,7 @@ def test_infinite_bounds_give_finite_losses_and_gradients():
 def test_a_prediction_far_from_an_action_on_its_bound_keeps_a_finite_gradient():
     codec = fitted("gaussian", np.array([[-1.0], [1.0]], np.float32), low=(-1.0,), high=(1.0,))
     hidden = say(codec, [-400.0, -20.0])
-    loss = codec.loss(hidden, torch.tensor([[1.0]])).sum()
+    loss = codec.predict(hidden).loss(torch.tensor([[1.0]])).sum()
     loss.backward()
     assert loss.isfinite() and codec.head.bias.grad.isfinite().all()
 
@@ -96,22 +96,22 @@ def test_a_prediction_far_from_an_action_on_its_bound_keeps_a_finite_gradient():
 def test_gaussian_samples_have_the_predicted_moments():
     codec = fitted("gaussian", np.array([[0.0], [4.0]], np.float32))
     hidden = say(codec, [0.5, log_std_output(math.log(0.25))]).expand(40000, -1)
-    sample = codec.sample(hidden, numbers(40000, 1))
+    sample = codec.predict(hidden).sample(numbers(40000, 1))
     assert sample.mean().item() == pytest.approx(3.0, abs=0.02)
     assert sample.std().item() == pytest.approx(0.5, abs=0.01)
-    assert torch.equal(codec.sample(hidden, numbers(40000, 1), temperature=0.0), torch.full((40000, 1), 3.0))
+    assert torch.equal(codec.predict(hidden).mode(), torch.full((40000, 1), 3.0))
 
 
 def test_regression_loss_is_the_squared_error_of_normalised_values():
     codec = fitted("mse", np.array([[0.0], [4.0]], np.float32))
     hidden = say(codec, [0.5])
-    assert codec.loss(hidden, torch.tensor([[2.0]])).item() == pytest.approx(0.25)
-    assert codec.sample(hidden, numbers(1, 1)).item() == pytest.approx(3.0)
+    assert codec.predict(hidden).loss(torch.tensor([[2.0]])).item() == pytest.approx(0.25)
+    assert codec.predict(hidden).sample(numbers(1, 1)).item() == pytest.approx(3.0)
 
 
 def test_bounded_regression_ends_in_a_tanh():
     codec = fitted("mse", np.array([[-2.0], [2.0]], np.float32), low=(-2.0,), high=(2.0,))
-    assert codec.sample(say(codec, [0.7]), numbers(1, 1)).item() == pytest.approx(2 * math.tanh(0.7), abs=1e-6)
+    assert codec.predict(say(codec, [0.7])).sample(numbers(1, 1)).item() == pytest.approx(2 * math.tanh(0.7), abs=1e-6)
 
 
 def test_binned_probabilities_are_those_of_the_bins():
@@ -120,8 +120,8 @@ def test_binned_probabilities_are_those_of_the_bins():
     assert isinstance(codec, Binned)
     assert codec.edges[0, :5].tolist() == pytest.approx([0, 2, 4, 6, 8])
     hidden = say(codec, [math.log(4.0), 0.0, 0.0, 0.0, *[9.0] * 4])  # unused bins shout in vain
-    assert codec.loss(hidden, torch.tensor([[1.0]])).item() == pytest.approx(-math.log(4 / 7), abs=1e-5)
-    assert codec.log_prob(hidden, torch.tensor([[7.0]])).item() == pytest.approx(math.log(1 / 7 / 2), abs=1e-5)
+    assert codec.predict(hidden).loss(torch.tensor([[1.0]])).item() == pytest.approx(-math.log(4 / 7), abs=1e-5)
+    assert codec.predict(hidden).log_prob(torch.tensor([[7.0]])).item() == pytest.approx(math.log(1 / 7 / 2), abs=1e-5)
 
 
 def test_a_value_that_is_common_gets_a_bin_of_its_own_and_is_sampled_exactly():
@@ -133,11 +133,13 @@ def test_a_value_that_is_common_gets_a_bin_of_its_own_and_is_sampled_exactly():
     optimizer = torch.optim.Adam([codec.head.bias], lr=0.1)
     for _ in range(200):  # learn the distribution of the values themselves
         optimizer.zero_grad()
-        codec.loss(torch.zeros(4000, WIDTH), torch.from_numpy(values)).mean().backward()
+        codec.predict(torch.zeros(4000, WIDTH)).loss(torch.from_numpy(values)).mean().backward()
         optimizer.step()
-    sample = codec.sample(torch.zeros(4000, WIDTH), numbers(4000, 1))
+    sample = codec.predict(torch.zeros(4000, WIDTH)).sample(numbers(4000, 1))
     assert (sample == 1.0).float().mean().item() == pytest.approx(at_bound, abs=0.03)
-    assert codec.log_prob(torch.zeros(1, WIDTH), torch.ones(1, 1)).exp().item() == pytest.approx(at_bound, abs=0.02)
+    assert codec.predict(torch.zeros(1, WIDTH)).log_prob(torch.ones(1, 1)).exp().item() == pytest.approx(
+        at_bound, abs=0.02
+    )
 
 
 def test_uniform_bins_are_equally_wide():
@@ -150,18 +152,18 @@ def test_uniform_bins_are_equally_wide():
 def test_discrete_values_count_from_their_start():
     codec = fitted("discrete", np.array([5, 6, 7]), size=3, start=5)
     hidden = say(codec, [0.0, math.log(3.0), 0.0])
-    assert codec.log_prob(hidden, torch.tensor([6])).item() == pytest.approx(math.log(0.6), abs=1e-6)
-    assert codec.sample(hidden, numbers(1), temperature=0.0).item() == 6
-    draws = codec.sample(hidden.expand(20000, -1), numbers(20000))
+    assert codec.predict(hidden).log_prob(torch.tensor([6])).item() == pytest.approx(math.log(0.6), abs=1e-6)
+    assert codec.predict(hidden).mode().item() == 6
+    draws = codec.predict(hidden).sample(numbers(20000, 1))[:, 0]
     assert (draws == 6).float().mean().item() == pytest.approx(0.6, abs=0.02)
 
 
 def test_temperature_and_top_k_sharpen():
     codec = fitted("discrete", np.array([0, 1, 2]), size=3)
     hidden = say(codec, [0.0, math.log(2.0), math.log(4.0)]).expand(20000, -1)
-    cold = codec.sample(hidden, numbers(20000), temperature=0.5)
+    cold = codec.predict(hidden).tempered(0.5).sample(numbers(20000))
     assert (cold == 2).float().mean().item() == pytest.approx(16 / 21, abs=0.02)
-    two = codec.sample(hidden, numbers(20000), top_k=2)
+    two = codec.predict(hidden).top_k(2).sample(numbers(20000))
     assert (two == 0).sum() == 0 and (two == 1).float().mean().item() == pytest.approx(1 / 3, abs=0.02)
 
 
@@ -183,7 +185,7 @@ def test_constant_entries_do_not_divide_by_zero():
     for kind in ("gaussian", "mse", "binned"):
         codec = fitted(kind, values)
         assert codec.embed(torch.from_numpy(values)).isfinite().all()
-        assert codec.loss(torch.zeros(10, WIDTH), torch.from_numpy(values)).isfinite().all()
+        assert codec.predict(torch.zeros(10, WIDTH)).loss(torch.from_numpy(values)).isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "mse", "binned", "discrete"])
@@ -206,7 +208,7 @@ def test_the_statistics_are_saved_with_the_weights():
     fresh.load_state_dict(codec.state_dict())
     raw, hidden = torch.from_numpy(values), torch.randn(100, WIDTH)
     assert torch.equal(fresh.embed(raw), codec.embed(raw))
-    assert torch.equal(fresh.log_prob(hidden, raw), codec.log_prob(hidden, raw))
+    assert torch.equal(fresh.predict(hidden).log_prob(raw), codec.predict(hidden).log_prob(raw))
 
 
 def test_codecs_are_built_by_kind():

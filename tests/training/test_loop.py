@@ -117,7 +117,7 @@ def test_evaluating_does_not_touch_training(tmp_path: Path):
     watched, windows = fresh()
 
     def evaluate(model: SequenceModel) -> dict[str, float]:
-        return {"eval/action": model.codec("action").sample(torch.randn(4, 128), torch.rand(4, 2)).sum().item()}
+        return {"eval/action": model.codec("action").predict(torch.randn(4, 128)).sample(torch.rand(4, 2)).sum().item()}
 
     out = tmp_path / "watched"
     train(watched, windows, out=out, steps=20, batch_size=8, heldout=windows, eval_every=7, evaluate=evaluate)
