@@ -117,7 +117,7 @@ def success(episodes: list[Episode]) -> float:
 
 def path_of(episode: Episode) -> np.ndarray:
     """Return x and y of all places of an episode, [2, T + 1]."""
-    return np.vstack([episode.steps["observation"], episode.finals["observation"]]).T
+    return np.vstack([episode.steps["observation"], episode.final["observation"]]).T
 
 
 def draw(results: list[Result], path: str) -> None:

@@ -229,7 +229,7 @@ def draw(results: Sequence[Mapping[str, Sequence[Episode]]], path: str) -> None:
         half, is_data = SIZE / 2, name == "the data"
         axes.imshow([[cell == "#" for cell in row] for row in MAZE], "Greys", extent=(-half, half, -half, half), vmax=2)
         for episode in episodes if is_data else episodes[:20]:
-            places = np.vstack([episode.steps[PLACE], episode.finals["observation.observation"]])
+            places = np.vstack([episode.steps[PLACE], episode.final["observation.observation"]])
             colour = "#666666" if is_data else "#2f8f5b" if episode.total_return else "#c8591b"
             axes.plot(places[:, 0], places[:, 1], color=colour, lw=1.0, alpha=0.6)
             if not is_data:

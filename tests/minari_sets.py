@@ -65,7 +65,7 @@ def minari_arrays(episode):
     ends = np.zeros((2, len(episode)), bool)
     ends[:, -1] = episode.terminated, episode.truncated
     return {
-        "observations": np.concatenate([episode.steps["observation"], episode.final[None]]),
+        "observations": np.concatenate([episode.steps["observation"], episode.final["observation"][None]]),
         "actions": episode.steps["action"],
         "rewards": episode.steps["reward"].astype(np.float64),
         "terminations": ends[0],

@@ -30,7 +30,7 @@ def step_rows(episodes, final="row"):
     """One row a step; the final observation is a row without an action, a column, or left out."""
     found = []
     for index, episode in enumerate(episodes):
-        observations = [*episode.steps["observation"], episode.final]
+        observations = [*episode.steps["observation"], episode.final["observation"]]
         for step in range(len(episode) + (final == "row")):
             is_end = step == len(episode) - 1
             row = {"run": f"run {index}", "observation": observations[step].tolist(), "action": None, "reward": None}
@@ -49,8 +49,12 @@ def episode_rows(episodes, final="row"):
         row = {name: values.tolist() for name, values in episode.steps.items()}
         row |= {"terminated": episode.terminated, "truncated": episode.truncated, "text": episode.text}
         if final == "row":
-            row["observation"] = [*row["observation"], episode.final.tolist()]
-        found.append(row | dict(episode.metadata) | ({"final": episode.final.tolist()} if final == "column" else {}))
+            row["observation"] = [*row["observation"], episode.final["observation"].tolist()]
+        found.append(
+            row
+            | dict(episode.metadata)
+            | ({"final": episode.final["observation"].tolist()} if final == "column" else {})
+        )
     return found
 
 

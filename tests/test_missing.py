@@ -97,9 +97,9 @@ def test_a_recording_marks_what_was_not_given_and_keeps_all_else(num_envs: int, 
         assert all(np.array_equal(values, twin.steps[name]) for name, values in episode.steps.items() if "act" in name)
         assert (episode.terminated, episode.truncated) == (twin.terminated, twin.truncated)
         for name in LEAVES:
-            seen = np.concatenate([episode.steps[name], episode.finals[name][None]])
-            expected = np.concatenate([twin.steps[name], np.asarray(twin.finals[name])[None]])
-            mask = np.concatenate([episode.steps[MISSING + name], episode.finals[MISSING + name][None]])
+            seen = np.concatenate([episode.steps[name], episode.final[name][None]])
+            expected = np.concatenate([twin.steps[name], np.asarray(twin.final[name])[None]])
+            mask = np.concatenate([episode.steps[MISSING + name], episode.final[MISSING + name][None]])
             assert mask.tolist() == [is_unknown(flat(observation)[name]).tolist() for observation in given[index]]
             assert np.array_equal(seen[~mask], expected[~mask]), "what was given is what is there"
             assert not any(np.ravel(seen[mask])), "and a zero, or no text, stands for what was not"

@@ -22,7 +22,7 @@ from seqdec.data.check import MAX_MAGNITUDE, check
 from seqdec.data.episode import METADATA, Row, RowValue, final_name
 from seqdec.data.schema import METADATA_TYPES, Column, columns_of, dataset_of, environment_of, features_of, lengths
 from seqdec.errors import DataError, suggest
-from seqdec.spaces.leaves import MISSING, leaf_dtype, leaf_kind, shape_of_missing
+from seqdec.spaces.leaves import MISSING, leaf_dtype, leaf_kind, role_of, shape_of_missing
 from seqdec.spaces.space import describe_space, quote
 from seqdec.spaces.spec import EnvironmentSpec
 
@@ -140,18 +140,17 @@ def completed(row: Row, spec: EnvironmentSpec, index: int, *, refuse: bool = Tru
 
     Where a leaf may not be missing, its numbers are NaN again, which the checks find and count.
     """
-    found = dict(row)
-    for name, leaf in spec.observation_leaves.items():
-        for key, shape in (
-            (name, (_num_steps(row), *shape_of_missing(leaf))),
-            (final_name(name), shape_of_missing(leaf)),
-        ):
-            mask = found.pop(MISSING + key, None)
+    row = dict(row)
+    for name, leaf in {**spec.observation_leaves, **spec.action_leaves}.items():
+        keys = [(name, (_num_steps(row), *shape_of_missing(leaf)))]
+        keys += [(final_name(name), shape_of_missing(leaf))] if name in spec.observation_leaves else []
+        for key, shape in keys:
+            mask = row.pop(MISSING + key, None)
             if name in spec.missing:
                 given = np.zeros(shape, bool) if mask is None else np.asarray(mask)
                 # all of a vector is missing, or some of its entries
                 given = given.reshape((*given.shape, *[1] * (len(shape) - given.ndim)))
-                found[MISSING + key] = np.broadcast_to(given, shape).astype(np.uint8)
+                row[MISSING + key] = np.broadcast_to(given, shape).astype(np.uint8)
             elif mask is not None and np.any(mask):
                 if leaf_kind(leaf) != "vector" and refuse:
                     step = f", step {int(np.flatnonzero(mask)[0])}" if key == name else ""
@@ -159,11 +158,11 @@ def completed(row: Row, spec: EnvironmentSpec, index: int, *, refuse: bool = Tru
                         f"episode {index}{step}: {key} is missing: say that it may be with --missing {name} "
                         "(EnvironmentSpec.missing), or drop such episodes with --on-nonfinite drop-episode"
                     )
-                kept = np.asarray(found[key])
+                kept = np.asarray(row[key])
                 values = np.zeros(kept.shape, np.float32) if kept.dtype.kind in "OU" else kept.astype(np.float32)
-                found[key] = np.where(np.asarray(mask).reshape((*np.shape(mask), *[1] * (values.ndim - np.ndim(mask)))),
+                row[key] = np.where(np.asarray(mask).reshape((*np.shape(mask), *[1] * (values.ndim - np.ndim(mask)))),
                                       np.float32(np.nan), values)  # fmt: skip
-    return found
+    return row
 
 
 def _metadata_types(rows: Sequence[Row]) -> dict[str, pa.DataType]:
@@ -184,7 +183,7 @@ def _metadata_type(name: str, value: RowValue) -> pa.DataType:
 def _check_shapes(row: Row, spec: EnvironmentSpec, index: int) -> None:
     for name, space in {**spec.observation_leaves, **spec.action_leaves}.items():
         if name not in row:
-            has = ", ".join(key for key in row if key.split(".")[0] in ("observation", "action"))
+            has = ", ".join(key for key in row if role_of(key) in ("observation", "action"))
             raise DataError(f"episode {index}: {name} is not there{suggest(name, row)}; it has {has}")
         values = row[name]
         assert isinstance(values, np.ndarray)

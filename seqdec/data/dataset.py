@@ -13,9 +13,9 @@ from datasets.table import MemoryMappedTable, concat_tables
 from seqdec import storage
 from seqdec.data.arrow import from_rows
 from seqdec.data.check import check
-from seqdec.data.episode import Episode, Row, final_name
+from seqdec.data.episode import Episode, Row, final_name, make_row
 from seqdec.data.schema import dataset_of, environment_of, features_of
-from seqdec.errors import DataError, UsageError, suggest
+from seqdec.errors import DataError, suggest
 from seqdec.spaces.leaves import MISSING, leaf_dtype, leaf_kind, shape_of_missing, split, stack
 from seqdec.spaces.space import kind_of, quote
 from seqdec.spaces.spec import EnvironmentSpec
@@ -34,7 +34,7 @@ def from_episodes(episodes: Iterable[Episode | Mapping[str, object]], spec: Envi
     Raises:
         DataError: with the episode, and what does not fit.
     """
-    dataset = from_rows((_as_row(episode, spec, index) for index, episode in enumerate(episodes)), spec)
+    dataset = from_rows((_row_of(episode, spec, index) for index, episode in enumerate(episodes)), spec)
     check(dataset)
     return dataset
 
@@ -106,67 +106,45 @@ def load_folder(folder: Path) -> Dataset:
     return dataset
 
 
-def row_of(episode: Episode) -> Row:
-    """Return an episode as a row, refusing what a data set does not keep."""
-    known = ("observation", "action", "reward", "missing")
-    extra = sorted(name for name in episode.steps if name.split(".")[0] not in known)
-    if extra:
-        raise UsageError(f"a data set keeps observation, action and reward, not {extra[0]!r}: leave it out")
-    for name, missing in episode.steps.items():
-        if name.split(".")[:2] == ["missing", "action"] and missing.any():
-            step = int(np.flatnonzero(missing.reshape(len(missing), -1).any(axis=1))[0])
-            raise DataError(f"{name.removeprefix(MISSING)} is not known at step {step}: every step needs an action")
-    return episode.to_row()
-
-
 _COLLECTED = ("observation", "action", "reward", "final", "terminated", "truncated", "text", "metadata")
 
 
-def _as_row(episode: Episode | Mapping[str, object], spec: EnvironmentSpec, index: int) -> Row:
+def _row_of(episode: Episode | Mapping[str, object], spec: EnvironmentSpec, index: int) -> Row:
     if isinstance(episode, Episode):
-        return row_of(episode)
-    for name in episode:
-        if name not in _COLLECTED:
-            nearest = suggest(str(name), _COLLECTED) or f" (known are {', '.join(_COLLECTED)})"
-            raise DataError(f"episode {index} has an unknown {quote(name)}{nearest}")
-    lacking = next((name for name in ("observation", "action", "reward") if name not in episode), None)
-    if lacking is not None:
-        raise DataError(f"episode {index} has no {lacking}")
+        return episode.to_row()
     try:
-        return row_of(_collected(episode, spec))
+        return _collected_row(episode, spec)
     except DataError as error:
         raise DataError(f"episode {index}: {error}") from error
 
 
-def _collected(episode: Mapping[str, object], spec: EnvironmentSpec) -> Episode:
-    rewards = np.atleast_1d(np.asarray(episode["reward"]))
-    if len(rewards) == 0:
-        raise DataError("it has no steps: give at least one")
-    given = {name: stack(value) if isinstance(value, list) else value for name, value in episode.items()}
-    seen = split(spec.observation_space, given["observation"], "observation")  # pyright: ignore[reportArgumentType]
-    if "final" in episode:
-        final = split(spec.observation_space, stack([episode["final"]]), "observation")
-        num_seen = len(next(iter(seen.values())))
-        for name in final.keys() - seen.keys():  # nothing was missing before
-            seen[name] = np.zeros((num_seen, *final[name].shape[1:]), bool)
-        seen = {
-            name: np.concatenate([values, final.get(name, np.zeros_like(values[:1]))]) for name, values in seen.items()
-        }
-    done = split(spec.action_space, given["action"], "action")  # pyright: ignore[reportArgumentType]
-    for name, values in seen.items():
-        if len(values) != len(rewards) + 1:
-            hint = "" if "final" in episode else ': give one more than rewards, or the last one as "final"'
-            raise DataError(f"{name} has {len(values)} rows for {len(rewards)} rewards{hint}")
+def _collected_row(episode: Mapping[str, object], spec: EnvironmentSpec) -> Row:
+    for name in episode:
+        if name not in _COLLECTED:
+            nearest = suggest(str(name), _COLLECTED) or f" (known are {', '.join(_COLLECTED)})"
+            raise DataError(f"it has an unknown {quote(name)}{nearest}")
+    lacking = next((name for name in ("observation", "action", "reward") if name not in episode), None)
+    if lacking is not None:
+        raise DataError(f"it has no {lacking}")
     metadata = episode.get("metadata", {})
     if not isinstance(metadata, Mapping):
         raise DataError(f"metadata is {kind_of(metadata)}: expected a dict")
     for name in ("terminated", "truncated"):
         if not isinstance(episode.get(name), bool | np.bool_ | int | np.integer | None):
             raise DataError(f"{name} is {kind_of(episode[name])}: say of the whole episode, True or False")
-    finals = {name: values[-1] for name, values in seen.items()}
-    return Episode(
-        {**{name: values[:-1] for name, values in seen.items()}, **done, "reward": rewards},
-        final=finals,
+    rewards = np.atleast_1d(np.asarray(episode["reward"]))
+    if len(rewards) == 0:
+        raise DataError("it has no steps: give at least one")
+    batches = {name: stack(value) if isinstance(value, list) else value for name, value in episode.items()}
+    observed = split(spec.observation_space, batches["observation"], "observation")  # pyright: ignore[reportArgumentType]
+    acted = split(spec.action_space, batches["action"], "action")  # pyright: ignore[reportArgumentType]
+    final = None
+    if "final" in episode:
+        last = split(spec.observation_space, stack([episode["final"]]), "observation")
+        final = {name: values[0] for name, values in last.items()}
+    return make_row(
+        {**observed, **acted, "reward": rewards},
+        final,
         terminated=bool(episode.get("terminated")),
         truncated=bool(episode.get("truncated", not episode.get("terminated"))),
         text=str(episode.get("text", "")),

@@ -1,34 +1,36 @@
-"""One episode: what was seen, done and paid, from reset to end.
+"""One episode: what was seen, done and paid, from reset to end; and the row of a data set that it is kept as.
 
-    steps["observation"]  o0 o1 ... o(T-1)   final oT
+    steps["observation"]  o0 o1 ... o(T-1)   final["observation"] oT
     steps["action"]       a0 a1 ... a(T-1)
     steps["reward"]       r0 r1 ... r(T-1)   R_t = r_t + discount * R_(t+1)
 
 Every array of `steps` has T rows. Where observations or actions are nested, each leaf has an array of its own
-("observation.camera", see `leaves`), and `final` is a mapping of the same names. Environments, data sets and the
-trainer share this record; raw units only.
+("observation.camera", see `leaves`), and so in `final`. Environments, data sets and the trainer share this record;
+raw units only.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from seqdec.data.returns import returns_to_go
 from seqdec.errors import DataError, UsageError
-from seqdec.spaces.leaves import MISSING
+from seqdec.spaces.leaves import MISSING, role_of
 
 RowValue = np.ndarray | np.generic | bool | int | float | str | None
 Row = Mapping[str, RowValue]
 Metadata = Mapping[str, bool | int | float | str | None]
 METADATA = "metadata."
-LONG = 64  # timesteps from which on a sum an episode is quicker than the passes over all of them
+ROLES = ("observation", "action", "reward")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, init=False)
 class Episode:
     """One episode; floating arrays are kept as float32, uint8 and texts as they are, other whole numbers as int64.
 
-    `metadata` holds what else is known of it: the seed, who acted.
+    `final` is the observation after the last step by leaf; `metadata` holds what else is known: the seed, who acted.
 
     Example:
         >>> episode = Episode(
@@ -37,35 +39,44 @@ class Episode:
         ...     terminated=True,
         ...     truncated=False,
         ... )
-        >>> episode.total_return
-        3.0
+        >>> episode.final["observation"].tolist(), episode.total_return
+        ([2.0], 3.0)
     """
 
     steps: Mapping[str, np.ndarray]
-    final: np.ndarray | Mapping[str, np.ndarray]
+    final: Mapping[str, np.ndarray]
     terminated: bool
     truncated: bool
-    text: str = ""
-    metadata: Metadata = field(default_factory=dict)
+    text: str
+    metadata: Metadata
 
-    def __post_init__(self) -> None:
-        """Bring the arrays to their types and refuse an episode whose parts do not fit together."""
-        for role in ("observation", "action", "reward"):
-            if not any(name == role or name.startswith(f"{role}.") for name in self.steps):
+    def __init__(
+        self,
+        steps: Mapping[str, ArrayLike],
+        final: ArrayLike | Mapping[str, ArrayLike],
+        terminated: bool,
+        truncated: bool,
+        text: str = "",
+        metadata: Metadata | None = None,
+    ) -> None:
+        """Bring the arrays to their types and refuse an episode whose parts do not fit together.
+
+        `final` may be a plain array where the observation is not nested.
+        """
+        for role in ROLES:
+            if not any(name == role or name.startswith(f"{role}.") for name in steps):
                 raise DataError(f"an episode needs observation, action and reward; {role} is missing")
-        steps = {name: _as_kept(name, values) for name, values in self.steps.items()}
         if "reward" not in steps:
             raise DataError("an episode has one reward a step: reward cannot be nested")
-        steps["reward"] = steps["reward"].astype(np.float32)
-        given = self.final if isinstance(self.final, Mapping) else {"observation": self.final}
-        finals = {name: _as_kept(final_name(name), value) for name, value in given.items()}
-        _check(steps, finals)
-        finals = {name: np.asarray(value, steps[name].dtype) for name, value in finals.items()}
-        is_plain = "observation" in finals and not finals.get(MISSING + "observation", np.zeros(1)).any()
-        object.__setattr__(self, "steps", steps)
-        object.__setattr__(self, "final", finals["observation"] if is_plain else finals)
-        object.__setattr__(self, "terminated", bool(self.terminated))
-        object.__setattr__(self, "truncated", bool(self.truncated))
+        arrays = {name: _as_kept(name, values) for name, values in steps.items()}
+        arrays["reward"] = arrays["reward"].astype(np.float32)
+        last = final if isinstance(final, Mapping) else {"observation": final}
+        last = {name: _as_kept(final_name(name), value) for name, value in last.items()}
+        _check(arrays, last)
+        last = {name: np.asarray(value, arrays[name].dtype) for name, value in last.items()}
+        fields = {"steps": arrays, "final": last, "terminated": bool(terminated), "truncated": bool(truncated)}
+        for name, value in {**fields, "text": text, "metadata": metadata or {}}.items():
+            object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         """Return T, the number of timesteps."""
@@ -79,14 +90,9 @@ class Episode:
         if stop <= start:
             raise UsageError(f"the slice {start}:{stop} of {len(self)} steps is empty: give at least one step")
         is_end = stop == len(self)
-        final = self.final
-        if not is_end and isinstance(final, Mapping):
-            final = {name: self.steps[name][stop] for name in final}
-        elif not is_end:
-            final = self.steps["observation"][stop]
         return Episode(
             steps={name: values[start:stop] for name, values in self.steps.items()},
-            final=final,
+            final=self.final if is_end else {name: self.steps[name][stop] for name in self.final},
             terminated=self.terminated and is_end,
             truncated=self.truncated if is_end else True,
             text=self.text,
@@ -101,11 +107,6 @@ class Episode:
         return f"Episode({len(self)} steps, return {self.total_return:g}, {end}, {shapes}{text})"
 
     @property
-    def finals(self) -> dict[str, np.ndarray]:
-        """Return the observation after the last step by leaf: {"observation": ...} where it is not nested."""
-        return dict(self.final) if isinstance(self.final, Mapping) else {"observation": self.final}
-
-    @property
     def total_return(self) -> float:
         """Return the undiscounted sum of all rewards."""
         return float(self.steps["reward"].sum(dtype=np.float64))
@@ -117,100 +118,85 @@ class Episode:
     def equals(self, other: "Episode") -> bool:
         """Say whether both hold the same values."""
         return (
-            self.steps.keys() == other.steps.keys()
-            and all(np.array_equal(values, other.steps[name]) for name, values in self.steps.items())
-            and self.finals.keys() == other.finals.keys()
-            and all(np.array_equal(value, other.finals[name]) for name, value in self.finals.items())
+            _are_equal(self.steps, other.steps)
+            and _are_equal(self.final, other.final)
             and (self.terminated, self.truncated, self.text) == (other.terminated, other.truncated, other.text)
             and dict(self.metadata) == dict(other.metadata)
         )
 
     def to_row(self) -> dict[str, RowValue]:
-        """Return the episode as one row of a data set."""
-        return {
-            **self.steps,
-            **{final_name(name): value for name, value in self.finals.items()},
-            "terminated": self.terminated,
-            "truncated": self.truncated,
-            "text": self.text,
-            **{METADATA + name: value for name, value in self.metadata.items()},
-        }
+        """Return the episode as one row of a data set, see `make_row`."""
+        ends = {"terminated": self.terminated, "truncated": self.truncated}
+        return make_row(self.steps, self.final, **ends, text=self.text, metadata=self.metadata)
 
     @staticmethod
-    def from_row(row: Mapping[str, RowValue]) -> "Episode":
+    def from_row(row: Row) -> "Episode":
         """Read a row as written by `to_row`; lists stand for arrays."""
-        facts = {"terminated", "truncated", "text"}
-        finals = {_leaf_of_final(name): np.asarray(value) for name, value in row.items() if _is_final(name)}
-        lacking = sorted((facts - {"text"}) - row.keys()) or ([] if finals else ["final"])
+        steps = {name: np.asarray(values) for name, values in row.items() if role_of(name) in ROLES}
+        final = {_leaf_of_final(name): np.asarray(value) for name, value in row.items() if role_of(name) == "final"}
+        lacking = [name for name in ("terminated", "truncated") if name not in row] + ["final"] * (not final)
         if lacking:
             raise DataError(f"a row of episodes needs {lacking[0]!r}; it has {', '.join(map(repr, row))}")
-        return Episode(
-            steps={
-                name: np.asarray(values)
-                for name, values in row.items()
-                if name not in facts and not _is_final(name) and not name.startswith(METADATA)
-            },
-            final=finals["observation"] if finals.keys() == {"observation"} else finals,
-            terminated=bool(row["terminated"]),
-            truncated=bool(row["truncated"]),
-            text=str(row.get("text") or ""),
-            metadata={
-                name.removeprefix(METADATA): value  # pyright: ignore[reportArgumentType]
-                for name, value in row.items()
-                if name.startswith(METADATA)
-            },
-        )
+        metadata = {name.removeprefix(METADATA): value for name, value in row.items() if name.startswith(METADATA)}
+        ends = {"terminated": bool(row["terminated"]), "truncated": bool(row["truncated"])}
+        return Episode(steps, final, **ends, text=str(row.get("text") or ""), metadata=metadata)  # pyright: ignore[reportArgumentType]
+
+
+def make_row(
+    steps: Mapping[str, np.ndarray],
+    final: Mapping[str, np.ndarray] | None = None,
+    *,
+    terminated: bool,
+    truncated: bool,
+    text: str = "",
+    metadata: Metadata | None = None,
+) -> dict[str, RowValue]:
+    """Return the row that an episode is in a data set: the one constructor of rows, for every reader and recorder.
+
+    Its values may still be wrong: whether they fit the spaces, are all known and finite is checked, and counted over
+    all episodes, as rows become a data set. A mask says what is not known, never NaN: see `leaves.split`.
+
+    Args:
+        steps: by leaf, "missing.LEAF" among them: rewards [T], actions [T, ...] and observations, which are [T, ...]
+            where there is a `final`, else [T + 1, ...] with the final one last.
+        final: the observation after the last step by leaf, "missing.LEAF" among them.
+        terminated: the task ended.
+        truncated: a time limit, or the end of the record, cut the episode.
+        text: an instruction.
+        metadata: what else is known, by names without "metadata.".
+
+    Raises:
+        DataError: the arrays are not of one length, or rewards are no numbers.
+        UsageError: `steps` has an array that is no observation, action or reward.
+    """
+    unknown = next((name for name in steps if role_of(name) not in ROLES), None)
+    if unknown is not None:
+        raise UsageError(f"a data set keeps observation, action and reward, not {unknown!r}: leave it out")
+    rewards = steps["reward"]
+    if rewards.ndim != 1 or rewards.dtype.kind not in "biuf":
+        raise DataError(f"reward has type {rewards.dtype} and shape {list(rewards.shape)}: give one number per step")
+    if len(rewards) == 0:
+        raise DataError("it has no steps: give at least one")
+    with np.errstate(over="ignore"):  # a reward too large for float32 turns infinite, which the checks refuse
+        row: dict[str, RowValue] = {"reward": rewards.astype(np.float32, copy=False)}
+    for name, values in steps.items():
+        num_more = int(final is None and role_of(name) == "observation")
+        if len(values) != len(rewards) + num_more:
+            hint = ': give one more than rewards, or the last one as "final"' if num_more else ": give one per reward"
+            raise DataError(f"{name} has {len(values)} rows for {len(rewards)} rewards{hint}")
+        if name != "reward":
+            row[name] = values[: len(rewards)]
+        if num_more:
+            row[final_name(name)] = values[-1]
+    row |= {final_name(name): value for name, value in (final or {}).items()}
+    row |= {"terminated": bool(terminated), "truncated": bool(truncated), "text": text}
+    return row | {METADATA + name: value for name, value in (metadata or {}).items()}
 
 
 def final_name(name: str) -> str:
     """Return the column of a leaf's last value: "final.camera" of "observation.camera", and so for "missing."."""
     prefix = MISSING if name.startswith(MISSING) else ""
     return f"{prefix}final{name.removeprefix(prefix).removeprefix('observation')}"
-
-
-def returns_to_go(
-    rewards: np.ndarray, lengths: np.ndarray, discount: float = 1.0, delayed_reward: bool = False
-) -> np.ndarray:
-    """Return R_t = r_t + discount * R_(t+1) for every timestep of every episode: [timesteps] float32.
-
-    Args:
-        rewards: the rewards of all episodes, one episode after the other.
-        lengths: the number of timesteps of each episode.
-        discount: how much a reward one timestep later counts.
-        delayed_reward: all reward is paid at the last timestep: R_t = discount**(T - 1 - t) * sum(rewards).
-    """
-    if not 0 < discount <= 1:
-        raise UsageError(f"discount is {discount}: it must be above 0 and at most 1")
-    lengths = _checked_lengths(rewards, lengths)
-    totals = np.asarray(rewards, dtype=np.float64)
-    totals = delay_rewards(totals, lengths) if delayed_reward else totals.copy()
-    if discount == 1 and len(totals) > LONG * len(lengths):
-        ends = np.cumsum(lengths)
-        for begin, end in zip((ends - lengths).tolist(), ends.tolist(), strict=True):
-            totals[begin:end] = np.cumsum(totals[begin:end][::-1])[::-1]
-        with np.errstate(over="ignore"):
-            return totals.astype(np.float32)
-    remaining = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(totals))
-    # Doubling: each pass lets totals[t] cover twice as many rewards from t on, never past its episode's end.
-    # No loop over timesteps for any discount, and no sum that mixes two episodes.
-    reach, weight = 1, float(discount)
-    while len(lengths) and reach < lengths.max():
-        inside = np.flatnonzero(remaining > reach)
-        totals[inside] += weight * totals[inside + reach]
-        reach, weight = 2 * reach, weight * weight
-    with np.errstate(over="ignore"):
-        return totals.astype(np.float32)
-
-
-def delay_rewards(rewards: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return the rewards with each episode's sum at its last timestep and 0 before."""
-    lengths = _checked_lengths(rewards, lengths)
-    rewards = np.asarray(rewards)
-    delayed = np.zeros_like(rewards)
-    ends = np.cumsum(lengths)
-    if len(ends):
-        delayed[ends - 1] = np.add.reduceat(rewards.astype(np.float64), ends - lengths)
-    return delayed
 
 
 def nonfinite_entry(values: np.ndarray) -> tuple[int, str] | None:
@@ -225,78 +211,70 @@ def nonfinite_entry(values: np.ndarray) -> tuple[int, str] | None:
     return row, f"{place} is {values[(row, *entry)]}"
 
 
-def _is_final(name: str) -> bool:
-    return name.removeprefix(MISSING).split(".")[0] == "final"
-
-
 def _leaf_of_final(name: str) -> str:
     prefix = MISSING if name.startswith(MISSING) else ""
     return f"{prefix}observation{name.removeprefix(prefix).removeprefix('final')}"
 
 
-def _as_kept(name: str, values: object) -> np.ndarray:
+def _are_equal(arrays: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> bool:
+    is_alike = arrays.keys() == others.keys()
+    return is_alike and all(np.array_equal(values, others[name]) for name, values in arrays.items())
+
+
+def _as_kept(name: str, values: ArrayLike) -> np.ndarray:
     values = np.asarray(values)
     if name.startswith(MISSING):
         return values.astype(bool)
     if values.dtype == np.uint8:
         return values
     if np.issubdtype(values.dtype, np.floating):
-        with np.errstate(over="ignore"):  # what is too large for float32 turns infinite and is refused as such
+        with np.errstate(over="ignore"):  # too large a number for float32 turns infinite and is refused as such
             return values.astype(np.float32)
     if np.issubdtype(values.dtype, np.integer) or values.dtype == np.bool_:
         return values.astype(np.int64)
-    is_observed = name.split(".")[0] in ("observation", "final")
-    if is_observed and values.dtype.kind in "UO" and all(isinstance(text, str) for text in values.reshape(-1)):
+    may_be_text = role_of(name) in ("observation", "final")
+    if may_be_text and values.dtype.kind in "UO" and all(isinstance(text, str) for text in values.reshape(-1)):
         return values.astype(object)
-    wanted = "only numbers and texts are" if is_observed else "only numbers are"
-    raise DataError(f"{name} has type {values.dtype}: {wanted} supported, all of one shape")
+    expected = "only numbers and texts are" if may_be_text else "only numbers are"
+    raise DataError(f"{name} has type {values.dtype}: {expected} supported, all of one shape")
 
 
-def _check(steps: dict[str, np.ndarray], finals: dict[str, np.ndarray]) -> None:
-    num_steps = len(steps["reward"]) if steps["reward"].ndim == 1 else -1
-    if num_steps < 0:
-        raise DataError(f"reward has shape {list(steps['reward'].shape)}: give one number per step")
-    if num_steps == 0:
+def _check(steps: dict[str, np.ndarray], final: dict[str, np.ndarray]) -> None:
+    rewards = steps["reward"]
+    if rewards.ndim != 1:
+        raise DataError(f"reward has shape {list(rewards.shape)}: give one number per step")
+    if len(rewards) == 0:
         raise DataError("the episode has no steps: give at least one")
     for name, values in steps.items():
-        if values.ndim == 0 or len(values) != num_steps:
-            came = "no axis of steps" if values.ndim == 0 else f"{len(values)} steps"
-            raise DataError(f"{name} has {came}, reward has {num_steps}: give one {name} per step")
+        if values.ndim == 0 or len(values) != len(rewards):
+            length = "no axis of steps" if values.ndim == 0 else f"{len(values)} steps"
+            raise DataError(f"{name} has {length}, reward has {len(rewards)}: give one {name} per step")
         steps[name] = _checked(values, steps.get(MISSING + name), name)
-    expected = {name for name in steps if name.removeprefix(MISSING).split(".")[0] == "observation"}
-    for name in expected - finals.keys():
-        if name.startswith(MISSING):  # what is not called missing is there
-            finals[name] = np.zeros(steps[name].shape[1:], bool)
-    if finals.keys() != expected:
-        lacking, unknown = sorted(expected - finals.keys()), sorted(finals.keys() - expected)
+    expected = {name for name in steps if role_of(name) == "observation"}
+    for name in expected - final.keys():
+        if name.startswith(MISSING):  # a final observation without a mask is known
+            final[name] = np.zeros(steps[name].shape[1:], bool)
+    if final.keys() != expected:
+        lacking, unknown = sorted(expected - final.keys()), sorted(final.keys() - expected)
         raise DataError(f"final {f'lacks {lacking[0]!r}' if lacking else f'has {unknown[0]!r}'}: give what is observed")
-    for name, value in finals.items():
-        if value.shape != steps[name].shape[1:]:
-            came, wanted = list(value.shape), list(steps[name].shape[1:])
-            raise DataError(f"{final_name(name)} has shape {came}, an observation has {wanted}")
-        missing = finals.get(MISSING + name)
-        finals[name] = _checked(value[None], None if missing is None else missing[None], final_name(name))[0]
+    for name, value in final.items():
+        shape = list(steps[name].shape[1:])
+        if list(value.shape) != shape:
+            raise DataError(f"{final_name(name)} has shape {list(value.shape)}, an observation has {shape}")
+        mask = final.get(MISSING + name)
+        final[name] = _checked(value[None], None if mask is None else mask[None], final_name(name))[0]
 
 
-def _checked(values: np.ndarray, missing: np.ndarray | None, name: str) -> np.ndarray:
-    """Return values with zeros where they are missing; anything else that is not finite is refused."""
-    if missing is not None:
-        if missing.shape not in (values.shape, values.shape[:1]):
-            came = f"{MISSING}{name} has shape {list(missing.shape)}"
-            raise DataError(f"{came}: expected {list(values.shape)} or {list(values.shape[:1])}")
+def _checked(values: np.ndarray, mask: np.ndarray | None, name: str) -> np.ndarray:
+    """Return values with zeros where they are missing; any other that is not finite is refused."""
+    if mask is not None:
+        if mask.shape not in (values.shape, values.shape[:1]):
+            expected = f"expected {list(values.shape)} or {list(values.shape[:1])}"
+            raise DataError(f"{MISSING}{name} has shape {list(mask.shape)}: {expected}")
         values = values.copy()
-        values[missing] = "" if values.dtype == object else 0
-    broken = nonfinite_entry(values)
-    if broken:
-        place = name if name.split(".")[0] == "final" else f"step {broken[0]}: {name}"
-        raise DataError(f"{place}{broken[1]}")
+        values[mask] = "" if values.dtype == object else 0
+    nonfinite = nonfinite_entry(values)
+    if nonfinite:
+        place = name if role_of(name) == "final" else f"step {nonfinite[0]}: {name}"
+        raise DataError(f"{place}{nonfinite[1]}")
     return values
-
-
-def _checked_lengths(rewards: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    lengths = np.asarray(lengths, dtype=np.int64)
-    if (lengths < 1).any():
-        raise DataError(f"an episode has {lengths.min()} steps: each needs at least one")
-    if lengths.sum() != len(rewards):
-        raise DataError(f"the episodes have {lengths.sum()} steps in all, there are {len(rewards)} rewards")
-    return lengths

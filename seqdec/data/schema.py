@@ -23,7 +23,7 @@ from gymnasium.spaces import Discrete
 
 from seqdec.data.episode import METADATA, final_name
 from seqdec.errors import DataError, UsageError, suggest
-from seqdec.spaces.leaves import MISSING, leaf_dtype, leaf_kind, num_entries
+from seqdec.spaces.leaves import MISSING, leaf_dtype, leaf_kind, num_entries, role_of
 from seqdec.spaces.space import quote
 from seqdec.spaces.spec import EnvironmentSpec
 
@@ -82,7 +82,7 @@ def features_of(spec: EnvironmentSpec, names: Iterable[str], schema: "Features |
 
 def _order(name: str) -> tuple[int, str]:
     roles = ("observation", "action", "reward", "final", "terminated", "truncated", "text", "metadata")
-    return roles.index(name.removeprefix(MISSING).split(".")[0]), name
+    return roles.index(role_of(name)), name
 
 
 def dataset_of(table: Table, spec: EnvironmentSpec, fingerprint: str | None = None) -> Dataset:

@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from seqdec import storage
 from seqdec.data.arrow import write_joined, write_rows
-from seqdec.data.dataset import open_folder, row_of
+from seqdec.data.dataset import open_folder
 from seqdec.data.episode import Episode
 from seqdec.data.schema import lengths
 from seqdec.errors import DataError, UsageError
@@ -136,6 +136,6 @@ def _write_parts(working: Path, spec: EnvironmentSpec, num_kept: int, waves: Ite
 def _write_part(working: Path, spec: EnvironmentSpec, first: int, episodes: Sequence[Episode]) -> None:
     try:
         with storage.publish(working / _part_name(first)) as target:
-            write_rows(map(row_of, episodes), spec, target)
+            write_rows(map(Episode.to_row, episodes), spec, target)
     except DataError as error:
         raise DataError(f"among the episodes from number {first} on, {error}") from error

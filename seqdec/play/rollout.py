@@ -348,7 +348,7 @@ def _episode(trace: _Trace, final: dict[str, np.ndarray], terminated: bool, trun
             **{name: values[:num_steps] for name, values in steps.items()},
             "reward": np.array(trace.rewards, dtype=np.float32),
         },
-        final=finals["observation"] if finals.keys() == {"observation"} else finals,
+        final=finals,
         terminated=terminated,
         truncated=truncated,
     )

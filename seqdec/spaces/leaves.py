@@ -42,6 +42,14 @@ def leaves(space: gymnasium.Space, name: str) -> dict[str, gymnasium.Space]:
     return dict(found)
 
 
+def role_of(name: str) -> str:
+    """Return what a leaf, or its mask, is part of: "observation" of "observation.camera" and of "missing.observation".
+
+    Columns of a data set have roles too: "final" is the role of "final.camera" and "missing.final.camera".
+    """
+    return name.removeprefix(MISSING).partition(".")[0]
+
+
 def leaf_kind(leaf: gymnasium.Space) -> LeafKind:
     """Say how a leaf is read: Box images (uint8, two axes or more) apart from all other Boxes, which are vectors."""
     if isinstance(leaf, Box):

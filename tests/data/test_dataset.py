@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from seqdec.data.dataset import episode_at, from_episodes
 from seqdec.data.episode import Episode
-from seqdec.data.schema import environment_of
+from seqdec.data.schema import environment_of, lengths
 from seqdec.data.source import Source, convert
 from seqdec.errors import DataError, UsageError
 from seqdec.formats.load import load_dataset
-from seqdec.spaces.leaves import MISSING, join, leaf_dtype, leaf_kind, shape_of_missing
+from seqdec.spaces.leaves import MISSING, join, leaf_dtype, leaf_kind, role_of, shape_of_missing
 from seqdec.spaces.space import space_from_json, space_to_json, spaces_agree
 from seqdec.spaces.spec import EnvironmentSpec
 
@@ -119,9 +119,9 @@ def test_a_space_survives_json(space: Space):
     st.sampled_from([1, 200, 2**27]),
 )
 def test_episodes_of_any_space_survive_memory_and_a_folder(
-    tmp_path_factory: pytest.TempPathFactory, spec: EnvironmentSpec, lengths: list[int], words: list[str], chunk: int
+    tmp_path_factory: pytest.TempPathFactory, spec: EnvironmentSpec, counts: list[int], words: list[str], chunk: int
 ):
-    episodes = [episode_of(spec, length, seed, words) for seed, length in enumerate(lengths)]
+    episodes = [episode_of(spec, length, seed, words) for seed, length in enumerate(counts)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("seqdec.data.arrow.CHUNK_BYTES", chunk)
         dataset = from_episodes(episodes, spec)
@@ -130,7 +130,7 @@ def test_episodes_of_any_space_survive_memory_and_a_folder(
         convert(source, folder)
     for found in (dataset, load_dataset(folder)):
         assert environment_of(found).to_json() == spec.to_json()
-        assert lengths(found).tolist() == lengths
+        assert lengths(found).tolist() == counts
         for index, episode in enumerate(episodes):
             assert episode_at(found, index).equals(episode)
 
@@ -141,9 +141,9 @@ def test_what_was_collected_as_it_is_nested_is_the_episode_by_leaf(spec: Environ
     """NaN and None stand for what is missing, in the arrays of a nested batch."""
     episode = episode_of(spec, num_steps, 1, words)
     seen = {
-        name: np.concatenate([values, episode.finals.get(name, np.zeros_like(values[0]))[None]])
+        name: np.concatenate([values, episode.final.get(name, np.zeros_like(values[0]))[None]])
         for name, values in episode.steps.items()
-        if name.removeprefix(MISSING).split(".")[0] == "observation"
+        if role_of(name) == "observation"
     }
     collected = {
         "observation": join(spec.observation_space, seen, "observation"),

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqdec.data.episode import Episode, delay_rewards, returns_to_go
+from seqdec.data.episode import Episode
+from seqdec.data.returns import delay_rewards, returns_to_go
 from seqdec.errors import DataError, UsageError
 
 
@@ -139,13 +140,13 @@ def test_a_slice_in_the_middle_ends_where_the_next_step_begins():
     episode = make_episode(4)
     part = episode[1:3]
     assert part.steps["reward"].tolist() == [2, 3]
-    assert part.final.tolist() == episode.steps["observation"][3].tolist()
+    assert part.final["observation"].tolist() == episode.steps["observation"][3].tolist()
     assert (part.terminated, part.truncated) == (False, True)
 
 
 def test_a_slice_to_the_end_keeps_how_the_episode_ended():
     part = make_episode(4)[2:]
-    assert part.final.tolist() == [9.0, 9.5]
+    assert part.final["observation"].tolist() == [9.0, 9.5]
     assert (part.terminated, part.truncated) == (True, False)
     assert make_episode(4)[:].equals(make_episode(4))
 

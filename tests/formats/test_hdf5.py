@@ -98,11 +98,11 @@ def test_the_limit_does_not_cut_where_timeouts_are_recorded(tmp_path):
 
 
 def test_the_last_observation_is_the_recorded_one_or_else_repeated(tmp_path):
-    finals = [episode.final[0] for episode in read(write(tmp_path / "a.hdf5"))]
+    finals = [episode.final["observation"][0] for episode in read(write(tmp_path / "a.hdf5"))]
     assert finals == [2.5, 4.5, 7.5, 9.5]
     episodes = read(write(tmp_path / "b.hdf5", next_observations=None))
     # Never the next row, which another episode begins with; and no step is lost.
-    assert [episode.final[0] for episode in episodes] == [2, 4, 7, 9]
+    assert [episode.final["observation"][0] for episode in episodes] == [2, 4, 7, 9]
     assert [episode.total_return for episode in episodes] == [3, 7, 18, 17]
 
 

@@ -97,7 +97,7 @@ def test_a_data_set_of_the_rows_passes_the_checks_and_gives_them_back(tmp_path, 
     for index, columns in enumerate(episodes):
         episode = episode_at(dataset, index)
         np.testing.assert_array_equal(episode.steps["observation.images.top"], columns["observation.images.top"])
-        np.testing.assert_array_equal(episode.finals["observation.images.top"], columns["observation.images.top"][-1])
+        np.testing.assert_array_equal(episode.final["observation.images.top"], columns["observation.images.top"][-1])
         assert episode.metadata["episode_index"] == index
 
 

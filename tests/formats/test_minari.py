@@ -135,7 +135,7 @@ def test_jpeg_images_are_those_that_minari_reads(tmp_path, monkeypatch, data_for
     found = zip(episodes_of(dataset), minari.load_dataset("tiny/set-v0"), buffers, strict=True)
     for episode, theirs, buffer in found:
         for key in ("camera", "gray"):
-            ours = np.concatenate([episode.steps[f"observation.{key}"], episode.finals[f"observation.{key}"][None]])
+            ours = np.concatenate([episode.steps[f"observation.{key}"], episode.final[f"observation.{key}"][None]])
             np.testing.assert_array_equal(ours, theirs.observations[key])
             assert key != "gray" or (ours != buffer.observations[key]).any()  # noise does not survive JPEG
         np.testing.assert_array_equal(episode.steps["observation.icon"], theirs.observations["icon"][:-1])
@@ -291,7 +291,7 @@ def test_values_that_are_not_known_are_missing_where_they_may_be(tmp_path, monke
     spec = EnvironmentSpec(source.spec.observation_space, source.spec.action_space, missing=names)
     (episode,) = episodes_of(from_rows(source.read(), spec))
     assert episode.steps["missing.observation.joints"].tolist() == [[False, False], [True, False]]
-    assert episode.finals["missing.observation.say"].tolist() is True
+    assert episode.final["missing.observation.say"].tolist() is True
     with pytest.raises(DataError, match=r"final.say is missing: say that it may be with --missing observation.say"):
         from_rows(source.read(), source.spec)
     with pytest.raises(DataError, match="all 1 episodes hold nan"):
@@ -303,7 +303,7 @@ def test_a_text_may_be_longer_than_its_space_says(tmp_path, monkeypatch):
     buffers[0].observations[:] = ["pick up the \U0001f511", ""]
     folder = write(monkeypatch, tmp_path, buffers, "hdf5", Text(5), PLAIN)
     (episode,) = episodes_of(read(folder))
-    assert (episode.steps["observation"].tolist(), episode.final) == (["pick up the \U0001f511"], "")
+    assert (episode.steps["observation"].tolist(), episode.final["observation"]) == (["pick up the \U0001f511"], "")
 
 
 def test_texts_that_all_point_to_the_same_bytes_are_not_multiplied(tmp_path, monkeypatch):

@@ -121,7 +121,7 @@ def test_a_list_of_next_observations_gives_its_last(tmp_path):
     episodes = make_episodes()
     table = episode_rows(episodes, "none")
     for row, episode in zip(table, episodes, strict=True):
-        row["final"] = [*row["observation"][1:], episode.final.tolist()]
+        row["final"] = [*row["observation"][1:], episode.final["observation"].tolist()]
     assert_same(read(write(table, tmp_path / "walk.jsonl"), ROWS)[0], episodes)
 
 
@@ -204,7 +204,7 @@ def test_whole_numbers_that_a_gap_turned_into_floats_are_discrete_actions(tmp_pa
     frame.to_parquet(tmp_path / "walk.parquet")
     (episode,), spec = read(tmp_path / "walk.parquet", STEPS_ONLY)
     assert spec.action_space == Discrete(2)
-    assert episode.steps["action"].tolist() == [1, 0] and episode.final.tolist() == [2.5]
+    assert episode.steps["action"].tolist() == [1, 0] and episode.final["observation"].tolist() == [2.5]
 
 
 def png(values):
@@ -237,8 +237,8 @@ def test_images_of_datasets_texts_and_vectors_are_the_leaves_of_a_dict(tmp_path,
     np.testing.assert_array_equal(episode.steps["observation.camera"], IMAGES[:3])
     assert episode.steps["observation.joints"].tolist() == [[0.5, 0], [1.5, 1], [2.5, 0]]
     assert episode.steps["observation.say"].tolist() == words[:3]
-    np.testing.assert_array_equal(episode.finals["observation.camera"], IMAGES[3])
-    assert episode.finals["observation.say"] == ""
+    np.testing.assert_array_equal(episode.final["observation.camera"], IMAGES[3])
+    assert episode.final["observation.say"] == ""
 
 
 def test_seqdecs_own_names_need_no_columns_named(tmp_path):
@@ -300,7 +300,7 @@ def test_what_is_missing_is_null_nan_or_marked(tmp_path, suffix, with_mask):
     assert spec.missing == ("observation",)
     assert episode.steps["missing.observation"].tolist() == [[False, False], [True, True], [True, True]]
     assert episode.steps["observation"][1:].tolist() == [[0, 0], [0, 0]]
-    assert episode.final.tolist() == [table[3]["x"], table[3]["y"]]
+    assert episode.final["observation"].tolist() == [table[3]["x"], table[3]["y"]]
 
 
 def test_what_the_mask_marks_is_missing_whatever_stands_there(tmp_path):
@@ -310,7 +310,7 @@ def test_what_the_mask_marks_is_missing_whatever_stands_there(tmp_path):
     (first, second), _ = read(tmp_path / "walk.parquet", columns)
     assert first.steps["observation"].tolist() == ["go", ""] and second.steps["observation"].tolist() == ["", "stop"]
     assert first.steps["missing.observation"].tolist() == [False, True]
-    assert first.finals["missing.observation"]
+    assert first.final["missing.observation"]
     parquet.write_table(table.set_column(5, "gap", pa.array([False] * 4)), tmp_path / "walk.parquet")
     with pytest.raises(
         DataError, match="episode 'b': observation is null or nan at step 0, column 'gap' calls it known"

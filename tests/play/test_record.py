@@ -25,7 +25,8 @@ from gymnasium import spaces
 from conftest import nested_episodes, nested_spec
 from seqdec.cli.main import main
 from seqdec.data.arrow import write_joined, write_rows
-from seqdec.data.dataset import episode_at, from_episodes, row_of
+from seqdec.data.dataset import episode_at, from_episodes
+from seqdec.data.episode import Episode
 from seqdec.data.schema import column, environment_of, lengths, returns
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError
 from seqdec.formats.load import load_dataset
@@ -347,7 +348,7 @@ def test_parts_joined_are_the_bytes_of_one_writing(chunk_bytes, tmp_path, monkey
     for name, number in (("all", 9), ("some", 4)):
         (tmp_path / name).mkdir()
         (tmp_path / f"{name}-joined").mkdir()
-        write_rows(map(row_of, given[:number]), spec, tmp_path / name)
+        write_rows(map(Episode.to_row, given[:number]), spec, tmp_path / name)
         write_joined(split, tmp_path / f"{name}-joined", num_episodes=number)
         assert arrow(tmp_path / name) == arrow(tmp_path / f"{name}-joined")
 

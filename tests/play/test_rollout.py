@@ -110,7 +110,7 @@ def test_episodes_equal_the_single_environment_loop(mode, guarded, num_envs):
         seen, paid, final = single_loop(100 + index)
         assert episode.steps["observation"].tolist() == seen.tolist()
         assert episode.steps["reward"].tolist() == paid
-        assert episode.final.tolist() == final.tolist()
+        assert episode.final["observation"].tolist() == final.tolist()
         assert (episode.terminated, episode.truncated) == (True, False)
 
 

@@ -169,7 +169,7 @@ def test_a_last_observation_that_is_missing_is_kept_or_dropped(space):
     steps = {**seen, "missing.observation": [False], "action": [0], "reward": [1.0]}
     row = Episode(steps, final=final, terminated=True, truncated=False).to_row()
     kept = from_rows([row], EnvironmentSpec(space, Discrete(2), missing=("observation",)))
-    assert episode_at(kept, 0).finals["missing.observation"].tolist() is True
+    assert episode_at(kept, 0).final["missing.observation"].tolist() is True
     with pytest.raises(DataError, match="final is missing"):
         from_rows([row], EnvironmentSpec(space, Discrete(2)))
     with pytest.raises(DataError, match="nothing is left"):
@@ -195,7 +195,7 @@ def test_frames_that_are_none_may_stand_in_a_list_or_in_dicts_step_by_step(camer
     first, second = (episode_at(from_episodes([episode], spec), 0) for episode in (columns, steps))
     assert first.equals(second)
     unknown = [frame is None for frame in frames]
-    assert [*first.steps["missing.observation.camera"], first.finals["missing.observation.camera"]] == unknown
+    assert [*first.steps["missing.observation.camera"], first.final["missing.observation.camera"]] == unknown
 
 
 def test_what_is_missing_only_after_the_last_step_is_not_kept_as_zero():
@@ -206,13 +206,13 @@ def test_what_is_missing_only_after_the_last_step_is_not_kept_as_zero():
         from_episodes([episode], EnvironmentSpec(ROBOT, Box(-1, 1, (1,))))
     spec = EnvironmentSpec(ROBOT, Box(-1, 1, (1,)), missing=("observation.joints",))
     kept = episode_at(from_episodes([episode], spec), 0)
-    assert kept.finals["missing.observation.joints"].tolist() == [True, False]
+    assert kept.final["missing.observation.joints"].tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"action": [[0.0], [np.nan]]}, "episode 0: action is not known at step 1: every step needs an action"),
+        ({"action": [[0.0], [np.nan]]}, r"episode 0, step 1: action\[0\] is nan \(1 of 1 episodes"),
         ({"action": [[0.0], [1.0, 2.0]]}, "action is ragged"),
         ({"observation": [{"camera": 0, "joints": 0}, {"camera": 0}]}, "some steps have 'joints' and others have not"),
         ({"observation": {"camera": np.full((3, 4, 5, 3), 256), "joints": np.zeros((3, 2))}}, "camera holds 256"),
