@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seqdec.cli import commands
+from seqdec.cli import demo
 
 RATES = {"pretrained": "1e-4", "random": "3e-4"}
 SEEDS = (0, 1, 2)
@@ -29,10 +29,10 @@ def report_of(folder: Path, data: Path, init: str, seed: int) -> dict:
     """Return the report of one run, which is made if it is not there."""
     if not (folder / "report.json").exists():
         seqdec(
-            f"train --data {data} --output {folder} {commands.DEMO_TRAIN} --init {init} --seed {seed} "
+            f"train --data {data} --output {folder} {demo.DEMO_TRAIN} --init {init} --seed {seed} "
             f"--backbone-learning-rate {RATES[init]}"
         )
-        seqdec(f"eval {folder} {commands.DEMO_EVAL}")
+        seqdec(f"eval {folder} {demo.DEMO_EVAL}")
     return json.loads((folder / "report.json").read_text())
 
 
@@ -41,8 +41,8 @@ def main(folder: Path) -> None:
     if not data.exists():
         seqdec(f"data cartpole --output {data}")
     print("# CartPole: the same budget, pretrained and random\n")
-    print(f"`seqdec train {commands.DEMO_TRAIN} --init INIT --seed SEED --backbone-learning-rate RATE`, then")
-    print(f"`seqdec eval {commands.DEMO_EVAL}`: mean achieved return of each target;")
+    print(f"`seqdec train {demo.DEMO_TRAIN} --init INIT --seed SEED --backbone-learning-rate RATE`, then")
+    print(f"`seqdec eval {demo.DEMO_EVAL}`: mean achieved return of each target;")
     print(
         "± is the standard deviation over seeds. Weights and backbone rate change together, and neither rate was tuned"
     )

@@ -1,9 +1,8 @@
 """The pages of docs/ say what is: their Python runs, their commands parse, their links lead somewhere.
 
-Run as a script, it prints the flag tables of docs/command-line.md as options.py has them.
+Run as a script, it prints the flag tables of docs/command-line.md as the verbs have them.
 """
 
-import ast
 import dataclasses
 import json
 import re
@@ -14,12 +13,24 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from seqdec.cli import options
+from seqdec.cli.main import VERBS, split_verb
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [
+    ROOT / "docs" / f"{name}.md"
+    for name in (
+        *("acting", "backbones", "codecs", "command-line", "data", "index", "layouts", "performance", "questions"),
+        "training",
+    )
+]
 LINKED = [*PAGES, *(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def test_every_page_of_the_list_is_there_and_no_other():
+    assert set(PAGES) == set((ROOT / "docs").glob("*.md"))
+    assert all(page.is_file() for page in LINKED)
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -41,29 +52,21 @@ def anchors(page: Path) -> set[str]:
 
 
 def flag_table(verb: str) -> str:
-    """Return the flags of a verb as a Markdown table, with the lines of help that options.py has below each."""
-    kind = options.VERBS[verb]
-    source = ast.parse((ROOT / "seqdec" / "cli" / "options.py").read_text())
-    body = next(node for node in source.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__).body
-    helps = {
-        field.target.id: text.value.value
-        for field, text in zip(body, body[1:], strict=False)
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-    }
+    """Return the flags of a verb as a Markdown table, with the help that stands beside each option."""
+    kind, _ = VERBS[verb]
     lines = ["| flag | default | what |", "|---|---|---|"]
     hints = get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        if field.default is dataclasses.MISSING:
-            lines.append(f"| `{field.name.upper()}` | | {helps[field.name]} |")
+    for name, entry in options.options_of(kind).items():
+        default, what = entry.default, entry.metadata["help"]
+        if default is dataclasses.MISSING:
+            lines.append(f"| `{name.upper()}` | | {what} |")
             continue
-        name, default, what = options.flag(field.name), field.default, " ".join(str(helps[field.name]).split())
-        if get_origin(hints[field.name]) is Literal:
-            what += " " + ", ".join(f"`{choice}`" for choice in get_args(hints[field.name]))
-        if get_origin(hints[field.name]) is tuple:
+        if get_origin(hints[name]) is Literal:
+            what += " " + ", ".join(f"`{choice}`" for choice in get_args(hints[name]))
+        if isinstance(default, tuple):
             default = " ".join(default)
         shown = " off " if default is False else f" `{default}` " if default not in ("", None) else " "
-        lines.append(f"| `{name}` |{shown}| {what} |")
+        lines.append(f"| `{options.flag(name)}` |{shown}| {what} |")
     return "\n".join(lines)
 
 
@@ -80,27 +83,27 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_parse(page: Path):
-    for words in commands(page) if page.exists() else []:
-        verb, rest = options.split_verb(words)
-        options.parse(options.VERBS[verb], rest)
+    for words in commands(page):
+        verb, rest = split_verb(words)
+        options.parse(VERBS[verb][0], rest)
 
 
 def test_every_verb_is_shown_in_a_command():
-    shown = {options.split_verb(words)[0] for page in PAGES for words in commands(page)}
-    assert shown == set(options.VERBS)
+    shown = {split_verb(words)[0] for page in PAGES for words in commands(page)}
+    assert shown == set(VERBS)
 
 
 def test_every_flag_stands_in_its_table_as_flags_has_it():
     text = (ROOT / "docs" / "command-line.md").read_text() + "\n"
-    for verb in options.VERBS:
+    for verb in VERBS:
         paste = f"{verb}: run python tests/test_docs.py and paste its table"
         assert f"\n\n{flag_table(verb)}\n\n" in text, paste
-        assert text.count(f"## seqdec {verb}\n") == 1 and text.count("| `--debug` |") == len(options.VERBS), paste
+        assert text.count(f"## seqdec {verb}\n") == 1 and text.count("| `--debug` |") == len(VERBS), paste
 
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.stem)
 def test_relative_links_lead_somewhere(page: Path):
-    for target in LINK.findall(BLOCK.sub("", page.read_text()) if page.exists() else ""):
+    for target in LINK.findall(BLOCK.sub("", page.read_text())):
         if target.startswith(("http://", "https://", "mailto:")):
             continue
         name, _, anchor = target.partition("#")
@@ -136,5 +139,5 @@ def test_every_public_name_is_used_in_a_page():
 
 
 if __name__ == "__main__":
-    for verb in options.VERBS:
+    for verb in VERBS:
         print(f"## seqdec {verb}\n\n{flag_table(verb)}\n")

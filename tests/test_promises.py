@@ -24,8 +24,8 @@ import torch
 from conftest import box_spec, discrete_spec, is_local
 from minari_sets import make_episodes, spoil, write_minari
 from seqdec import storage
-from seqdec.cli import commands
 from seqdec.cli.main import main
+from seqdec.cli.train import EXIT_CODES
 from seqdec.data.dataset import from_episodes, save
 from seqdec.data.episode import Episode
 from seqdec.data.schema import environment_of, lengths, returns
@@ -386,5 +386,5 @@ def test_the_tests_may_talk_to_no_other_machine(host: str):
 def test_every_exit_code_is_told(capsys: pytest.CaptureFixture[str]):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert set(commands.EXIT_CODES.values()) == {130, 143}
+    assert set(EXIT_CODES.values()) == {130, 143}
     assert all(str(code) in shown for code in (0, 2, 65, 70, 74, 130, 143))

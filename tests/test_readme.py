@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from seqdec.cli import commands
+from seqdec.cli import demo
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -21,8 +21,8 @@ def test_the_python_lines_run_and_are_few(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_demo_runs_the_commands_that_the_readme_shows():
-    assert f"python train.py --data data/cartpole --output runs/demo {commands.DEMO_TRAIN}" in README
-    assert f"python eval.py runs/demo {commands.DEMO_EVAL}" in README
+    assert f"python train.py --data data/cartpole --output runs/demo {demo.DEMO_TRAIN}" in README
+    assert f"python eval.py runs/demo {demo.DEMO_EVAL}" in README
 
 
 def test_the_pictures_are_there():

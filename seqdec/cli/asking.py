@@ -7,18 +7,18 @@ import re
 from math import prod
 from typing import TYPE_CHECKING
 
-from seqdec.cli import options
 from seqdec.cli.loading import numbers
 from seqdec.errors import UsageError
 
 if TYPE_CHECKING:
+    from seqdec.cli.evaluate import Eval
     from seqdec.data.episode import Episode
     from seqdec.inference.planning import Planning
     from seqdec.inference.prompt import Prompt
     from seqdec.model.sequence_model import SequenceModel
 
 
-def make_prompt(given: options.Eval, model: "SequenceModel") -> "Prompt":
+def make_prompt(given: "Eval", model: "SequenceModel") -> "Prompt":
     """Return what --goal, --waypoints, --final, --text and --demo ask for."""
     from seqdec.inference.prompt import Prompt
 
@@ -40,7 +40,7 @@ def _moment(words: tuple[str, ...], flag: str, model: "SequenceModel") -> list[f
     return numbers(words, flag) or None
 
 
-def _waypoints(given: options.Eval, model: "SequenceModel") -> list[list[float]]:
+def _waypoints(given: "Eval", model: "SequenceModel") -> list[list[float]]:
     """Return the observations that --waypoints has one after the other."""
     flat = numbers(given.waypoints, "--waypoints")
     if "waypoint1" not in model.layout.facts:
@@ -65,7 +65,7 @@ def _best_part(data: str, model: "SequenceModel") -> "Episode":
     return episode[first : first + length]
 
 
-def make_guidance(given: options.Eval) -> float | dict[str, float]:
+def make_guidance(given: "Eval") -> float | dict[str, float]:
     """Return what --guidance says: one weight, or one for each piece of evidence that it names."""
     pairs = [word.partition("=")[::2] for word in given.guidance]
     if len(pairs) == 1 and re.fullmatch(r"[-+.\d]\S*", given.guidance[0]):
@@ -75,7 +75,7 @@ def make_guidance(given: options.Eval) -> float | dict[str, float]:
     return dict(zip((name for name, _ in pairs), numbers([w for _, w in pairs], "--guidance"), strict=True))
 
 
-def make_planning(given: options.Eval) -> "Planning | None":
+def make_planning(given: "Eval") -> "Planning | None":
     """Return how --plan and its flags say to plan; None to act without."""
     from seqdec.inference.planning import Planning
 

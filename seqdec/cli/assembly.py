@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seqdec.cli import folders, options
+from seqdec.cli.console import installed_versions, is_main_process
 from seqdec.cli.loading import Task
 from seqdec.errors import UsageError
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
+    from seqdec.cli.evaluate import Eval
+    from seqdec.cli.train import Train
     from seqdec.model.backbone import Backbone
     from seqdec.model.sequence_model import SequenceModel
     from seqdec.model.tasks import MultiTaskModel
@@ -26,34 +29,12 @@ if TYPE_CHECKING:
     from seqdec.spaces.spec import EnvironmentSpec
 
 
-# What a run cannot go on without, and what changes the steps that are still to come.
-FIXED_FLAGS = (
-    *("backbone", "init", "num_layers", "finetune", "layout", "head", "return_head", "context_length"),
-    *("prompt", "fuse", "text_tokens", "discount", "delayed_reward", "heldout_fraction", "fraction", "best"),
-    *("streaming", "heldout_episodes", "goal_of", "goal_entries", "demo_length", "demo_group", "demo_part"),
-)
-STEERING_FLAGS = (
-    "batch_size",
-    "accumulate",
-    "seed",
-    "dropout",
-    "precision",
-    "mask_observation",
-    "prompt_dropout",
-    "weights",
-    "buffer",
-    "reuse",
-)
 SMOLLM2_LAYERS = 6  # of its 30: they go far, and train in minutes on a laptop
-PACKAGES = (
-    *("seqdec", "torch", "transformers", "datasets", "accelerate", "gymnasium", "minari", "h5py", "safetensors"),
-    *("gguf", "numpy", "pyarrow", "peft"),
-)
 logger = logging.getLogger(__name__)
 
 
 def open_envs(
-    given: options.Train | options.Eval, spec: "EnvironmentSpec", num_envs: int, *, asynchronous: bool = False
+    given: "Train | Eval", spec: "EnvironmentSpec", num_envs: int, *, asynchronous: bool = False
 ) -> "tuple[EnvironmentSpec, list[VectorEnv]]":
     """Return the environments to act in and what to call them; another id than the data's has no known scores.
 
@@ -79,7 +60,7 @@ def open_envs(
 
 
 def make_evaluation(
-    given: options.Train, tasks: Sequence[Task]
+    given: "Train", tasks: Sequence[Task]
 ) -> "Callable[[SequenceModel | MultiTaskModel], dict[str, float]] | None":
     """Return what measures a model in its tasks' environments while training; None where there are none to be had."""
     if given.env and len(tasks) > 1:
@@ -102,7 +83,7 @@ def make_evaluation(
     return measure
 
 
-def _make_measure(given: options.Train, task: Task) -> "Callable[[SequenceModel], dict[str, float]] | None":
+def _make_measure(given: "Train", task: Task) -> "Callable[[SequenceModel], dict[str, float]] | None":
     from seqdec.inference.evaluation import evaluate, resolve_targets
     from seqdec.inference.prompt import check_expert
     from seqdec.model.sequence_model import summarize_returns
@@ -152,7 +133,7 @@ def _make_measure(given: options.Train, task: Task) -> "Callable[[SequenceModel]
     return measure
 
 
-def build(given: options.Train, tasks: Sequence[Task]) -> "SequenceModel | MultiTaskModel":
+def build(given: "Train", tasks: Sequence[Task]) -> "SequenceModel | MultiTaskModel":
     """Return the model of one task, or of several around one backbone."""
     from seqdec.model.sequence_model import build_model
     from seqdec.model.tasks import MultiTaskModel
@@ -179,7 +160,7 @@ def note_far_targets(targets: Sequence[float | str | None], data_returns: Mappin
             )
 
 
-def make_backbone(given: options.Train, layouts: "Sequence[Layout]") -> "Backbone":
+def make_backbone(given: "Train", layouts: "Sequence[Layout]") -> "Backbone":
     """Return the transformer that --backbone, --init, --num-layers and --finetune name."""
     from seqdec.model.backbone import load_backbone
 
@@ -195,16 +176,14 @@ def make_backbone(given: options.Train, layouts: "Sequence[Layout]") -> "Backbon
     )
 
 
-def backbone_rate(given: options.Train, init: str) -> float:
+def backbone_rate(given: "Train", init: str) -> float:
     """Return the rate of the backbone's own parameters: what is pretrained moves slowly unless told otherwise."""
     if given.backbone_learning_rate is not None:
         return given.backbone_learning_rate
     return given.learning_rate / 10 if init == "pretrained" else given.learning_rate
 
 
-def describe_run(
-    given: options.Train, folder: Path, tasks: Sequence[Task], model: "SequenceModel | MultiTaskModel"
-) -> str:
+def describe_run(given: "Train", folder: Path, tasks: Sequence[Task], model: "SequenceModel | MultiTaskModel") -> str:
     """Return, in lines, what is about to be trained, on what, as what."""
     from seqdec.model.sequence_model import summarize_returns
 
@@ -235,7 +214,7 @@ def describe_run(
     return "\n".join(f"{name:<11} {text}" for name, text in rows)
 
 
-def make_config(given: options.Train, tasks: Sequence[Task]) -> dict[str, object]:
+def make_config(given: "Train", tasks: Sequence[Task]) -> dict[str, object]:
     """Return what config.json holds: every flag, the versions, the data by content, the machine's share."""
     import torch
 
@@ -253,7 +232,7 @@ def make_config(given: options.Train, tasks: Sequence[Task]) -> dict[str, object
     }
 
 
-def check_same_run(folder: Path, config: Mapping[str, object]) -> None:
+def check_same_run(given: "Train", folder: Path, config: Mapping[str, object]) -> None:
     """Refuse to go on with a run on other data or as another model than it began with."""
     from seqdec import storage
     from seqdec.spaces.space import quote
@@ -272,11 +251,12 @@ def check_same_run(folder: Path, config: Mapping[str, object]) -> None:
         )
     was, now = before.get("flags"), config["flags"]
     assert isinstance(was, Mapping) and isinstance(now, Mapping)
+    entries = options.options_of(type(given))
     for name in (name for name in now if was.get(name, now[name]) != now[name]):
         change = f"{options.flag(name)} was {was[name]}, is {now[name]}"
-        if name in FIXED_FLAGS:
+        if entries[name].metadata["resume"] == "fixed":
             raise UsageError(f"{change}: go on without it, or begin a new run with another --output")
-        if name in STEERING_FLAGS and is_main_process():
+        if entries[name].metadata["resume"] == "steering" and is_main_process():
             logger.warning("%s: the run will not equal an unbroken one", change)
 
 
@@ -289,24 +269,3 @@ def _size_of(data: object) -> str:
     if isinstance(source := data.get("source"), Mapping):
         return f"{source.get('kind')} {source.get('name', '')}".strip()
     return ", ".join(f"{task}: {_size_of(part)}" for task, part in data.items())
-
-
-def installed_versions() -> dict[str, str]:
-    """Return the version of each package that a run depends on and that is there."""
-    found = {package: version_of(package) for package in PACKAGES}
-    return {package: version for package, version in found.items() if version is not None}
-
-
-def version_of(package: str) -> str | None:
-    """Return a package's version, None if it is not installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def is_main_process() -> bool:
-    """Return whether this is the process that speaks and writes, of all that train together."""
-    return os.environ.get("RANK", "0") == "0"

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seqdec.cli import folders, options
+from seqdec.cli import folders
 from seqdec.errors import DataError, UsageError, suggest
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from seqdec.cli.data import DataTable
+    from seqdec.cli.train import Train
     from seqdec.formats.columns import Columns
     from seqdec.model.tasks import TaskWindows
     from seqdec.sequence.layout import Layout
@@ -49,7 +51,7 @@ class Task:
         return self.windows.spec
 
 
-def load_tasks(given: options.Train) -> list[Task]:
+def load_tasks(given: "Train") -> list[Task]:
     """Return the tasks that --data names: `a=PATH b=PATH` are tasks a and b, paths alone are all one task."""
     names = [folders.split_task(word) for word in given.data]
     twice = next((word for word in given.data if given.data.count(word) > 1), None)
@@ -78,7 +80,7 @@ def load_tasks(given: options.Train) -> list[Task]:
     return found
 
 
-def _load_task(given: options.Train, task: str, places: Sequence[str], weights: Sequence[float] | None) -> Task:
+def _load_task(given: "Train", task: str, places: Sequence[str], weights: Sequence[float] | None) -> Task:
     from seqdec.data import schema
     from seqdec.data.select import chosen, mix
     from seqdec.formats.load import load_dataset
@@ -128,7 +130,7 @@ def _digest(dataset: "Dataset", spec: "EnvironmentSpec") -> str:
     return digest.hexdigest()
 
 
-def _stream_task(given: options.Train, task: str, place: str) -> Task:
+def _stream_task(given: "Train", task: str, place: str) -> Task:
     """Return a task whose episodes are read while it is trained; the first --heldout-episodes are held out."""
     from seqdec.formats.columns import columns_from_json
     from seqdec.formats.load import source_of
@@ -173,7 +175,7 @@ def _stream_task(given: options.Train, task: str, place: str) -> Task:
     )
 
 
-def prompt_dropout(given: options.Train, layout: "Layout") -> float:
+def prompt_dropout(given: "Train", layout: "Layout") -> float:
     """Return how often a fact of the prompt is unknown."""
     if given.prompt_dropout is not None:
         return given.prompt_dropout
@@ -187,7 +189,7 @@ def _texts_of(spec: "EnvironmentSpec") -> list[str]:
     return [name for name, leaf in spec.observation_leaves.items() if leaf_kind(leaf) == "text"]
 
 
-def make_layout(given: options.Train, spec: "EnvironmentSpec", steady: Sequence[str]) -> "Layout":
+def make_layout(given: "Train", spec: "EnvironmentSpec", steady: Sequence[str]) -> "Layout":
     """Return the preset that --layout names, or what its JSON file says; `steady` leaves stand in the prompt."""
     from seqdec.sequence.presets import PRESETS, layout_from_spaces
 
@@ -219,7 +221,7 @@ def make_layout(given: options.Train, spec: "EnvironmentSpec", steady: Sequence[
     )
 
 
-def _layout_from_file(given: options.Train) -> "Layout":
+def _layout_from_file(given: "Train") -> "Layout":
     from seqdec.sequence.layout import Layout
     from seqdec.sequence.presets import PRESETS
     from seqdec.storage.files import read_json
@@ -273,7 +275,7 @@ def spec_of(env_id: str) -> "EnvironmentSpec":
         envs.close()
 
 
-def table_columns(given: options.DataTable) -> "Columns":
+def table_columns(given: "DataTable") -> "Columns":
     """Return which column is what, as the words of `data table` say it."""
     from seqdec.formats.columns import Columns
 

@@ -1,7 +1,7 @@
 """The command line: which verb, which record, and what an error looks like.
 
-Words go to `flags`, the record goes to `commands`, and of our own errors one line goes to stderr. Imports stay light
-here, so that `--help` and `--version` answer at once.
+Words become the record of a verb, and of our own errors one line goes to stderr. Imports stay light here and at the
+top of the verbs' modules, so that `--help` and `--version` answer at once.
 """
 
 import logging
@@ -9,16 +9,52 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from seqdec.errors import DataError, NumericsError, StorageError, UsageError
+from seqdec.cli import options
+from seqdec.cli.console import Env, show_environment
+from seqdec.cli.data import (
+    DataCartpole,
+    DataHdf5,
+    DataLerobot,
+    DataMinari,
+    DataShow,
+    DataTable,
+    data_cartpole,
+    data_hdf5,
+    data_lerobot,
+    data_minari,
+    data_show,
+    data_table,
+)
+from seqdec.cli.demo import Demo, demo
+from seqdec.cli.evaluate import Eval, evaluate_run
+from seqdec.cli.record import DataRecord, data_record
+from seqdec.cli.train import Train, parse_train, train_run
+from seqdec.errors import DataError, NumericsError, StorageError, UsageError, suggest
 
 INTERRUPTED, TERMINATED = 130, 143
 
 
 class _Terminated(BaseException):
     """SIGTERM came; like KeyboardInterrupt, nothing that recovers from an error takes it for one."""
+
+
+VERBS: dict[str, tuple[type, Callable[[Any], int]]] = {
+    "demo": (Demo, demo),
+    "data cartpole": (DataCartpole, data_cartpole),
+    "data minari": (DataMinari, data_minari),
+    "data hdf5": (DataHdf5, data_hdf5),
+    "data table": (DataTable, data_table),
+    "data lerobot": (DataLerobot, data_lerobot),
+    "data record": (DataRecord, data_record),
+    "data show": (DataShow, data_show),
+    "train": (Train, train_run),
+    "eval": (Eval, evaluate_run),
+    "env": (Env, show_environment),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,87 +87,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         return TERMINATED
 
 
-def _run(words: list[str]) -> int:
-    from seqdec.cli import options
+def split_verb(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the verb that words begin with ("train", "data show") and the words after it.
 
+    Raises:
+        UsageError: There is no such verb.
+    """
+    firsts = list(dict.fromkeys(verb.split()[0] for verb in VERBS))
+    if not words or words[0] not in firsts:
+        problem = f"no verb {words[0]!r}{suggest(words[0], firsts)}" if words else "no verb given"
+        raise UsageError(f"{problem} (the verbs are {', '.join(firsts)})")
+    if words[0] in VERBS:
+        return words[0], list(words[1:])
+    seconds = [verb.split()[1] for verb in VERBS if verb.startswith(f"{words[0]} ")]
+    if len(words) < 2 or words[1] not in seconds:
+        problem = f"no {words[1]!r}{suggest(words[1], seconds)}" if words[1:] else "what to do is missing"
+        raise UsageError(f"{words[0]}: {problem} (give one of {', '.join(seconds)})")
+    return f"{words[0]} {words[1]}", list(words[2:])
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help") or (words[0] == "data" and words[1:2] in ([], ["-h"], ["--help"])):
         print(_help(words[:1] if words[:1] == ["data"] else []))
         return 0 if {"-h", "--help"} & set(words) else UsageError.exit_code
-    verb, rest = options.split_verb(words)
-    kind = options.VERBS[verb]
-    if kind is options.Train:
-        return _train(rest)
-    record = options.parse(kind, rest)
-
-    from seqdec.cli import commands
-
-    runs = {
-        options.Demo: commands.demo,
-        options.DataCartpole: commands.data_cartpole,
-        options.DataMinari: commands.data_minari,
-        options.DataHdf5: commands.data_hdf5,
-        options.DataTable: commands.data_table,
-        options.DataLerobot: commands.data_lerobot,
-        options.DataRecord: commands.data_record,
-        options.DataShow: commands.data_show,
-        options.Eval: commands.evaluate_run,
-        options.Env: commands.show_environment,
-    }
-    return runs[kind](record)
-
-
-def _train(words: list[str]) -> int:
-    from seqdec.cli import folders, options
-
-    record = options.parse(options.Train, words)
-    config_file = record.config
-    if record.resume:
-        if record.config:
-            raise UsageError("--resume takes the flags of the run in --output: leave --config out")
-        output = folders.run_folder(record.output, record.data)
-        config_file = str(output / "config.json")
-        if not os.path.exists(config_file):
-            raise UsageError(
-                f"{output} holds no run to go on with (no config.json): leave --resume out, or choose its --output"
-            )
-    if config_file:
-        from pathlib import Path
-
-        from seqdec.storage.files import read_json
-
-        stored = options.from_config(options.Train, read_json(Path(config_file)), config_file)
-        record = options.parse(options.Train, words, default=stored)
-
-    from seqdec.cli import commands
-
-    world = os.environ.get("WORLD_SIZE")
-    if world is None and {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys():
-        # What `accelerate launch --num_processes 2` leaves behind when it starts a single process after all.
-        raise UsageError("accelerate was asked for several processes and started one: use --nproc N, or torchrun")
-    if record.nproc > 1 and world is None:
-        folders.check_run_folder(folders.run_folder(record.output, record.data), resume=record.resume)
-        _become_launcher(record.nproc, words)
-    if record.nproc > 1 and world != str(record.nproc):
-        raise UsageError(f"--nproc {record.nproc} asks for {record.nproc} processes, the launcher started {world}")
-    return commands.train_run(record)
-
-
-def _become_launcher(num_processes: int, words: Sequence[str]) -> None:
-    """Let torchrun take this process over: replaced, not started, so that who kills it leaves nobody behind."""
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}", "-m", "seqdec"]
-    passed: list[str] = []
-    for word, before in zip(words, ["", *words], strict=False):
-        # torchrun would take our --nproc for the beginning of one of its own flags
-        if word != "--nproc" and before != "--nproc" and not word.startswith("--nproc="):
-            passed.append(word)
-    os.execv(sys.executable, [sys.executable, *launch, "train", *passed])  # noqa: S606
+    verb, rest = split_verb(words)
+    kind, run = VERBS[verb]
+    try:
+        return run(parse_train(rest) if kind is Train else options.parse(kind, rest, verb=verb))
+    except (UsageError, DataError) as error:
+        if error.option in options.options_of(kind):
+            error.args = (f"{error} ({options.flag(error.option)})",)
+        raise
 
 
 def _help(words: Sequence[str]) -> str:
-    from seqdec.cli import options
-
     lines = [] if words else ["Finetune a pretrained transformer on trajectories, then prompt it to act.", ""]
-    for verb, kind in options.VERBS.items():
+    for verb, (kind, _) in VERBS.items():
         if not words or verb.split()[0] == words[0]:
             usage = " ".join([verb, *(name.upper() for name in options.required(kind))])
             lines.append(f"  seqdec {usage:<22} {(kind.__doc__ or '').splitlines()[0]}")

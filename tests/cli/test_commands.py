@@ -27,6 +27,7 @@ from saved_sets import assert_same, file_times, flat_file
 from seqdec import storage
 from seqdec.cli import folders, loading, options
 from seqdec.cli.main import main
+from seqdec.cli.train import Train
 from seqdec.data.dataset import episode_at, from_episodes, save
 from seqdec.data.describe import describe
 from seqdec.data.episode import Episode
@@ -376,7 +377,7 @@ def test_windows_come_from_two_data_sets_by_their_weights(root: Path, tmp_path: 
     ]
     keep(tmp_path / "far", shifted, box_spec())
     words = f"--data {root}/box {tmp_path}/far --weights 1 3 {TINY} --heldout-fraction 0"
-    (task,) = loading.load_tasks(options.parse(options.Train, words.split()))
+    (task,) = loading.load_tasks(options.parse(Train, words.split()))
     drawn = task.windows.gather(task.windows.draw(0, 0, 4000))["observation"][:, 0, 0]
     assert abs((drawn > 500).double().mean() - 0.75) < 0.021, "three standard deviations of 4000 draws"
     run(f"train {words} --output {tmp_path}/a")

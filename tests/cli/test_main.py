@@ -15,8 +15,11 @@ import psutil
 import pytest
 
 from command_lines import HEAVY, ROOT, errors_of, in_new_process
-from seqdec.cli import assembly, commands, folders, options
-from seqdec.cli.main import main
+from seqdec.cli import assembly, demo, folders, options
+from seqdec.cli.console import Env
+from seqdec.cli.evaluate import Eval
+from seqdec.cli.main import VERBS, main
+from seqdec.cli.train import Train
 from seqdec.data.dataset import save
 from seqdec.data.schema import lengths
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError
@@ -29,6 +32,7 @@ from seqdec.training import processes
 
 TINY = "--backbone small --steps 6 --batch-size 4 --context-length 4 --log-every 2 --eval-every 3 --checkpoint-every 3"
 QUICK = f"{TINY} --episodes 2 --num-envs 2 --max-steps 20"
+STARTING = ("resume", "config", "nproc", "debug")
 
 FLAGS = {
     "demo": "data output debug",
@@ -81,20 +85,19 @@ def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 def test_the_flags_are_those_that_scripts_rely_on():
     found = {
-        verb: [field.name.replace("_", "-") for field in dataclasses.fields(kind)]
-        for verb, kind in options.VERBS.items()
+        verb: [field.name.replace("_", "-") for field in dataclasses.fields(kind)] for verb, (kind, _) in VERBS.items()
     }
     assert found == {verb: names.split() for verb, names in FLAGS.items()}
 
 
 def test_every_flag_has_a_line_of_help(capsys: pytest.CaptureFixture[str]):
-    for verb in options.VERBS:
+    for verb in VERBS:
         with pytest.raises(SystemExit) as stopped:
             main([*verb.split(), "--help"])
         assert stopped.value.code == 0
         shown = capsys.readouterr().out
         for name in FLAGS[verb].split():
-            if name not in options.required(options.VERBS[verb]) and name not in ("id", "env-id", "path", "run"):
+            if name not in options.required(VERBS[verb][0]) and name not in ("id", "env-id", "path", "run"):
                 assert f"--{name}" in shown
             else:
                 assert f" {name.replace('-', '_').upper()} " in shown, "what must be given is called by its name"
@@ -103,31 +106,26 @@ def test_every_flag_has_a_line_of_help(capsys: pytest.CaptureFixture[str]):
             "a default is told once"
         )
         assert "None" not in words
-    source = (ROOT / "seqdec" / "cli" / "options.py").read_text()
-    fields = [line for line in source.splitlines() if line.startswith("    ") and ": " in line and " = " in line]
-    assert len(fields) > 60
-    lines = source.splitlines()
-    for verb, kind in options.VERBS.items():
-        for field in dataclasses.fields(kind):
-            documented = any(
-                lines[index].startswith(f"    {field.name}: ") and lines[index + 1].startswith('    """')
-                for index in range(len(lines) - 1)
-            )
-            assert documented, f"{verb}: {field.name}"
+    for kind, _ in VERBS.values():
+        assert all(entry.metadata["help"].endswith(".") for entry in options.options_of(kind).values())
 
 
-def test_limits_name_flags_only():
-    named = {field.name for kind in options.VERBS.values() for field in dataclasses.fields(kind)}
-    assert named >= options.LIMITS.keys()
+def test_an_option_means_the_same_on_resuming_and_has_limits_that_hold_its_default():
+    for kind, _ in VERBS.values():
+        for name, entry in options.options_of(kind).items():
+            low, high = entry.metadata["limits"]
+            if isinstance(entry.default, int | float):
+                assert low <= entry.default <= high, name
+    assert options.kept(Train) == [name for name in options.options_of(Train) if name not in STARTING]
 
 
 def test_hyphens_and_underscores_say_the_same():
     typed = "--data a b --batch{0}size 8 --learning{0}rate 3e-4 --target{0}return -5 q90 --delayed{0}reward"
-    records = [options.parse(options.Train, typed.format(joint).split()) for joint in "-_"]
+    records = [options.parse(Train, typed.format(joint).split()) for joint in "-_"]
     assert records[0] == records[1]
     assert records[0].data == ("a", "b") and records[0].batch_size == 8 and records[0].learning_rate == 3e-4
     assert records[0].target_return == ("-5", "q90") and records[0].delayed_reward
-    assert options.parse(options.Train, ["--seed=7"]).seed == 7
+    assert options.parse(Train, ["--seed=7"]).seed == 7
 
 
 @pytest.mark.parametrize("words", ["--help", "--version", "data --help", "train --help", "train --lerning-rate 3"])
@@ -150,7 +148,7 @@ def test_version_and_help_answer(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().out.startswith("seqdec 0.")
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"seqdec {verb}" in shown for verb in options.VERBS)
+    assert all(f"seqdec {verb}" in shown for verb in VERBS)
     assert main([]) == 2
 
 
@@ -159,17 +157,20 @@ def test_version_and_help_answer(capsys: pytest.CaptureFixture[str]):
     [
         ("trian", "no verb 'trian'; did you mean 'train'?"),
         ("data cartpol", "no 'cartpol'; did you mean 'cartpole'?"),
-        ("train --lerning_rate 3", "unknown flag '--lerning_rate'; did you mean '--learning-rate'?"),
-        ("train --learning-rate=3 --stpes=4", "unknown flag '--stpes'; did you mean '--steps'?"),
-        ("eval a -x", "unknown flag '-x'"),
-        ("eval", "RUN is missing: seqdec eval RUN"),
-        ("eval a b", "'b' stands where no value is expected"),
-        ("train --steps", "--steps has no value: give a whole number"),
-        ("train --steps many", "--steps is 'many': give a whole number"),
+        ("train --lerning_rate 3", "no place for --lerning_rate, 3; did you mean '--learning-rate'?"),
+        ("train --learning-rate=3 --stpes=4", "no place for --stpes=4; did you mean '--steps'?"),
+        ("eval a -x", "no place for -x"),
+        ("eval", "missing from seqdec eval: RUN Run folder"),
+        ("eval a b", "no place for b"),
+        ("train --steps", "missing value for argument '--steps'"),
+        ("train --steps many", "--steps has a wrong value: give a whole number"),
         ("train --steps 0", "--steps is 0: give 1 or more"),
         ("train --dropout 1.5", "--dropout is 1.5: give a number from 0 to 0.9"),
         ("train --learning-rate nan", "--learning-rate is nan"),
-        ("train --init rnadom", "did you mean 'random'?"),
+        (
+            "train --init rnadom",
+            "invalid choice 'rnadom' for argument '--init'. Expected one of ('pretrained', 'random')",
+        ),
         ("train --target-return", "--target-return has no value"),
         ("train --data nowhere --output {tmp}/a", "no folder 'nowhere'"),
         ("train --config nowhere.json", "nowhere.json"),
@@ -213,30 +214,30 @@ def test_debug_shows_the_traceback():
 
 @pytest.mark.parametrize(("kind", "code"), [(UsageError, 2), (DataError, 65), (NumericsError, 70), (StorageError, 74)])
 def test_each_kind_of_error_has_its_exit_code_and_cannot_steer_the_terminal(kind, code: int, monkeypatch, capsys):
-    def fail(given: options.Env) -> int:
+    def fail(given: Env) -> int:
         raise kind("a\nb \x1b[31mred\x07 c")
 
-    monkeypatch.setattr("seqdec.cli.commands.show_environment", fail)
+    monkeypatch.setitem(VERBS, "env", (Env, fail))
     assert errors_of("env", code, capsys) == "seqdec: a b [31mred c"
 
 
 def test_ctrl_c_exits_with_130(monkeypatch, capsys):
-    def stop(given: options.Env) -> int:
+    def stop(given: Env) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("seqdec.cli.commands.show_environment", stop)
+    monkeypatch.setitem(VERBS, "env", (Env, stop))
     assert "stopped by Ctrl-C" in errors_of("env", 130, capsys)
 
 
 def test_sigterm_exits_with_143_and_leaves_the_handler_that_was_there(monkeypatch, capsys):
-    def stop(given: options.Env) -> int:
+    def stop(given: Env) -> int:
         signal.raise_signal(signal.SIGTERM)
         raise AssertionError("the signal was not heard")
 
     def mine(number: int, frame: object) -> None:
         raise AssertionError("this handler belongs to who calls main")
 
-    monkeypatch.setattr("seqdec.cli.commands.show_environment", stop)
+    monkeypatch.setitem(VERBS, "env", (Env, stop))
     before = signal.signal(signal.SIGTERM, mine)
     try:
         assert errors_of("env", 143, capsys) == "seqdec: stopped by SIGTERM"
@@ -295,9 +296,10 @@ def test_output_problems_are_found_before_anything_heavy_is_imported(tmp_path: P
 def test_a_folder_without_permission_is_found_before_anything_heavy_is_imported(tmp_path: Path):
     code = (
         "import os, sys\n"
-        "from seqdec.cli import commands, folders, options\n"
+        "from seqdec.cli import folders, options\n"
         "from seqdec.cli.main import main\n"
-        "options.parse(options.Train, [])  # imports what another user may not read\n"
+        "from seqdec.cli.train import Train\n"
+        "options.parse(Train, [])  # imports what another user may not read\n"
         "if os.geteuid() == 0: os.setuid(65534)\n"
         f"print(main(['train', '--output', {str(tmp_path)!r}]), [name for name in {HEAVY!r} if name in sys.modules])"
     )
@@ -311,7 +313,7 @@ def test_a_run_leaves_what_it_says_and_a_policy_that_evaluates(run: Path, tmp_pa
     assert {"config.json", "metrics.jsonl", "checkpoints", "policy"} <= {entry.name for entry in run.iterdir()}
     config = read_json(run / "config.json")
     assert config["flags"]["steps"] == 6 and config["versions"]["torch"] and config["data"]["episodes"] == 12
-    assert set(config["flags"]) == {name.replace("-", "_") for name in FLAGS["train"].split()} - set(options.STARTING)
+    assert set(config["flags"]) == {name.replace("-", "_") for name in FLAGS["train"].split()} - set(STARTING)
     names = {name for line in (run / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
     assert names >= {
         *("step", "train/loss", "train/loss_action", "heldout/loss_action", "eval/return_max"),
@@ -394,28 +396,26 @@ def test_a_config_with_a_wrong_key_or_value_is_refused_by_name(change: dict, sai
 
 def test_what_a_run_writes_down_reads_back_as_the_same_flags():
     given = options.parse(
-        options.Train,
+        Train,
         ["--data", "a", "b", "--steps", "7", "--delayed-reward", "--tracker", "wandb", "--target-return", "5"],
     )
-    again = options.from_config(
-        options.Train, json.loads(json.dumps({"flags": options.to_config(given)})), "config.json"
-    )
+    again = options.from_config(Train, json.loads(json.dumps({"flags": options.to_config(given)})), "config.json")
     assert again == given
-    assert options.parse(options.Train, ["--delayed-reward"], default=again) == given
+    assert options.parse(Train, ["--delayed-reward"], default=again) == given
     for words in (["--no-delayed-reward"], ["--no_delayed_reward"]):
-        assert not options.parse(options.Train, words, default=again).delayed_reward
-        assert not options.parse(options.Train, words).delayed_reward, "as they are read before the run's own are known"
+        assert not options.parse(Train, words, default=again).delayed_reward
+        assert not options.parse(Train, words).delayed_reward, "as they are read before the run's own are known"
 
 
 def test_what_is_not_given_is_decided_by_the_backbone_and_stays_undecided_in_config_json():
-    given = options.parse(options.Train, [])
+    given = options.parse(Train, [])
     assert given.dropout is None and given.backbone_learning_rate is None
-    assert options.from_config(options.Train, json.loads(json.dumps(options.to_config(given))), "config.json") == given
+    assert options.from_config(Train, json.loads(json.dumps(options.to_config(given))), "config.json") == given
     assert assembly.backbone_rate(given, "pretrained") == pytest.approx(given.learning_rate / 10)
     assert assembly.backbone_rate(given, "random") == given.learning_rate
-    typed = options.parse(options.Train, ["--backbone-learning-rate", "3e-5", "--dropout", "0.2"])
+    typed = options.parse(Train, ["--backbone-learning-rate", "3e-5", "--dropout", "0.2"])
     assert assembly.backbone_rate(typed, "random") == 3e-5 and typed.dropout == 0.2
-    assert options.parse(options.Train, ["--learning-rate", "2e-3"], default=typed).dropout == 0.2
+    assert options.parse(Train, ["--learning-rate", "2e-3"], default=typed).dropout == 0.2
     assert load_backbone("small", num_layers=1).config.resid_pdrop == 0.1  # pyright: ignore
 
 
@@ -487,8 +487,8 @@ def test_behaviour_cloning_is_asked_for_nothing(data: Path, tmp_path: Path, caps
 
 def test_the_demo_is_the_commands_it_prints_and_keeps_what_is_there(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("seqdec.cli.commands.DEMO_TRAIN", QUICK)
-    monkeypatch.setattr("seqdec.cli.commands.DEMO_EVAL", "--target-return 25 500 --episodes 2 --max-steps 20")
+    monkeypatch.setattr("seqdec.cli.demo.DEMO_TRAIN", QUICK)
+    monkeypatch.setattr("seqdec.cli.demo.DEMO_EVAL", "--target-return 25 500 --episodes 2 --max-steps 20")
     assert main(["demo"]) == 0
     shown = capsys.readouterr().out
     printed = [line.removeprefix("$ seqdec ").split() for line in shown.splitlines() if line.startswith("$ ")]
@@ -504,9 +504,9 @@ def test_the_demo_is_the_commands_it_prints_and_keeps_what_is_there(tmp_path: Pa
 
 
 def test_the_demo_and_train_flags_that_are_fixed_in_one_place_parse():
-    options.parse(options.Train, commands.DEMO_TRAIN.split())
-    options.parse(options.Eval, ["runs/demo", *commands.DEMO_EVAL.split()])
-    options.parse(options.Eval, ["runs/demo", *commands.DEMO_NEXT.split()])
+    options.parse(Train, demo.DEMO_TRAIN.split())
+    options.parse(Eval, ["runs/demo", *demo.DEMO_EVAL.split()])
+    options.parse(Eval, ["runs/demo", *demo.DEMO_NEXT.split()])
 
 
 def test_a_run_says_what_it_is_trained_on_and_how_to_evaluate_it(data: Path, tmp_path: Path, capsys):

@@ -1,0 +1,269 @@
+"""`seqdec data ...`: files of others, recordings and the sample become data folders, checked and described."""
+
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from seqdec.cli import folders, loading
+from seqdec.cli.console import progress
+from seqdec.cli.options import debug, needed, option
+from seqdec.errors import UsageError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from seqdec.data.source import Source
+
+OnNonfinite = Literal["refuse", "drop-episode"]
+# Options that converting verbs share.
+_replace = partial(option, False, "Make the folder again if it holds something else.")
+missing_leaves = partial(
+    option, (), "Leaves of the observation whose values may be missing (observation, observation.camera, ...)."
+)
+_clip_actions = partial(option, False, "Clip actions outside the action space instead of refusing them.")
+
+
+def _on_nonfinite() -> OnNonfinite:
+    return option("refuse", "What to do with NaN or infinity.")
+
+
+@dataclass(frozen=True)
+class DataCartpole:
+    """Make the sample data: CartPole-v1 by a scripted controller at graded noise. No download."""
+
+    output: str = option("data/cartpole", "Folder to write.")
+    episodes: int = option(260, "How many episodes.", at_least=1)
+    seed: int = option(0, "Seed of the noise and of the first episode.", at_least=0)
+    debug: bool = debug()
+
+
+@dataclass(frozen=True)
+class DataMinari:
+    """Convert a Minari data set, checked value by value."""
+
+    id: str = needed("Minari id (such as mujoco/hopper/medium-v0) or the path of a local one.")
+    output: str = option("", "Folder to write (default: data/ and the id's last parts).")
+    replace: bool = _replace()
+    missing: tuple[str, ...] = missing_leaves()
+    on_nonfinite: OnNonfinite = _on_nonfinite()
+    clip_actions: bool = _clip_actions()
+    debug: bool = debug()
+
+
+@dataclass(frozen=True)
+class DataHdf5:
+    """Convert a flat HDF5 file, as D4RL has them."""
+
+    file: str = needed("File with observations, actions, rewards, terminals and, where there are any, timeouts.")
+    env: str = option(
+        "",
+        "Environment id that the file was recorded in, for its spaces and for evaluations (default: seen in the file).",
+    )
+    max_episode_steps: int = option(
+        0, "Time limit that cuts episodes where the file has no timeouts (0: the environment's, or none).", at_least=0
+    )
+    output: str = option("", "Folder to write (default: data/ and the file's name).")
+    replace: bool = _replace()
+    missing: tuple[str, ...] = missing_leaves()
+    on_nonfinite: OnNonfinite = _on_nonfinite()
+    clip_actions: bool = _clip_actions()
+    debug: bool = debug()
+
+
+@dataclass(frozen=True)
+class DataTable:
+    """Convert a table: Parquet, JSON lines, CSV, a folder of these, or a data set of the Hub."""
+
+    name: str = needed("File, folder, or a Hub id such as user/name.")
+    episode: str = option("", "Column that says which episode a step belongs to (default: one row is one episode).")
+    observation: tuple[str, ...] = option(
+        ("observation",), "Columns of the observation: one, several that make a vector, or KEY=COLUMN,... of a Dict."
+    )
+    action: tuple[str, ...] = option(("action",), "Columns of the action, likewise.")
+    final: tuple[str, ...] = option(("final",), "Columns of what was seen after a step, likewise, where there are any.")
+    reward: str = option("reward", "Column of the reward.")
+    terminated: str = option("terminated", "Column that is true where the task ended (none: there is none).")
+    truncated: str = option(
+        "truncated", "Column that is true where a time limit cut the episode (none: there is none)."
+    )
+    text: str = option("text", "Column with words about the episode (none: there is none).")
+    keep: tuple[str, ...] = option((), "Further columns to keep of an episode.")
+    env: str = option(
+        "",
+        "Environment id that the table was recorded in, for its spaces and evaluations (default: seen in the table).",
+    )
+    split: str = option("train", "Part of a data set that has several.")
+    config: str = option("", "Configuration of a Hub id that has several.")
+    output: str = option("", "Folder to write (default: data/ and the name's last part).")
+    replace: bool = _replace()
+    missing: tuple[str, ...] = option(
+        (), "Leaves of the observation whose values may be missing, or LEAF=COLUMN where a column says so."
+    )
+    on_nonfinite: OnNonfinite = _on_nonfinite()
+    clip_actions: bool = _clip_actions()
+    debug: bool = debug()
+
+
+@dataclass(frozen=True)
+class DataLerobot:
+    """Convert a LeRobot data set (v2.0, v2.1, v3.0): a folder or a Hub id."""
+
+    name: str = needed("Folder, or a Hub id such as lerobot/pusht.")
+    cameras: tuple[str, ...] = option(
+        ("read",), "Cameras to read by name, or read (all), or skip (none). Videos need seqdec[video]."
+    )
+    image_size: tuple[str, ...] = option((), "Height and width to bring images to (default: their own).")
+    episodes: tuple[str, ...] = option((), "Numbers of the episodes to read (default: all).")
+    output: str = option("", "Folder to write (default: data/ and the name's last part).")
+    replace: bool = _replace()
+    missing: tuple[str, ...] = missing_leaves()
+    on_nonfinite: OnNonfinite = _on_nonfinite()
+    debug: bool = debug()
+
+
+@dataclass(frozen=True)
+class DataShow:
+    """Describe a data set: episodes, timesteps, spaces, returns, bytes."""
+
+    path: str = needed("Data folder, or minari:ID.")
+    output: str = option("", "Folder to write the same lines to, as description.txt (default: print only).")
+    plot: bool = option(False, "Draw histograms of returns and lengths, as a PNG.")
+    debug: bool = debug()
+
+
+def data_cartpole(given: DataCartpole) -> int:
+    """Make the sample data."""
+    output = folders.check_new_folder(given.output)
+
+    from seqdec.play.sample import scripted_cartpole
+
+    return _keep(scripted_cartpole(num_episodes=given.episodes, seed=given.seed), output)
+
+
+def data_minari(given: DataMinari) -> int:
+    """Convert a Minari data set."""
+    name = given.id.removeprefix("minari:")
+    output = folders.check_data_folder(given.output or folders.default_data_folder(name))
+
+    from seqdec.formats import minari
+
+    return _convert(minari.source(name), output, given, clip_actions=given.clip_actions)
+
+
+def data_hdf5(given: DataHdf5) -> int:
+    """Convert a flat HDF5 file."""
+    output = folders.check_data_folder(given.output or f"data/{Path(given.file).stem}")
+
+    from seqdec.formats import hdf5
+
+    spec = loading.spec_of(given.env) if given.env else None
+    source = hdf5.source(given.file, spec, max_episode_steps=given.max_episode_steps or None)
+    return _convert(source, output, given, clip_actions=given.clip_actions)
+
+
+def data_table(given: DataTable) -> int:
+    """Convert a table."""
+    output = folders.check_data_folder(given.output or f"data/{Path(folders.name_of(given.name)).stem}")
+
+    from seqdec.formats import table
+
+    spec = loading.spec_of(given.env) if given.env else None
+    source = table.source(
+        given.name, loading.table_columns(given), spec, split=given.split, config=given.config or None
+    )
+    return _convert(source, output, given, clip_actions=given.clip_actions)
+
+
+def data_lerobot(given: DataLerobot) -> int:
+    """Convert a LeRobot data set."""
+    output = folders.check_data_folder(given.output or folders.default_data_folder(folders.name_of(given.name)))
+    size = loading.whole_numbers(given.image_size, "--image-size")
+    if len(size) not in (0, 2):
+        raise UsageError(f"--image-size has {len(size)} numbers: give height and width")
+
+    from seqdec.formats import lerobot
+
+    source = lerobot.source(
+        given.name,
+        cameras=given.cameras[0] if given.cameras in (("read",), ("skip",)) else given.cameras,  # pyright: ignore
+        image_size=(size[0], size[1]) if size else None,
+        episodes=loading.whole_numbers(given.episodes, "--episodes") or None,
+    )
+    return _convert(source, output, given)
+
+
+def data_show(given: DataShow) -> int:
+    """Describe a data set."""
+    if given.output:
+        folders.check_writable(Path(given.output))
+
+    from seqdec import storage
+    from seqdec.data.describe import describe
+    from seqdec.formats.load import load_dataset
+
+    dataset = load_dataset(given.path)
+    description = str(describe(dataset))
+    print(description)
+    output = Path(given.output) if given.output else Path()
+    if given.output:
+        folders.make_folder(output)
+        storage.write_text(output / "description.txt", description + "\n")
+    if given.plot:
+        from seqdec.data.describe import plot_description
+
+        name = "description.png" if given.output else f"{folders.name_of(given.path)}.png"
+        plot_description(dataset, output / name)
+        print(f"picture: {output / name}")
+    return 0
+
+
+def _convert(
+    source: "Source",
+    folder: Path,
+    given: DataMinari | DataHdf5 | DataTable | DataLerobot,
+    *,
+    clip_actions: bool = False,
+) -> int:
+    """Write a source to a data folder as it is read, unless it is there already."""
+    from seqdec import storage
+    from seqdec.data.source import convert
+
+    if given.missing and not isinstance(given, DataTable):
+        source = replace(source, spec=replace(source.spec, missing=given.missing))
+    folders.make_folder(folder.parent)
+    for sentence in storage.recover(folder.parent):
+        print(f"seqdec: {sentence}", file=sys.stderr, flush=True)
+    with progress(source.num_episodes, "episode") as advance:
+        is_new = convert(
+            source,
+            folder,
+            on_nonfinite=given.on_nonfinite,
+            clip_actions=clip_actions,
+            replace=given.replace,
+            progress=advance,
+        )
+    if not is_new:
+        print(f"{folder} holds this already: nothing to do", flush=True)
+    return show_folder(folder)
+
+
+def _keep(dataset: "Dataset", folder: Path) -> int:
+    """Write a data set, describe it and say what to do with it."""
+    from seqdec.data.dataset import save
+
+    folders.make_folder(folder.parent)
+    save(dataset, folder)
+    return show_folder(folder)
+
+
+def show_folder(folder: Path) -> int:
+    """Describe a data folder and say what to do with it."""
+    from seqdec.data.describe import describe
+    from seqdec.formats.load import load_dataset
+
+    description = describe(load_dataset(folder))
+    print(f"{description}\ndata: {folder}\nnext: seqdec train --data {shlex.quote(str(folder))}", flush=True)
+    return 0
