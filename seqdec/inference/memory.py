@@ -24,8 +24,9 @@ from seqdec.model.backbone import Backbone
 from seqdec.model.last_layer import only_at
 
 logger = logging.getLogger(__name__)
-# sequences, new tokens and tokens before them: what a pass is tried out with
-TRIALS = ((2, 3, 4), (1, 1, 6), (3, 5, 0), (2, 1, 9))
+# Sequences, new tokens and tokens before them: what a pass is tried out with. The first is recorded, with lengths that
+# no decoder has among its own numbers.
+TRIALS = ((11, 13, 24), (1, 1, 6), (3, 5, 0), (2, 1, 9))
 
 
 class Memory:
@@ -129,13 +130,15 @@ class _Pass:
         self._run = self._forward
 
     def __call__(self, tokens: Tensor, places: Tensor, mask: Tensor, newest: Tensor, held: Sequence[Tensor]) -> Tensor:
-        is_recorded = tokens.device.type == "cpu" and not self._decoder.training
-        return (self._run if is_recorded else self._forward)(tokens, places, mask, newest, *held)
-
-    def _forward(self, tokens: Tensor, places: Tensor, mask: Tensor, newest: Tensor, *held: Tensor) -> Tensor:
-        end = mask.shape[-1]  # of all tokens, the new ones included; behind it there is room
+        """Return the state of the newest of tokens [B, n, D], whose keys and values go into `held`."""
+        num_sequences, num_new, end = *tokens.shape[:2], mask.shape[-1]  # end: of all tokens, the new ones included
         known = [part[:, :, :end] for part in held]
-        layers = [_Given(keys, values) for keys, values in zip(known[::2], known[1::2], strict=True)]
+        run = self._run if tokens.device.type == "cpu" and not self._decoder.training else self._forward
+        return run(tokens, places, mask, newest, *known, num_sequences * num_new, num_sequences, num_new, end)
+
+    def _forward(self, tokens: Tensor, places: Tensor, mask: Tensor, newest: Tensor, *known: Tensor | int) -> Tensor:
+        *parts, _, _, _, _ = known  # lengths, which the recording names
+        layers = [_Given(keys, values) for keys, values in zip(parts[::2], parts[1::2], strict=True)]  # pyright: ignore[reportArgumentType]
         with nullcontext() if self._mlp is None else only_at(self._mlp, newest):
             read = self._decoder(
                 inputs_embeds=tokens,
@@ -151,21 +154,30 @@ class _Pass:
         num_old = tokens.shape[1] - num_new
         new = self.inputs(tokens, num_new)
         if num_old > 0:
-            self._forward(*self.inputs(tokens[:, :num_old], num_old)[:4], *new[4:])
-        return torch.allclose(self._forward(*new), expected, atol=1e-4, rtol=1e-3)
+            self(*self.inputs(tokens[:, :num_old], num_old)[:4], new[4])
+        return torch.allclose(self(*new), expected, atol=1e-4, rtol=1e-3)
 
-    def inputs(self, tokens: Tensor, num_new: int) -> tuple[Tensor, ...]:
+    def inputs(self, tokens: Tensor, num_new: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
         """Return what a pass takes to read the newest of these tokens [B, L, D]; keys and values are zeros."""
         num_sequences, end, _ = tokens.shape
         places = torch.arange(end - num_new, end, device=tokens.device)[None]
         mask = torch.ones(end, end, dtype=torch.bool, device=tokens.device).tril()[-num_new:][None, None]
         newest = torch.tensor([num_new - 1], device=tokens.device)
         held = [tokens.new_zeros(num_sequences, num_heads, end + 2, width) for num_heads, width in self.shapes]
-        return tokens[:, -num_new:], places, mask, newest, *held
+        return tokens[:, -num_new:], places, mask, newest, held
 
-    def record(self, examples: Sequence[tuple[Tensor, ...]]) -> None:
+    def record(self, trials: Sequence[tuple[Tensor, int]]) -> None:
         """Replay the pass from now on, where that does the same."""
-        self._run = record(self._decoder, self._forward, examples)
+        examples = []
+        for tokens, num_new in trials:
+            *new, held = self.inputs(tokens, num_new)
+            known = [part[:, :, : tokens.shape[1]] for part in held]
+            lengths = (len(tokens) * num_new, len(tokens), num_new, tokens.shape[1])
+            examples.append((*new, *known, *lengths))
+            # as where rows have words and padding of their own
+            places, mask = (part.expand(len(tokens), *part.shape[1:]) for part in new[1:3])
+            examples.append((new[0], places, mask, new[3], *known, *lengths))
+        self._run = record(self._forward, examples)
 
 
 # by backbone: the pass of one, None where it cannot be made
@@ -206,5 +218,6 @@ def _make_pass(backbone: Backbone) -> _Pass | None:
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
         logger.debug("%s reads by its own cache: %s", backbone.source.name, error)
         return None  # a family whose attention wants something else
-    made.record([made.inputs(tokens, num_new) for tokens, num_new in trials])
+    if device.type == "cpu":  # elsewhere a call does not wait for the one before
+        made.record(trials)
     return made
