@@ -28,11 +28,7 @@ if TYPE_CHECKING:
     from seqdec.model.backbone import load_backbone
     from seqdec.model.sequence_model import SequenceModel, build_model
     from seqdec.model.tasks import MultiTaskModel, TaskWindows, load_policy
-    from seqdec.play.actors import from_sb3
-    from seqdec.play.make import make_envs
-    from seqdec.play.record import random_policy, record
-    from seqdec.play.rollout import Actor, rollout
-    from seqdec.play.sample import scripted_cartpole
+    from seqdec.play import Actor, from_sb3, make_envs, random_policy, record, rollout, scripted_cartpole
     from seqdec.sequence.layout import Layout, Variable
     from seqdec.sequence.presets import layout_from_spaces
     from seqdec.sequence.stream import StreamWindows
@@ -60,11 +56,7 @@ _HOMES = {
     "model.backbone": ["load_backbone"],
     "model.sequence_model": ["SequenceModel", "build_model"],
     "model.tasks": ["MultiTaskModel", "TaskWindows", "load_policy"],
-    "play.actors": ["from_sb3"],
-    "play.make": ["make_envs"],
-    "play.record": ["random_policy", "record"],
-    "play.rollout": ["Actor", "rollout"],
-    "play.sample": ["scripted_cartpole"],
+    "play": ["Actor", "from_sb3", "make_envs", "random_policy", "record", "rollout", "scripted_cartpole"],
     "sequence.layout": ["Layout", "Variable"],
     "sequence.presets": ["layout_from_spaces"],
     "sequence.stream": ["StreamWindows"],

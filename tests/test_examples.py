@@ -15,7 +15,7 @@ from seqdec.cli.main import main
 from seqdec.data.dataset import save
 from seqdec.data.schema import environment_of
 from seqdec.formats.load import load_dataset
-from seqdec.play.record import random_policy, record
+from seqdec.play import random_policy, record
 from seqdec.spaces.leaves import leaf_kind
 
 ROOT = Path(__file__).parent.parent

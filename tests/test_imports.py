@@ -92,7 +92,7 @@ def test_nothing_evaluates_unpickles_or_imports_by_name():
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in forbidden, (module, node.lineno)
                 if node.func.id == "import_module":
-                    assert module == "__init__", (module, node.lineno)
+                    assert module.endswith("__init__") and ast.unparse(node.args[0]).startswith("f'seqdec."), module
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 pair = (node.value.id, node.attr)
                 assert pair not in {("torch", "load"), ("yaml", "load"), ("np", "load"), ("os", "system")}, module

@@ -18,10 +18,10 @@ from seqdec.errors import NumericsError
 from seqdec.inference.policy import Policy
 from seqdec.model.backbone import load_backbone
 from seqdec.model.sequence_model import SequenceModel, build_model
+from seqdec.play import make_envs, random_policy, record, rollout
 from seqdec.play.guarded import Guarded
-from seqdec.play.make import batch_of, make_envs, spec_of_env
-from seqdec.play.record import random_policy, record
-from seqdec.play.rollout import Failure, rollout
+from seqdec.play.make import batch_of, spec_of_env
+from seqdec.play.rollouts import Failure
 from seqdec.sequence.presets import layout_from_spaces
 from seqdec.sequence.windows import Windows
 from seqdec.spaces.leaves import MISSING

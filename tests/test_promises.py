@@ -34,7 +34,7 @@ from seqdec.inference.evaluation import Report
 from seqdec.inference.policy import Policy
 from seqdec.model.backbone import load_backbone
 from seqdec.model.sequence_model import SequenceModel, build_model
-from seqdec.play.sample import scripted_cartpole
+from seqdec.play import scripted_cartpole
 from seqdec.sequence.presets import layout_from_spaces
 from seqdec.sequence.windows import Windows
 from seqdec.spaces.spec import EnvironmentSpec

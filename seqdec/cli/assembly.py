@@ -40,7 +40,7 @@ def open_envs(
 
     They are in one batch, or in two that take turns where they are asynchronous.
     """
-    from seqdec.play.make import make_envs
+    from seqdec.play import make_envs
 
     sizes = [num_envs - num_envs // 2, num_envs // 2] if asynchronous and num_envs > 1 else [num_envs]
     batches = [

@@ -138,7 +138,7 @@ def data_cartpole(given: DataCartpole) -> int:
     """Make the sample data."""
     output = folders.check_new_folder(given.output)
 
-    from seqdec.play.sample import scripted_cartpole
+    from seqdec.play import scripted_cartpole
 
     return _keep(scripted_cartpole(num_episodes=given.episodes, seed=given.seed), output)
 

@@ -260,8 +260,9 @@ def spec_of(env_id: str) -> "EnvironmentSpec":
     import gymnasium
     from gymnasium.vector import SyncVectorEnv
 
+    from seqdec.play import make_envs
     from seqdec.play.guarded import Guarded
-    from seqdec.play.make import make_envs, spec_of_env
+    from seqdec.play.make import spec_of_env
     from seqdec.spaces.spec import EnvironmentSpec
 
     unknown = EnvironmentSpec(gymnasium.spaces.Discrete(1), gymnasium.spaces.Discrete(1))

@@ -14,7 +14,7 @@ from seqdec.cli.options import debug, needed, option
 from seqdec.errors import UsageError, suggest
 
 if TYPE_CHECKING:
-    from seqdec.play.rollout import Actor
+    from seqdec.play import Actor
 
 RECORDED_EPISODES = 100  # where neither episodes nor timesteps are asked for
 
@@ -49,7 +49,7 @@ def data_record(given: DataRecord) -> int:
 
     import gymnasium
 
-    from seqdec.play.record import record
+    from seqdec.play import record
 
     if given.env_id not in gymnasium.registry and ":" not in given.env_id:
         raise UsageError(
@@ -81,7 +81,8 @@ def _recorded_policy(given: DataRecord) -> "tuple[Actor | Callable[..., object],
     """Return who acts, and a name for it that no other policy has."""
     path = Path(given.policy)
     if path.is_file() or path.suffix == ".zip":
-        from seqdec.play.actors import from_sb3, load_sb3
+        from seqdec.play import from_sb3
+        from seqdec.play.sb3 import load_sb3
 
         model = load_sb3(path, given.algorithm, trust_policy=given.trust_policy)
         return from_sb3(model), f"{path.stem} ({given.algorithm} {_digest(path)})"
@@ -90,8 +91,8 @@ def _recorded_policy(given: DataRecord) -> "tuple[Actor | Callable[..., object],
 
     from gymnasium.spaces import Discrete
 
-    from seqdec.play.make import check_spaces, make_envs
-    from seqdec.play.record import random_policy
+    from seqdec.play import make_envs, random_policy
+    from seqdec.play.make import check_spaces
     from seqdec.spaces.spec import EnvironmentSpec
 
     if folder is None:

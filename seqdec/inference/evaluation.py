@@ -17,7 +17,8 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from seqdec.errors import DataError, UsageError
-from seqdec.play.rollout import Actor, Failure, rollout
+from seqdec.play import Actor, rollout
+from seqdec.play.rollouts import Failure
 from seqdec.spaces.spec import EnvironmentSpec
 
 if TYPE_CHECKING:

@@ -1,206 +1,85 @@
-"""Models of Stable-Baselines3 as actors.
+"""Actors: what chooses actions for all running episodes at once.
 
-A model's `predict` chooses the actions of all running episodes at once; a recurrent one gets its state back. Opening a
-model's zip file runs code that is in it, so `load_sb3` wants the user's word for that.
+An actor is three methods, `reset`, `act` and `keep`; a policy of ours, a function of one observation and a model of
+Stable-Baselines3 (`sb3`) all become one.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+import copy
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
 
-from seqdec.errors import DataError, UsageError, suggest
-from seqdec.play.rollout import Actor
 from seqdec.spaces.leaves import Batch, stack, unstack
-
-OWN = ("a2c", "ddpg", "dqn", "ppo", "sac", "td3")
-CONTRIB = ("qrdqn", "recurrent_ppo", "tqc", "trpo")  # of the package sb3-contrib
-States = tuple[np.ndarray, ...]
 
 
 @runtime_checkable
-class Predictor(Protocol):
-    """What has the `predict` of a Stable-Baselines3 model or policy."""
+class Actor(Protocol):
+    """What chooses actions for a batch of running episodes."""
 
-    def predict(
-        self,
-        observation: Batch,
-        state: States | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, States | None]:
-        """Return actions for a batch of observations, or for one, and a recurrent policy's state.
+    def reset(self, num_envs: int) -> None:
+        """Start `num_envs` new episodes."""
+        ...
+
+    def act(self, observations: Batch, rewards: np.ndarray | None) -> Batch:
+        """Return one action for each running row: [rows, ...], nested as the action space is.
 
         Args:
-            observation: [rows, ...], or one observation.
-            state: what came back the time before: arrays [layers, rows, width], as sb3-contrib has them.
-            episode_start: [rows], true at an episode's first timestep.
-            deterministic: take the most likely action.
+            observations: [rows, ...], nested as the observation space is; float32, uint8 (images), int64 or texts.
+                What is missing is NaN, or None among texts.
+            rewards: [rows], what the step before paid; None at the first step.
+        """
+        ...
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with these of the current rows (indices); the others have ended.
+
+        This may come before the first `act`, where an environment failed at its reset.
         """
         ...
 
 
 @runtime_checkable
-class _Trained(Protocol):
-    """A model that knows what it was trained in; a bare policy does not."""
-
-    action_space: gymnasium.Space
-
-    def get_vec_normalize_env(self) -> "_Normalizing | None": ...
-
-
-class _Normalizing(Protocol):
-    def normalize_obs(self, obs: Batch) -> Batch: ...
-
-
-def from_sb3(model: Predictor, *, deterministic: bool = True, seed: int = 0) -> Actor:
-    """Return a Stable-Baselines3 model, or whatever has its `predict`, as an actor.
-
-    A model that was loaded with a `VecNormalize` environment (`PPO.load(path, env=...)`) sees observations normalized
-    by it. Sampled actions are predicted row by row, each episode with random numbers of its own.
-
-    Args:
-        model: with `predict`; recurrent ones of sb3-contrib too.
-        deterministic: take the most likely action instead of sampling.
-        seed: of sampled actions.
-    """
-    return _ModelActor(model, deterministic, seed)
-
-
-def load_sb3(path: Path | str, algorithm: str, *, trust_policy: bool = False) -> Predictor:
-    """Open a model that Stable-Baselines3 saved.
-
-    Args:
-        path: the zip file.
-        algorithm: which one saved it: "ppo", "sac", "recurrent_ppo", ...
-        trust_policy: the user's word that whoever made the file is trusted: opening it unpickles what is in it.
-
-    Raises:
-        UsageError: no such word or algorithm, a package is missing, or the model needs statistics that lie beside it.
-        DataError: Stable-Baselines3 cannot open the file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"no file '{path}': give the zip file of a Stable-Baselines3 model")
-    if not trust_policy:
-        raise UsageError(
-            f"'{path}' is opened by Stable-Baselines3, which runs code that is in the file (it holds pickles): add "
-            "--trust-policy if you trust whoever made it"
-        )
-    if algorithm not in OWN + CONTRIB:
-        came = f"is {algorithm!r}{suggest(algorithm, OWN + CONTRIB)}" if algorithm else "is missing"
-        raise UsageError(f"--algorithm {came} (give what saved '{path}': {', '.join(OWN + CONTRIB)})")
-    statistics = next(path.parent.glob("*vecnormalize*.pkl"), None)
-    if statistics is not None:
-        raise UsageError(
-            f"'{statistics}' lies beside the model, which was then trained on normalized observations. Load both in "
-            "Python: model = PPO.load(path, env=VecNormalize.load(statistics, envs)), then record(env, model, ...)"
-        )
-    kind = _algorithms(algorithm)[algorithm]
-    try:
-        return kind.load(path)
-    except Exception as error:  # foreign code and a foreign file: whatever it raises
-        words = " ".join(str(error).split())[:200]
-        raise DataError(f"'{path}' cannot be opened as {algorithm} ({type(error).__name__}: {words})") from error
-
-
-def _algorithms(algorithm: str) -> Mapping[str, type]:
-    try:
-        if algorithm in OWN:
-            import stable_baselines3 as own  # pyright: ignore[reportMissingImports]
-
-            return {"a2c": own.A2C, "ddpg": own.DDPG, "dqn": own.DQN, "ppo": own.PPO, "sac": own.SAC, "td3": own.TD3}
-
-        import sb3_contrib as contrib  # pyright: ignore[reportMissingImports]
-
-        return {
-            "qrdqn": contrib.QRDQN,
-            "recurrent_ppo": contrib.RecurrentPPO,
-            "tqc": contrib.TQC,
-            "trpo": contrib.TRPO,
-        }
-    except ImportError as error:
-        package = '"seqdec[sb3]"' if algorithm in OWN else "sb3-contrib"
-        raise UsageError(f"{algorithm} models need a package that is not installed: pip install {package}") from error
-
-
-class _ModelActor:
-    """A model, its state for each running episode, and what counts its random numbers."""
-
-    def __init__(self, model: Predictor, deterministic: bool, seed: int) -> None:
-        self._model, self._deterministic, self._seed = model, deterministic, seed
-        self._trained = model if isinstance(model, _Trained) else None
-        normalizing = self._trained.get_vec_normalize_env() if self._trained else None
-        self._normalize: Callable[[Batch], Batch] = normalizing.normalize_obs if normalizing else lambda seen: seen
-        self._num_begun = self._timestep = 0
-        self._episodes = np.arange(0)
-        self._states: States | None = None
-
-    def reset(self, num_envs: int) -> None:
-        self._episodes = np.arange(self._num_begun, self._num_begun + num_envs)
-        self._num_begun += num_envs
-        self._timestep, self._states = 0, None
+class Seekable(Protocol):
+    """An actor whose episodes may have random numbers of their own, and that can begin at a later one."""
 
     def seek(self, episode: int) -> None:
-        self._num_begun = episode
+        """Let the next episode that begins be this one; 0 is the first."""
+        ...
+
+
+class FunctionActor:
+    """A function of one observation as an actor, with one random generator an episode."""
+
+    def __init__(self, policy: Callable[..., object], seed: int) -> None:
+        self._policy = policy
+        self._seed = seed
+        self._num_started = 0
+        self._generators: list[np.random.Generator] = []
+
+    def reset(self, num_envs: int) -> None:
+        episodes = range(self._num_started, self._num_started + num_envs)
+        self._num_started += num_envs
+        self._generators = [np.random.default_rng([self._seed, episode]) for episode in episodes]
+
+    def seek(self, episode: int) -> None:
+        self._num_started = episode
 
     def act(self, observations: Batch, rewards: np.ndarray | None) -> Batch:
-        try:
-            seen = self._normalize(observations)
-            actions = self._predict(seen) if self._deterministic else self._sample(seen)
-        except (ValueError, AssertionError, KeyError, TypeError) as error:  # how it says that spaces do not fit
-            words = " ".join(str(error).split())[:300]
-            raise UsageError(f"the model cannot act on what this environment shows: {words}") from error
-        self._timestep += 1
-        return actions
+        rows = zip(unstack(observations, len(self._generators)), self._generators, strict=True)
+        return stack([self._policy(observation, generator) for observation, generator in rows])
 
     def keep(self, rows: np.ndarray) -> None:
-        self._episodes = self._episodes[rows]
-        if self._states is not None:
-            self._states = tuple(state[:, rows] for state in self._states)
-
-    def _predict(self, seen: Batch) -> np.ndarray:
-        starts = np.full(len(self._episodes), self._timestep == 0)
-        actions, self._states = self._model.predict(seen, state=self._states, episode_start=starts, deterministic=True)
-        return actions
-
-    def _sample(self, seen: Batch) -> Batch:
-        """Predict row by row: the model draws from generators that all of a process share."""
-        actions: list[np.ndarray] = []
-        states: list[States] = []
-        start = np.full(1, self._timestep == 0)
-        with _restored_generators():
-            for row, observation in enumerate(unstack(seen, len(self._episodes))):
-                self._seed_generators([self._seed, int(self._episodes[row]), self._timestep])
-                before = None if self._states is None else tuple(state[:, row : row + 1] for state in self._states)
-                action, after = self._model.predict(observation, state=before, episode_start=start, deterministic=False)
-                actions.append(action)
-                states += [] if after is None else [after]
-        if states:
-            self._states = tuple(np.concatenate(parts, axis=1) for parts in zip(*states, strict=True))
-        return stack(actions)
-
-    def _seed_generators(self, numbers: list[int]) -> None:
-        import torch
-
-        seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-        torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - DQN explores by it
-        if self._trained:
-            self._trained.action_space.seed(seed)
+        self._generators = [self._generators[row] for row in rows]
 
 
-@contextmanager
-def _restored_generators() -> Iterator[None]:
-    """Leave the process's generators as they were."""
-    import torch
+def random_policy(space: gymnasium.Space) -> Callable[[object, np.random.Generator], object]:
+    """Return a policy for `record` that draws every action from an action space, nested or not."""
+    space = copy.deepcopy(space)  # the environment may draw from its own
 
-    before = np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            np.random.set_state(before)  # noqa: NPY002
+    def act(observation: object, generator: np.random.Generator) -> object:
+        space.seed(int(generator.integers(2**31)))
+        return space.sample()
+
+    return act

@@ -19,7 +19,7 @@ from seqdec.data.dataset import open_folder
 from seqdec.data.episode import Episode
 from seqdec.data.schema import lengths
 from seqdec.errors import DataError, UsageError
-from seqdec.play.rollout import Actor, Seekable
+from seqdec.play.actors import Actor, Seekable
 from seqdec.spaces.space import quote
 from seqdec.spaces.spec import EnvironmentSpec
 

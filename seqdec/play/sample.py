@@ -3,7 +3,7 @@
 import numpy as np
 from datasets import Dataset
 
-from seqdec.play.record import record
+from seqdec.play.recording import record
 from seqdec.spaces.leaves import Batch
 
 

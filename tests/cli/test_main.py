@@ -26,7 +26,7 @@ from seqdec.errors import DataError, NumericsError, StorageError, UsageError
 from seqdec.formats.load import load_dataset
 from seqdec.inference.evaluation import Report
 from seqdec.model.backbone import load_backbone
-from seqdec.play.sample import scripted_cartpole
+from seqdec.play import scripted_cartpole
 from seqdec.storage.files import read_json
 from seqdec.training import processes
 

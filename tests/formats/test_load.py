@@ -19,7 +19,7 @@ from seqdec.data.schema import column, environment_of, lengths, returns
 from seqdec.errors import DataError, UsageError
 from seqdec.formats.columns import Columns
 from seqdec.formats.load import load_dataset
-from seqdec.play.sample import scripted_cartpole
+from seqdec.play import scripted_cartpole
 from seqdec.spaces.spec import EnvironmentSpec
 
 

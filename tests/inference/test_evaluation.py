@@ -20,7 +20,8 @@ from seqdec.inference.evaluation import (
     spearman,
 )
 from seqdec.inference.plots import _title, plot_report
-from seqdec.play.make import make_envs, spec_of_env
+from seqdec.play import make_envs
+from seqdec.play.make import spec_of_env
 from seqdec.spaces.spec import EnvironmentSpec
 
 DATA_RETURNS = {"min": 10.0, **{f"q{tenth}0": 50.0 * tenth for tenth in range(1, 10)}, "max": 500.0}

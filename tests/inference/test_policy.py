@@ -11,9 +11,7 @@ from seqdec.errors import UsageError
 from seqdec.inference.policy import Policy
 from seqdec.model.backbone import load_backbone
 from seqdec.model.sequence_model import build_model
-from seqdec.play.make import make_envs
-from seqdec.play.rollout import rollout
-from seqdec.play.sample import scripted_cartpole
+from seqdec.play import make_envs, rollout, scripted_cartpole
 from seqdec.sequence.presets import PRESETS, layout_from_spaces
 from seqdec.sequence.windows import Windows
 

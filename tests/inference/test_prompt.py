@@ -22,7 +22,7 @@ from seqdec.model.backbone import Backbone, load_backbone
 from seqdec.model.codecs import build_codec
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.model.tasks import load_policy
-from seqdec.play.sample import scripted_cartpole
+from seqdec.play import scripted_cartpole
 from seqdec.sequence.facts import HIDDEN
 from seqdec.sequence.layout import Variable
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqdec.errors import DataError, UsageError
+from seqdec.play import make_envs
 from seqdec.play.guarded import Guarded
-from seqdec.play.make import check_spaces, make_envs, spec_of_env
+from seqdec.play.make import check_spaces, spec_of_env
 from seqdec.spaces.space import describe_space, quote, space_from_json, space_to_json
 from seqdec.spaces.spec import EnvironmentSpec
 

@@ -34,11 +34,10 @@ from seqdec.inference.policy import Policy
 from seqdec.model.backbone import load_backbone
 from seqdec.model.sequence_model import SequenceModel, build_model
 from seqdec.model.tasks import MultiTaskModel
-from seqdec.play.actors import from_sb3, load_sb3
+from seqdec.play import Actor, from_sb3, random_policy, record, scripted_cartpole
+from seqdec.play.actors import Seekable
 from seqdec.play.make import spec_of_env
-from seqdec.play.record import random_policy, record
-from seqdec.play.rollout import Actor, Seekable
-from seqdec.play.sample import scripted_cartpole
+from seqdec.play.sb3 import load_sb3
 from seqdec.sequence.presets import layout_from_spaces
 from seqdec.sequence.windows import Windows
 from seqdec.storage.files import read_json

@@ -8,10 +8,10 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from seqdec.errors import NumericsError, UsageError
+from seqdec.play import Actor, make_envs, rollout
 from seqdec.play import make as making
 from seqdec.play.guarded import Guarded
-from seqdec.play.make import make_envs, spec_of_env
-from seqdec.play.rollout import Actor, rollout
+from seqdec.play.make import spec_of_env
 
 
 class Random(gymnasium.Env):

@@ -24,9 +24,7 @@ from seqdec.inference.evaluation import spearman
 from seqdec.inference.policy import Policy
 from seqdec.model.backbone import load_backbone
 from seqdec.model.sequence_model import SequenceModel, build_model
-from seqdec.play.make import make_envs
-from seqdec.play.rollout import rollout
-from seqdec.play.sample import scripted_cartpole
+from seqdec.play import make_envs, rollout, scripted_cartpole
 from seqdec.sequence.presets import layout_from_spaces
 from seqdec.sequence.windows import Windows
 from seqdec.training import processes

@@ -6,7 +6,6 @@ Episode i starts from the environment seed `seed + i` and depends on no other, s
 nor a stop in between changes what is recorded.
 """
 
-import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -16,7 +15,6 @@ from itertools import chain
 from pathlib import Path
 
 import gymnasium
-import numpy as np
 from datasets import Dataset
 from gymnasium.spaces import Discrete
 from gymnasium.vector import SyncVectorEnv, VectorEnv
@@ -24,12 +22,12 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from seqdec.data.dataset import from_episodes
 from seqdec.data.episode import Episode
 from seqdec.errors import NumericsError, UsageError
-from seqdec.play.actors import Predictor, from_sb3
+from seqdec.play.actors import Actor, FunctionActor, Seekable
 from seqdec.play.guarded import Guarded
 from seqdec.play.make import batch_of, make_envs, spec_of_env
 from seqdec.play.parts import record_parts
-from seqdec.play.rollout import Actor, Failure, Seekable, rollout
-from seqdec.spaces.leaves import Batch, stack, unstack
+from seqdec.play.rollouts import Failure, rollout
+from seqdec.play.sb3 import Predictor, from_sb3
 from seqdec.spaces.spec import EnvironmentSpec
 
 
@@ -86,17 +84,6 @@ def record(
         return record_parts(Path(folder), spec, request, actor, play, **count)
 
 
-def random_policy(space: gymnasium.Space) -> Callable[[object, np.random.Generator], object]:
-    """Return a policy for `record` that draws every action from an action space, nested or not."""
-    space = copy.deepcopy(space)  # the environment may draw from its own
-
-    def act(observation: object, generator: np.random.Generator) -> object:
-        space.seed(int(generator.integers(2**31)))
-        return space.sample()
-
-    return act
-
-
 def _check_count(num_episodes: int | None, num_timesteps: int | None) -> None:
     if (num_episodes is None) == (num_timesteps is None):
         came = "neither a number of episodes nor of timesteps is" if num_episodes is None else "both numbers are"
@@ -135,7 +122,7 @@ def _actor_of(policy: Actor | Predictor | Callable[..., object], seed: int) -> A
     if not callable(policy):
         kinds = "a function of an observation and a generator, an Actor, or a Stable-Baselines3 model"
         raise UsageError(f"the policy is of type {type(policy).__name__}: give {kinds}")
-    return _FunctionActor(policy, seed)
+    return FunctionActor(policy, seed)
 
 
 def _waves(
@@ -178,28 +165,3 @@ def _waves(
             wave.append(replace(next(whole), metadata=metadata))
             num_played, num_steps = num_played + 1, num_steps + len(wave[-1])
         yield wave
-
-
-class _FunctionActor:
-    """A function of one observation as an actor, with one random generator an episode."""
-
-    def __init__(self, policy: Callable[..., object], seed: int) -> None:
-        self._policy = policy
-        self._seed = seed
-        self._num_started = 0
-        self._generators: list[np.random.Generator] = []
-
-    def reset(self, num_envs: int) -> None:
-        episodes = range(self._num_started, self._num_started + num_envs)
-        self._num_started += num_envs
-        self._generators = [np.random.default_rng([self._seed, episode]) for episode in episodes]
-
-    def seek(self, episode: int) -> None:
-        self._num_started = episode
-
-    def act(self, observations: Batch, rewards: np.ndarray | None) -> Batch:
-        rows = zip(unstack(observations, len(self._generators)), self._generators, strict=True)
-        return stack([self._policy(observation, generator) for observation, generator in rows])
-
-    def keep(self, rows: np.ndarray) -> None:
-        self._generators = [self._generators[row] for row in rows]

@@ -7,7 +7,6 @@ wave 1   episode 2 |---|              was started is left out of the count
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -16,35 +15,10 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
 from seqdec.data.episode import Episode
 from seqdec.errors import DataError, NumericsError, UsageError
+from seqdec.play.actors import Actor, Seekable
 from seqdec.play.make import MAY_MISS, PARKS
 from seqdec.spaces.leaves import MISSING, Batch, join, leaves, shape_of_missing, split
 from seqdec.spaces.space import describe_space, supported, whole_limits, zero_of
-
-
-@runtime_checkable
-class Actor(Protocol):
-    """What chooses actions for a batch of running episodes."""
-
-    def reset(self, num_envs: int) -> None:
-        """Start `num_envs` new episodes."""
-        ...
-
-    def act(self, observations: Batch, rewards: np.ndarray | None) -> Batch:
-        """Return one action for each running row: [rows, ...], nested as the action space is.
-
-        Args:
-            observations: [rows, ...], nested as the observation space is; float32, uint8 (images), int64 or texts.
-                What is missing is NaN, or None among texts.
-            rewards: [rows], what the step before paid; None at the first step.
-        """
-        ...
-
-    def keep(self, rows: np.ndarray) -> None:
-        """Go on with these of the current rows (indices); the others have ended.
-
-        This may come before the first `act`, where an environment failed at its reset.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -67,15 +41,6 @@ class _Trace:
     observations: list[dict[str, np.ndarray]]
     actions: list[dict[str, np.ndarray]]
     rewards: list[float]
-
-
-@runtime_checkable
-class Seekable(Protocol):
-    """An actor whose episodes may have random numbers of their own, and that can begin at a later one."""
-
-    def seek(self, episode: int) -> None:
-        """Let the next episode that begins be this one; 0 is the first."""
-        ...
 
 
 def rollout(
