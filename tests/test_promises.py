@@ -280,7 +280,7 @@ def test_training_needs_no_environment_and_evaluating_names_the_package(data: Pa
 
 
 def test_a_run_that_another_process_writes_is_left_alone(data: Path, tmp_path: Path, capsys):
-    with storage.claim(tmp_path / "a"):
+    with storage.lock_folder(tmp_path / "a"):
         said = refusal(f"train --data {data} --output {tmp_path / 'a'} {TINY}", 2, capsys)
     assert "another run is writing to" in said
 

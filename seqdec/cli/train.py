@@ -183,7 +183,7 @@ def train_run(given: Train) -> int:
 
     from seqdec import storage
 
-    with storage.claim(folder) if is_main_process() else nullcontext():
+    with storage.lock_folder(folder) if is_main_process() else nullcontext():
         if is_main_process():
             for sentence in [*storage.recover(folder), *storage.recover(folder / "checkpoints")]:
                 print(f"seqdec: {sentence}", file=sys.stderr, flush=True)

@@ -72,8 +72,8 @@ def save(dataset: Dataset, folder: Path | str, *, replace: bool = False) -> None
 
 def open_folder(folder: Path) -> Dataset:
     """Map the Arrow files that a folder's state names, if their columns are what its environment asks for."""
-    state = storage.read_json(storage.inside(folder, "state.json"))
-    info = storage.read_json(storage.inside(folder, "dataset_info.json"))
+    state = storage.read_json(storage.path_inside(folder, "state.json"))
+    info = storage.read_json(storage.path_inside(folder, "dataset_info.json"))
     description, files = info.get("description"), state.get("_data_files")
     if not isinstance(description, str) or not isinstance(files, list) or not files:
         raise DataError(f"{folder} names no Arrow files or no environment: make it again with seqdec data")
@@ -86,7 +86,7 @@ def open_folder(folder: Path) -> Dataset:
         name = entry.get("filename") if isinstance(entry, dict) else None
         if not isinstance(name, str):
             raise DataError(f"{folder / 'state.json'} names an Arrow file by {quote(name)}: expected a text")
-        path = storage.inside(folder, name)
+        path = storage.path_inside(folder, name)
         try:
             table = MemoryMappedTable.from_file(str(path))
             table.table.validate()

@@ -125,7 +125,7 @@ def convert(
     """
     options = {"on_nonfinite": on_nonfinite, "clip_actions": clip_actions}
     identity = {"source": dict(source.identity), "spec": source.spec.to_json(), "options": options}
-    with storage.alone(folder):
+    with storage.await_lock(folder):
         if os.path.lexists(folder):
             if not (folder / "dataset_info.json").is_file():
                 raise UsageError(f"{folder} exists already and is no data set: choose another --output")

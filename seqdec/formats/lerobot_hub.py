@@ -68,7 +68,7 @@ def member(folder: Path, name: str) -> Path:
         and path.resolve().parent == blobs
     ):
         return path
-    return storage.inside(folder, name)
+    return storage.path_inside(folder, name)
 
 
 def _cached(repo_id: str) -> Path | None:

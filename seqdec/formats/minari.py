@@ -106,7 +106,7 @@ def read_rows(folder: Path, spec: EnvironmentSpec) -> Iterator[dict[str, RowValu
     num_episodes, num_steps = (_total(metadata, name, folder) for name in ("total_episodes", "total_steps"))
     is_jpeg = bool(metadata.get("jpeg_encoding", True))  # Minari's own default
     if data_format == "hdf5":
-        path = storage.inside(folder, "main_data.hdf5")
+        path = storage.path_inside(folder, "main_data.hdf5")
         with opened_hdf5(path) as file:
             with reading(path, "; fetch the data set again"):
                 _check_count(path, num_episodes, sum(str(name).startswith("episode_") for name in file))
@@ -178,7 +178,7 @@ def _check_count(path: Path, expected: int, found: int) -> None:
 
 
 def _metadata(folder: Path) -> dict[str, object]:
-    return storage.read_json(storage.inside(folder, "metadata.json"))
+    return storage.read_json(storage.path_inside(folder, "metadata.json"))
 
 
 def _nested(metadata: Mapping[str, object], key: str, folder: Path) -> object:

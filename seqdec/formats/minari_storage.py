@@ -68,7 +68,7 @@ def table_episode(
     folder: Path, index: int, data_format: str, spec: EnvironmentSpec, is_jpeg: bool
 ) -> dict[str, np.ndarray]:
     """Return an episode's arrays as `hdf5_episode` does, of Arrow or Parquet files."""
-    episode = storage.inside(folder, str(index))
+    episode = storage.path_inside(folder, str(index))
     parts = sorted(episode.glob(f"part-*.{data_format}"), key=lambda path: (len(path.name), path.name))
     if not parts:
         raise DataError(f"{episode} has no part-0.{data_format}")
@@ -76,7 +76,7 @@ def table_episode(
     batches: list[pa.RecordBatch] = []
     for path in parts:
         with reading(path):
-            batches += _batches(storage.inside(episode, path.name), data_format)
+            batches += _batches(storage.path_inside(episode, path.name), data_format)
     if not batches:
         raise DataError("it has no steps")
     with reading(parts[0]):
@@ -92,7 +92,7 @@ def table_episode(
 
 def table_metadata(folder: Path, index: int) -> Metadata:
     """Return what an episode's metadata.json says of it; what is nested is named with slashes, as in HDF5."""
-    path = storage.inside(storage.inside(folder, str(index)), "metadata.json")
+    path = storage.path_inside(storage.path_inside(folder, str(index)), "metadata.json")
     return _plain(_flat(storage.read_json(path), "")) if path.is_file() else {}
 
 

@@ -113,27 +113,27 @@ def _open_files(paths: Sequence[Path]) -> Table:
 
 def _open_folder(folder: Path, split: str) -> Table:
     if (folder / "dataset_dict.json").exists():
-        splits = storage.read_json(storage.inside(folder, "dataset_dict.json")).get("splits")
+        splits = storage.read_json(storage.path_inside(folder, "dataset_dict.json")).get("splits")
         has = [str(entry) for entry in splits] if isinstance(splits, list) else []
-        folder = storage.inside(folder, _existing_split(split, has, str(folder)))
+        folder = storage.path_inside(folder, _existing_split(split, has, str(folder)))
     if (folder / "state.json").exists():
         return _open_saved(folder)
     members = [path for path in folder.iterdir() if path.suffix.lower() in (*SUFFIXES, *PICKLES)]
     if not members:
         expected = ", ".join(SUFFIXES)
         raise UsageError(f"{folder} holds no table: expected files in {expected}, or what save_to_disk wrote")
-    paths = [storage.inside(folder, path.name) for path in sorted(members, key=_in_counting_order)]
+    paths = [storage.path_inside(folder, path.name) for path in sorted(members, key=_in_counting_order)]
     return _open_files(_of_split(paths, folder, split))
 
 
 def _open_saved(folder: Path) -> Table:
-    state = storage.read_json(storage.inside(folder, "state.json"))
+    state = storage.read_json(storage.path_inside(folder, "state.json"))
     entries = state.get("_data_files")
     entries = entries if isinstance(entries, list) else []
     names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries]
     if not names or not all(isinstance(name, str) for name in names) or state.get("_indices_data_files"):
         raise DataError(f"{folder / 'state.json'} names no Arrow files: save the data set again with save_to_disk")
-    paths = [storage.inside(folder, str(name)) for name in names]
+    paths = [storage.path_inside(folder, str(name)) for name in names]
     for path in paths:
         if not path.is_file():
             raise DataError(f"{path} is missing, which {folder / 'state.json'} names: copy or fetch the folder again")

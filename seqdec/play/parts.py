@@ -54,7 +54,7 @@ def record_parts(
         UsageError: a recording of another request is in the way, or the actor cannot go on.
     """
     working = folder.with_name(f".recording-{folder.name}")
-    with storage.claim(working):
+    with storage.lock_folder(working):
         for sentence in [*storage.recover(folder.parent), *storage.recover(working)]:
             logger.info("%s", sentence)
         _check_request(working, request)

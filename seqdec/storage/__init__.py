@@ -27,9 +27,9 @@ from seqdec.storage.files import (
 )
 from seqdec.storage.folders import (
     FORMAT,
-    alone,
-    claim,
-    inside,
+    await_lock,
+    lock_folder,
+    path_inside,
     publish,
     published,
     recover,
@@ -39,7 +39,8 @@ from seqdec.storage.folders import (
 )
 
 __all__ = [
-    "FORMAT", "LARGEST_JSON", "LEFTOVER", "MANIFEST", "advice", "alone", "append_line", "claim", "difference", "inside",
-    "plain_text", "publish", "published", "read_json", "read_lines", "read_tensors", "recover", "retire", "stand_in",
-    "truncate_lines", "unique", "verify", "write_json", "write_manifest", "write_tensors", "write_text",
+    "FORMAT", "LARGEST_JSON", "LEFTOVER", "MANIFEST", "advice", "append_line", "await_lock", "difference",
+    "lock_folder", "path_inside", "plain_text", "publish", "published", "read_json", "read_lines", "read_tensors",
+    "recover", "retire", "stand_in", "truncate_lines", "unique", "verify", "write_json", "write_manifest",
+    "write_tensors", "write_text",
 ]  # fmt: skip

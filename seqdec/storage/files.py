@@ -16,10 +16,6 @@ from safetensors import SafetensorError
 
 from seqdec.errors import DataError, StorageError
 
-try:
-    import fcntl
-except ImportError:  # Windows: publishing is as safe, but a second writer goes unnoticed
-    fcntl = None
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -149,8 +145,8 @@ def plain_text(text: str) -> str:
 def advice(path: Path) -> str:
     """Say what a damaged file really is, where that shows, and what to do."""
     with explained(path), open(path, "rb") as file:
-        instead = stand_in(file.read(512))
-    return f": it is {instead}" if instead else ": copy or download it again"
+        words = stand_in(file.read(512))
+    return f": it is {words}" if words else ": copy or download it again"
 
 
 def stand_in(beginning: bytes) -> str | None:
@@ -203,15 +199,15 @@ def explained(path: Path, need: str = "more") -> Iterator[None]:
     except StorageError:
         raise
     except (OSError, SafetensorError) as error:
-        told = re.search(r"os error (\d+)", str(error))
-        code = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+        number = re.search(r"os error (\d+)", str(error))
+        code = error.errno if isinstance(error, OSError) else int(number[1]) if number else None
         if code is None and isinstance(error, SafetensorError):
             raise  # damage, not a failure of the system
         reason = os.strerror(code) if code else str(error)
         if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             near = next(parent for parent in path.absolute().parents if parent.is_dir())
             reason += f", it needs {need} bytes and {shutil.disk_usage(near).free:,} are free"
-        raise StorageError(f"{LEFTOVER.sub(lambda found: found['name'], str(path))}: {reason}") from error
+        raise StorageError(f"{LEFTOVER.sub(lambda match: match['name'], str(path))}: {reason}") from error
 
 
 def remove(path: Path) -> None:

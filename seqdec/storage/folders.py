@@ -1,10 +1,6 @@
-"""The one writer of run, policy and data folders: what it writes appears whole or not at all.
+"""Many files at once: a folder that appears whole, is checked when it is read, and has one writer at a time.
 
-    .tmp-NAME-<id>   write -> fsync -> manifest.json -> rename   NAME
-
-A published folder has a manifest, the size and sha256 of every file in it; a lone file is written beside and
-renamed too. So a process killed at any instant leaves the old, the new, or leftovers that `recover` clears away.
-Tensors are safetensors and the rest is JSON, never a pickle; every read is checked and stays inside its folder.
+A published folder has a manifest: the size and sha256 of every file in it. Every read of it stays inside it.
 """
 
 import hashlib
@@ -12,17 +8,9 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import seqdec
 from seqdec.errors import DataError, StorageError, UsageError
-
-try:
-    import fcntl
-except ImportError:  # Windows: publishing is as safe, but a second writer goes unnoticed
-    fcntl = None
-if TYPE_CHECKING:
-    pass
 from seqdec.storage.files import (
     LEFTOVER,
     MANIFEST,
@@ -36,6 +24,11 @@ from seqdec.storage.files import (
     sync,
     write_json,
 )
+
+try:
+    import fcntl
+except ImportError:  # Windows: publishing is as safe, but a second writer goes unnoticed
+    fcntl = None
 
 FORMAT = 1  # to be raised when an older seqdec could misread what a newer one wrote
 LARGEST_HASHED = 256 * 2**20
@@ -86,18 +79,18 @@ def retire(folder: Path) -> None:
 
 
 def recover(parent: Path) -> list[str]:
-    """Clear away what killed writers left in `parent`; return what was done, one sentence each.
+    """Clear away the leftovers of killed writers in `parent`; return what was done, one sentence each.
 
-    A folder whose replacement never came is put back. What a living process is writing is left alone.
+    A folder whose replacement never came is put back. The work of a living process is left alone.
     """
-    done = []
+    sentences = []
     with explained(parent):
         names = sorted(os.listdir(parent), reverse=True) if parent.is_dir() else []  # .tmp- before .del-
         for name in names:
             if match := LEFTOVER.fullmatch(name):
                 with suppress(FileNotFoundError):  # its writer has just ended
-                    done += _clear(parent / name, parent / match["name"], match["kind"])
-    return done
+                    sentences += _clear(parent / name, parent / match["name"], match["kind"])
+    return sentences
 
 
 def published(parent: Path, prefix: str = "") -> list[Path]:
@@ -105,8 +98,8 @@ def published(parent: Path, prefix: str = "") -> list[Path]:
     with explained(parent):
         names = os.listdir(parent) if parent.is_dir() else []
         named = [parent / name for name in names if name.startswith(prefix) and not LEFTOVER.fullmatch(name)]
-        found = [folder for folder in named if (folder / MANIFEST).is_file()]
-    return sorted(found, key=lambda folder: (len(folder.name), folder.name))
+        folders = [folder for folder in named if (folder / MANIFEST).is_file()]
+    return sorted(folders, key=lambda folder: (len(folder.name), folder.name))
 
 
 def write_manifest(folder: Path) -> None:
@@ -142,7 +135,7 @@ def verify(folder: Path, *, hashes: bool = False) -> None:
         raise DataError(f"no folder {folder}")
     if not os.path.lexists(folder / MANIFEST):
         raise DataError(f"{folder} has no {MANIFEST}: seqdec did not write it, or it was copied in part")
-    manifest = read_json(inside(folder, MANIFEST))
+    manifest = read_json(path_inside(folder, MANIFEST))
     files, form = manifest.get("files"), manifest.get("format")
     if isinstance(form, int) and form > FORMAT:
         newer = plain_text(str(manifest.get("seqdec")))
@@ -153,8 +146,8 @@ def verify(folder: Path, *, hashes: bool = False) -> None:
         _check_file(folder, name, entry if isinstance(entry, dict) else {}, hashes)
 
 
-def inside(folder: Path, name: str) -> Path:
-    """Join a name that a file tells to the folder it belongs to.
+def path_inside(folder: Path, name: str) -> Path:
+    """Join a name that stands in a file to the folder of that file.
 
     Raises:
         DataError: the name leads out of the folder, or passes through a link.
@@ -171,7 +164,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Be the only process that writes to `folder`, which is made if missing; kill -9 gives it back.
 
     Raises:
@@ -187,8 +180,8 @@ def claim(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Wait until no other process is at work on what shall stand at `path`, and keep others waiting meanwhile."""
+def await_lock(path: Path) -> Iterator[None]:
+    """Be the only process that works at `path`, which need not be there yet; wait until it is free."""
     lock = path.with_name(f".lock-{path.name}")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -268,19 +261,17 @@ def _clear(leftover: Path, target: Path, kind: str) -> list[str]:
 
 
 def _check_file(folder: Path, name: str, entry: dict[str, object], hashes: bool) -> None:
-    path = inside(folder, name)
+    path = path_inside(folder, name)
     size, digest = entry.get("bytes"), entry.get("sha256")
     if type(size) is not int or not isinstance(digest, str):
         raise DataError(f"{folder / MANIFEST} lacks the size or sha256 of '{plain_text(name)}'")
     with explained(path):
         if not path.is_file():
             raise DataError(f"{name} is missing in {folder}: copy or download the folder again")
-        expected, found = f"{size} bytes", f"{path.stat().st_size} bytes"
-        if found == expected and (hashes or size < LARGEST_HASHED):
+        expected, actual = f"{size} bytes", f"{path.stat().st_size} bytes"
+        if actual == expected and (hashes or size < LARGEST_HASHED):
             with open(path, "rb") as file:
-                expected, found = f"sha256 {digest}", f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
-    if found != expected:
-        raise DataError(
-            f"{name} in {folder} does not match its manifest (expected {plain_text(expected)}, found {found})"
-            f"{advice(path)}"
-        )
+                expected, actual = f"sha256 {digest}", f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    if actual != expected:
+        difference = f"expected {plain_text(expected)}, found {actual}"
+        raise DataError(f"{name} in {folder} does not match its manifest ({difference}){advice(path)}")

@@ -317,7 +317,7 @@ def test_a_process_that_waits_for_another_can_be_stopped(tmp_path: Path):
         sys.addaudithook(lambda event, _: os.write(tell, b"!") if event == "fcntl.flock" else None)
         return converting(["data", "hdf5", str(path), "--output", str(folder)], None, tmp_path / "said")()
 
-    with storage.alone(folder):
+    with storage.await_lock(folder):
         pid = fork(convert)
         os.read(waiting, 1)
         while psutil.Process(pid).status() != psutil.STATUS_SLEEPING:  # it is about to ask for the lock

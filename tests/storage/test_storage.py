@@ -364,7 +364,7 @@ def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> No
     (tmp_path / "secret.txt").write_text("secret")
     write_step(tmp_path / "a", 1)
     with pytest.raises(DataError, match="not a path inside"):
-        storage.inside(tmp_path / "a", name)
+        storage.path_inside(tmp_path / "a", name)
     manifest = {"format": 1, "seqdec": "0", "files": {name: {"bytes": 6, "sha256": "0"}}}
     (tmp_path / "a" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DataError) as caught:
@@ -521,24 +521,24 @@ def test_a_second_claimant_is_turned_away_until_the_first_dies(tmp_path: Path) -
     ready, tell = os.pipe()
 
     def hold() -> int:
-        with storage.claim(folder):
+        with storage.lock_folder(folder):
             os.write(tell, b"!")
             signal.pause()
         return 0
 
     pid = fork(hold)
     os.read(ready, 1)
-    with pytest.raises(UsageError, match="another run is writing to .*runs/a"), storage.claim(folder):
+    with pytest.raises(UsageError, match="another run is writing to .*runs/a"), storage.lock_folder(folder):
         pass
     os.kill(pid, signal.SIGKILL)
     exit_code(pid)
-    with storage.claim(folder):
+    with storage.lock_folder(folder):
         pass
-    with storage.claim(folder):
+    with storage.lock_folder(folder):
         pass
 
 
-@pytest.mark.parametrize("use", [storage.publish, storage.claim])
+@pytest.mark.parametrize("use", [storage.publish, storage.lock_folder])
 def test_a_file_in_the_way_is_a_storage_error(tmp_path: Path, use: Callable) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(StorageError, match="runs/a: "), use(tmp_path / "runs" / "a"):
