@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicLayer
 
 from seqdec.inference.recorded import record
 from seqdec.model.backbone import Backbone
-from seqdec.model.last_layer import only_at
+from seqdec.model.shortcuts import only_at
 
 logger = logging.getLogger(__name__)
 # Sequences, new tokens and tokens before them: what a pass is tried out with. The first is recorded, with lengths that
@@ -68,7 +68,7 @@ class Memory:
         self.num_read = end
         newest = self._places[0, end - begin - 1 : end - begin]
         if self._pass is None:
-            return self._backbone.read(tokens, self._is_word, self._cache, only_at=newest)[:, -1]
+            return self._backbone.read(tokens, self._is_word, self._cache, places=newest)[:, -1]
         if not self._held:
             self._held = [
                 tokens.new_empty(self.num_sequences, num_heads, self._num_tokens, width)

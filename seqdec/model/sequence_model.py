@@ -217,7 +217,7 @@ class SequenceModel(nn.Module):
             before = {name: places[positions] for name, positions in before.items()}
             tokens, is_word = tokens[:, kept], is_word[:, kept]
         wanted = np.unique(np.concatenate([*before.values()]))
-        hidden = self.backbone_source.read(tokens, is_word, only_at=torch.as_tensor(wanted, device=tokens.device))
+        hidden = self.backbone_source.read(tokens, is_word, places=torch.as_tensor(wanted, device=tokens.device))
         return {
             name: hidden.index_select(1, torch.as_tensor(positions, device=hidden.device))
             for name, positions in before.items()

@@ -1,7 +1,15 @@
-"""Dropout whose masks are cut from raw random bits: the same function as `torch.nn.Dropout`, cheaper on a CPU.
+"""The same function for less work: dropout from raw random bits, and a last layer only where its states are read.
 
-There torch draws a random number for each entry; a mask needs 16 bits of one. Elsewhere torch's own kernel is used.
+Dropout: on a CPU torch draws a random number for each entry; a mask needs 16 bits of one. Elsewhere torch's own kernel
+is used.
+
+Last layer: attention needs keys and values of every token, but what the last layer does to one token alone, its MLP,
+is needed only where something is predicted: at one token of three in Decision Transformer's order, at the newest while
+acting. The other states are then not those of the decoder, and nobody reads them.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +17,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from seqdec.model.probes import evaluating, probe_tokens
 
 ATTENTION = "seqdec_bits"  # the name that transformers knows `attend` by
 LEVELS = 1 << 16  # the probability is rounded to one of so many; scaling makes up for it exactly
@@ -80,3 +90,46 @@ def use_bits(model: PreTrainedModel) -> None:
     drops = any(model.config.to_dict().get(key) for key in ("attn_pdrop", "attention_dropout"))
     if drops and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)
+
+
+@contextmanager
+def only_at(mlp: nn.Module, places: Tensor) -> Iterator[None]:
+    """Let a layer's MLP compute these tokens of the sequence only, int64 [n], and give zeros for the others.
+
+    Example:
+        >>> with only_at(decoder.layers[-1].mlp, torch.tensor([4, 7])):
+        ...     states = decoder(inputs_embeds=tokens).last_hidden_state[:, [4, 7]]
+    """
+    whole: list[Tensor] = []
+
+    def select(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+        (tokens,) = given  # [B, L, D]
+        whole.append(tokens)
+        return (tokens.index_select(1, places),)
+
+    def spread(_: nn.Module, given: tuple[Tensor], output: Tensor) -> Tensor:
+        return torch.zeros_like(whole.pop(), dtype=output.dtype).index_copy(1, places, output)
+
+    hooks = [mlp.register_forward_pre_hook(select), mlp.register_forward_hook(spread)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def last_mlp(model: nn.Module, num_layers: int, width: int) -> nn.Module | None:
+    """Return the MLP of a decoder's last layer; None where skipping tokens in it would change others, by trial."""
+    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
+    mlp = stacks[0][-1]._modules.get("mlp") if stacks else None
+    if mlp is None:
+        return None
+    tokens, places = probe_tokens(2, width), torch.tensor([2, 5])
+    with evaluating(model):
+        expected = model(inputs_embeds=tokens, use_cache=False).last_hidden_state[:, places]
+        try:
+            with only_at(mlp, places):
+                states = model(inputs_embeds=tokens, use_cache=False).last_hidden_state[:, places]
+        except (TypeError, ValueError, IndexError, RuntimeError, AttributeError):
+            return None  # an MLP that takes or gives something else
+    return mlp if torch.allclose(expected, states, atol=1e-4, rtol=1e-3) else None
