@@ -212,7 +212,8 @@ def test_opening_a_planted_policy_or_data_set_imports_nothing(run: Path, tmp_pat
     storage.write_json(tmp_path / "policy" / "policy.json", policy)
     storage.write_manifest(tmp_path / "policy")
     said = refusal(f"eval {tmp_path / 'policy'} --output {tmp_path / 'out'}", 2, capsys)
-    assert "names env 'evilmod:Env-v0', not a registered environment; pass --env" in said
+    assert "names env 'evilmod:Env-v0', not a registered environment; pass env_id=" in said
+    assert said.endswith("(--env)")
     planted = {
         "id": "evilmod:Env-v0", "entry_point": "evilmod:main", "max_episode_steps": 5, "kwargs": {},
         "additional_wrappers": [{"name": "w", "entry_point": "evilmod:main", "kwargs": {}}],

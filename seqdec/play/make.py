@@ -17,26 +17,17 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from seqdec.errors import UsageError, in_words, suggest
-from seqdec.play.guarded import DEFAULT_MAX_STEPS, Guarded
+from seqdec.play.guarded import DEFAULT_MAX_STEPS, PARK, Guarded
 from seqdec.spaces.leaves import leaf_kind, leaves
-from seqdec.spaces.space import (
-    describe_space,
-    quote,
-    spaces_agree,
-    supported,
-)
+from seqdec.spaces.space import describe_space, quote, spaces_agree, supported
 from seqdec.spaces.spec import EnvironmentSpec
 
-# Of a batch's metadata: its rows understand the reset option "park"; the leaves whose values may be missing.
-PARKS, MAY_MISS = "seqdec_parks", "seqdec_may_miss"
 # What `gymnasium.make` takes for itself: never from a file.
 _MAKE_KEYWORDS = {"id", "max_episode_steps", "disable_env_checker", "render_mode"}
 
 
 def spec_of_env(
-    env: gymnasium.Env,
-    reference_returns: tuple[float, float] | None = None,
-    missing: tuple[str, ...] = (),
+    env: gymnasium.Env, reference_returns: tuple[float, float] | None = None, missing: tuple[str, ...] = ()
 ) -> EnvironmentSpec:
     """Return the spec of an environment at hand; without an id if it cannot be made again from plain data.
 
@@ -92,7 +83,7 @@ def make_envs(
     if max_steps is not None and max_steps < 1:
         raise UsageError(f"the longest episode may have {max_steps} steps: give at least 1")
     if env_id is not None:
-        make = _typed(spec, env_id)
+        make = _chosen(spec, env_id)
     elif trust_env:
         make = _trusted(spec)
     else:
@@ -110,16 +101,14 @@ def make_envs(
 def batch_of(makers: Sequence[Callable[[], Guarded]], *, asynchronous: bool = False) -> VectorEnv:
     """Make a batch of guarded environments, without automatic resets."""
     if asynchronous:
-        # looked at here: in a process of its own nobody could ask it, or be told in one sentence what is wrong
+        # made here once: what is wrong with it is one sentence here, and a trace in a process of its own
         with closing(makers[0]()) as first:
             kinds = {leaf_kind(leaf) for leaf in leaves(supported(first.observation_space, "observation"), "").values()}
         # Gymnasium's shared memory holds texts in the space's letters only, and nothing that is missing
         envs = AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED, shared_memory="text" not in kinds)
     else:
         envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
-        first = envs.envs[0]
-        assert isinstance(first, Guarded)
-    envs.metadata = {**envs.metadata, PARKS: True, MAY_MISS: first.missing}
+    envs.metadata = {**envs.metadata, PARK: True}
     return envs
 
 
@@ -143,10 +132,10 @@ def check_spaces(spec: EnvironmentSpec, envs: VectorEnv) -> None:
             )
 
 
-def _typed(spec: EnvironmentSpec, env_id: str) -> Callable[[], gymnasium.Env]:
+def _chosen(spec: EnvironmentSpec, env_id: str) -> Callable[[], gymnasium.Env]:
     if ":" not in env_id and env_id not in gymnasium.registry:
         nearest = suggest(env_id, gymnasium.registry)
-        raise UsageError(f"no environment {quote(env_id)} is registered here{nearest or _install(spec)}")
+        raise UsageError(f"no environment {quote(env_id)} is registered here{nearest or _install(spec)}", option="env")
     # The data's arguments belong to the data's environment only.
     kwargs = _make_kwargs(spec, trusted=False) if env_id.split(":")[-1] == spec.id else {}
     return partial(gymnasium.make, env_id, disable_env_checker=True, **kwargs)
@@ -154,28 +143,28 @@ def _typed(spec: EnvironmentSpec, env_id: str) -> Callable[[], gymnasium.Env]:
 
 def _registered(spec: EnvironmentSpec) -> Callable[[], gymnasium.Env]:
     if spec.id is None:
-        raise UsageError("the data set names no environment: pass --env ID")
+        raise UsageError("the data set names no environment: pass env_id=", option="env")
     named = f"the data set names env {quote(spec.id)}"
     if spec.id not in gymnasium.registry:
         package = (spec.entry_point or "").split(".")[0].split(":")[0]
-        known = f"; if its package is here: --env {package}:{spec.id}" if package.isidentifier() else ""
-        raise UsageError(f"{named}, not a registered environment; pass --env ID{quote(known)[1:-1]}{_install(spec)}")
+        hint = f"{package}:{spec.id}; its package must be here" if package.isidentifier() else ""
+        raise UsageError(
+            f"{named}, not a registered environment; pass env_id={quote(hint)[1:-1]}{_install(spec)}", option="env"
+        )
     known = gymnasium.registry[spec.id]
     here = _entry_point_name(known.entry_point)
     if spec.entry_point not in (None, here):
-        raise UsageError(
-            f"{named} at {quote(spec.entry_point)}, here it is {quote(here)}; pass --env ID to take it anyway"
-        )
+        there = quote(spec.entry_point)
+        raise UsageError(f"{named} at {there}, here it is {quote(here)}; pass env_id= to take it anyway", option="env")
     if spec.wrappers != tuple(wrapper.entry_point for wrapper in known.additional_wrappers):
-        raise UsageError(
-            f"{named} with the wrappers {quote(', '.join(spec.wrappers))}, which are not made; pass --env ID"
-        )
+        wrappers = quote(", ".join(spec.wrappers))
+        raise UsageError(f"{named} with the wrappers {wrappers}, which are not made; pass env_id=", option="env")
     return partial(_make_known, spec, _make_kwargs(spec, trusted=False))
 
 
 def _trusted(spec: EnvironmentSpec) -> Callable[[], gymnasium.Env]:
     if spec.id is None:
-        raise UsageError("the data set names no environment: pass --env ID")
+        raise UsageError("the data set names no environment: pass env_id=", option="env")
     kwargs = _make_kwargs(spec, trusted=True)
     if spec.id in gymnasium.registry or ":" in spec.id or spec.entry_point is None:
         return partial(_make_known, spec, kwargs)
@@ -195,9 +184,9 @@ def _make_kwargs(spec: EnvironmentSpec, *, trusted: bool) -> dict[str, object]:
         # Arguments that name files would let a data set choose what an environment opens (MuJoCo's xml_file).
         if not trusted and isinstance(value, str) and set("/\\:") & set(value) and known.get(key) != value:
             raise UsageError(
-                f"the data set gives the environment {quote(key)} = {quote(value)}, a path; pass --trust-env "
-                "if you know it, or make another environment by --env ID"
-            )
+                f"the data set gives the environment {quote(key)} = {quote(value)}, a path; pass trust_env=True if you "
+                "know it, or make another environment by env_id=", option="trust_env",
+            )  # fmt: skip
     return kwargs
 
 
@@ -207,7 +196,7 @@ def _made(make: Callable[[], gymnasium.Env], spec: EnvironmentSpec, env_id: str 
         return make()
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
         raise UsageError(f"environment {name} lacks a package ({in_words(error)}){_install(spec)}") from error
-    except (gymnasium.error.Error, TypeError, ValueError, AttributeError, AssertionError) as error:
+    except (gymnasium.error.Error, TypeError, ValueError, AttributeError, AssertionError, SystemExit) as error:
         raise UsageError(f"environment {name} cannot be made: {in_words(error)}") from error
 
 

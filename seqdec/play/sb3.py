@@ -4,7 +4,7 @@ A model's `predict` chooses the actions of all running episodes at once; a recur
 model's zip file runs code that is in it, so `load_sb3` wants the user's word for that.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -16,8 +16,8 @@ from seqdec.errors import DataError, UsageError, suggest
 from seqdec.play.actors import Actor
 from seqdec.spaces.leaves import Batch, stack, unstack
 
-OWN = ("a2c", "ddpg", "dqn", "ppo", "sac", "td3")
-CONTRIB = ("qrdqn", "recurrent_ppo", "tqc", "trpo")  # of the package sb3-contrib
+OWN = {"a2c": "A2C", "ddpg": "DDPG", "dqn": "DQN", "ppo": "PPO", "sac": "SAC", "td3": "TD3"}
+CONTRIB = {"qrdqn": "QRDQN", "recurrent_ppo": "RecurrentPPO", "tqc": "TQC", "trpo": "TRPO"}  # of sb3-contrib
 States = tuple[np.ndarray, ...]
 
 
@@ -76,7 +76,7 @@ def load_sb3(path: Path | str, algorithm: str, *, trust_policy: bool = False) ->
     Args:
         path: the zip file.
         algorithm: which one saved it: "ppo", "sac", "recurrent_ppo", ...
-        trust_policy: the user's word that whoever made the file is trusted: opening it unpickles what is in it.
+        trust_policy: the user's word that whoever made the file is trusted: opening it unpickles its content.
 
     Raises:
         UsageError: no such word or algorithm, a package is missing, or the model needs statistics that lie beside it.
@@ -87,19 +87,20 @@ def load_sb3(path: Path | str, algorithm: str, *, trust_policy: bool = False) ->
         raise UsageError(f"no file '{path}': give the zip file of a Stable-Baselines3 model")
     if not trust_policy:
         raise UsageError(
-            f"'{path}' is opened by Stable-Baselines3, which runs code that is in the file (it holds pickles): add "
-            "--trust-policy if you trust whoever made it"
-        )
-    if algorithm not in OWN + CONTRIB:
-        came = f"is {algorithm!r}{suggest(algorithm, OWN + CONTRIB)}" if algorithm else "is missing"
-        raise UsageError(f"--algorithm {came} (give what saved '{path}': {', '.join(OWN + CONTRIB)})")
+            f"'{path}' is opened by Stable-Baselines3, which runs code that is in the file (it holds pickles): pass "
+            "trust_policy=True if you trust whoever made it", option="trust_policy",
+        )  # fmt: skip
+    if algorithm not in OWN | CONTRIB:
+        problem = f"is {algorithm!r}{suggest(algorithm, OWN | CONTRIB)}" if algorithm else "is missing"
+        choices = ", ".join(OWN | CONTRIB)
+        raise UsageError(f"the algorithm {problem} (give what saved '{path}': {choices})", option="algorithm")
     statistics = next(path.parent.glob("*vecnormalize*.pkl"), None)
     if statistics is not None:
         raise UsageError(
             f"'{statistics}' lies beside the model, which was then trained on normalized observations. Load both in "
             "Python: model = PPO.load(path, env=VecNormalize.load(statistics, envs)), then record(env, model, ...)"
         )
-    kind = _algorithms(algorithm)[algorithm]
+    kind = _algorithm(algorithm)
     try:
         return kind.load(path)
     except Exception as error:  # foreign code and a foreign file: whatever it raises
@@ -107,24 +108,19 @@ def load_sb3(path: Path | str, algorithm: str, *, trust_policy: bool = False) ->
         raise DataError(f"'{path}' cannot be opened as {algorithm} ({type(error).__name__}: {words})") from error
 
 
-def _algorithms(algorithm: str) -> Mapping[str, type]:
+def _algorithm(name: str) -> type:
     try:
-        if algorithm in OWN:
+        if name in OWN:
             import stable_baselines3 as own  # pyright: ignore[reportMissingImports]
 
-            return {"a2c": own.A2C, "ddpg": own.DDPG, "dqn": own.DQN, "ppo": own.PPO, "sac": own.SAC, "td3": own.TD3}
+            return getattr(own, OWN[name])
 
         import sb3_contrib as contrib  # pyright: ignore[reportMissingImports]
 
-        return {
-            "qrdqn": contrib.QRDQN,
-            "recurrent_ppo": contrib.RecurrentPPO,
-            "tqc": contrib.TQC,
-            "trpo": contrib.TRPO,
-        }
+        return getattr(contrib, CONTRIB[name])
     except ImportError as error:
-        package = '"seqdec[sb3]"' if algorithm in OWN else "sb3-contrib"
-        raise UsageError(f"{algorithm} models need a package that is not installed: pip install {package}") from error
+        package = '"seqdec[sb3]"' if name in OWN else "sb3-contrib"
+        raise UsageError(f"{name} models need a package that is not installed: pip install {package}") from error
 
 
 class _ModelActor:

@@ -208,11 +208,11 @@ def test_an_environment_that_the_user_types_wins():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"id": "os:system"}, "data set names env 'os:system', not a registered environment; pass --env ID"),
+        ({"id": "os:system"}, "data set names env 'os:system', not a registered environment; pass env_id="),
         ({"id": "planted_module:Env-v0"}, "'planted_module:Env-v0', not a registered environment"),
-        ({"entry_point": "os:system"}, "at 'os:system', here it is .*CartPoleEnv.*pass --env ID"),
+        ({"entry_point": "os:system"}, "at 'os:system', here it is .*CartPoleEnv.*pass env_id="),
         ({"wrappers": ["os:system"]}, "with the wrappers 'os:system', which are not made"),
-        ({"id": None}, "names no environment: pass --env ID"),
+        ({"id": None}, "names no environment: pass env_id="),
         ({"id": "Gone-v3", "requirements": ["gone>=1; echo"]}, "the data set says: pip install .*gone>=1; echo"),
     ],
 )
@@ -324,7 +324,7 @@ def test_a_failure_ends_the_episode_with_what_was_seen_last(misbehave, message):
     env.step(0)
     observation, reward, terminated, truncated, info = env.step(0)
     assert (observation.tolist(), reward, terminated, truncated) == ([1.0], 0.0, False, True)
-    assert info["failure"].startswith(message)
+    assert info["seqdec.failure"].startswith(message)
 
 
 def test_one_misshapen_observation_ends_one_episode_of_a_batch():
@@ -338,7 +338,7 @@ def test_one_misshapen_observation_ends_one_episode_of_a_batch():
     envs.step(np.zeros(2, int))
     observations, _, _, truncated, infos = envs.step(np.zeros(2, int))
     assert observations.tolist() == [[1.0], [1.0]] and truncated.tolist() == [True, True]
-    assert all("of shape [2]" in failure for failure in infos["failure"])
+    assert all("of shape [2]" in failure for failure in infos["seqdec.failure"])
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_what_a_batch_can_hold_is_held_and_the_rest_is_a_failure(space, given, s
 
     observation, info = Guarded(Showing()).reset()
     if info:
-        assert isinstance(seen, str) and seen in info["failure"]
+        assert isinstance(seen, str) and seen in info["seqdec.failure"]
     else:
         batch = SyncVectorEnv([lambda: Guarded(Showing())]).reset()[0]
         assert np.array_equal(batch[0], seen) and np.array_equal(observation, seen)
@@ -398,7 +398,10 @@ def test_an_observation_that_is_not_of_its_space_ends_its_own_episode_alone(key,
     made = [lambda: Guarded(Robot({key: value})), lambda: Guarded(Robot({}))]
     envs = SyncVectorEnv(made, autoreset_mode=AutoresetMode.DISABLED)
     observations, infos = envs.reset(seed=0)
-    assert infos["failure"][0].startswith(f"reset: {message}") and infos["_failure"].tolist() == [True, False]
+    assert infos["seqdec.failure"][0].startswith(f"reset: {message}") and infos["_seqdec.failure"].tolist() == [
+        True,
+        False,
+    ]
     assert observations["mode"].tolist() == [0, 2]
 
 
@@ -409,7 +412,7 @@ def test_a_failing_reset_ends_the_episode_too():
 
     env = Guarded(Broken())
     observation, info = env.reset()
-    assert (observation.tolist(), info) == ([0.0], {"failure": "reset: RuntimeError: no connection"})
+    assert (observation.tolist(), info) == ([0.0], {"seqdec.failure": "reset: RuntimeError: no connection"})
     assert env.step(0)[2:4] == (False, True)
 
 
@@ -421,7 +424,7 @@ def test_an_ended_environment_is_left_alone_until_its_reset():
         env.step(0)
     assert [env.step(0)[:4] for _ in range(5)] == [(pytest.approx([3.0]), 0.0, False, False)] * 5
     assert inner.num_calls == 3
-    env.reset(options={"park": True})
+    env.reset(options={"seqdec.park": True})
     env.step(0)
     assert inner.num_calls == 3
     env.reset()

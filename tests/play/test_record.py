@@ -512,10 +512,10 @@ def test_a_models_file_is_opened_by_the_users_word_only(tmp_path, monkeypatch, c
         file.writestr("data", json.dumps({"policy_class": {":type:": "type", ":serialized:": planted}}))
     words = ["data", "record", "CartPole-v1", "--output", "a", "--policy"]
     for typed, said in (
-        ("model.zip", "runs code that is in the file (it holds pickles): add --trust-policy if you trust"),
-        ("model.zip --algorithm ppo", "add --trust-policy if you trust whoever made it"),
-        ("model.zip --trust-policy", "--algorithm is missing (give what saved 'model.zip': a2c, "),
-        ("model.zip --trust-policy --algorithm pp", "--algorithm is 'pp'; did you mean 'ppo'?"),
+        ("model.zip", "runs code that is in the file (it holds pickles): pass trust_policy=True if you trust"),
+        ("model.zip --algorithm ppo", "pass trust_policy=True if you trust whoever made it (--trust-policy)"),
+        ("model.zip --trust-policy", "the algorithm is missing (give what saved 'model.zip': a2c, "),
+        ("model.zip --trust-policy --algorithm pp", "the algorithm is 'pp'; did you mean 'ppo'?"),
         ("nothing.zip --trust-policy", "no file 'nothing.zip'"),
     ):
         assert main([*words, *typed.split()]) == 2

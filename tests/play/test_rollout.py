@@ -1,4 +1,5 @@
 import os
+import sys
 from functools import partial
 
 import gymnasium
@@ -187,6 +188,57 @@ def test_a_failing_reset_is_one_failure():
     episodes = rollout(Turns(), batch_of(Fails, 3), num_episodes=3, seed=0, failures=failures)
     assert len(episodes) == 2
     assert [(failure.episode, failure.message) for failure in failures] == [(1, "reset: OSError: socket closed")]
+
+
+@pytest.mark.parametrize("code", [0, 3])
+@pytest.mark.parametrize("place", ["reset", "step"])
+def test_an_environment_that_exits_is_one_failure(code, place):
+    class Exits(Random):
+        def reset(self, *, seed=None, options=None):
+            self.seed = seed
+            return sys.exit(code) if seed == 1 and place == "reset" else super().reset(seed=seed, options=options)
+
+        def step(self, action):
+            return sys.exit(code) if self.seed == 1 else super().step(action)
+
+    failures = []
+    episodes = rollout(Turns(), batch_of(Exits, 3), num_episodes=3, seed=0, failures=failures)
+    assert len(episodes) == 2
+    at = "reset" if place == "reset" else "step 0"
+    assert [(failure.episode, failure.message) for failure in failures] == [(1, f"{at}: SystemExit: {code}")]
+
+
+def test_ctrl_c_in_an_environment_is_no_failure_of_it():
+    class Stopped(Random):
+        def step(self, action):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rollout(Turns(), batch_of(Stopped, 2), num_episodes=2, seed=0, failures=[])
+
+
+@pytest.mark.parametrize("key", ["failure", "missing.observation"])
+@pytest.mark.parametrize("guarded", [True, False])
+def test_an_environments_own_infos_mean_nothing_to_us(guarded, key):
+    class Speaks(Random):
+        def reset(self, *, seed=None, options=None):
+            return super().reset(seed=seed, options=options)[0], {key: True}
+
+        def step(self, action):
+            return *super().step(action)[:4], {key: True}
+
+    plain = rollout(Turns(), batch_of(Random, 2), num_episodes=3, seed=0)
+    episodes = rollout(Turns(), batch_of(Speaks, 2, guarded=guarded), num_episodes=3, seed=0)
+    for one, other in zip(episodes, plain, strict=True):
+        assert one.equals(other)
+
+
+def test_an_environments_own_option_park_reaches_it():
+    class Parking(Random):
+        def reset(self, *, seed=None, options=None):
+            return super().reset(seed=seed)[0], {"options": options}
+
+    assert Guarded(Parking()).reset(seed=0, options={"park": True})[1] == {"options": {"park": True}}
 
 
 @pytest.mark.parametrize("guarded", [True, False])

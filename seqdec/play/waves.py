@@ -1,0 +1,164 @@
+"""One wave: environments that start together, played until the last of their episodes has ended."""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
+
+from seqdec.data.episode import Episode
+from seqdec.errors import NumericsError, UsageError
+from seqdec.play.actors import Actor
+from seqdec.play.chosen import checked_actions, idle_actions
+from seqdec.play.guarded import FAILURE, PARK, UNKNOWN
+from seqdec.spaces.leaves import MISSING, Batch, join, leaves, shape_of_missing, split, stack
+from seqdec.spaces.space import supported
+
+Step = tuple[Batch, np.ndarray, np.ndarray, np.ndarray, dict]
+
+
+@dataclass
+class _Trace:
+    """One running episode: observations with their masks, actions and rewards of each step, by leaf."""
+
+    observations: list[dict[str, np.ndarray]] = field(default_factory=list)
+    actions: list[dict[str, np.ndarray]] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+
+    def episode(self, final: dict[str, np.ndarray], terminated: bool, truncated: bool) -> Episode:
+        rows = [*self.observations, final]
+        seen = {name: np.stack([row[name] for row in rows]) for name in final}
+        # a mask that hides nothing is no part of an episode
+        seen = {name: values for name, values in seen.items() if not name.startswith(MISSING) or values.any()}
+        steps = {name: values[:-1] for name, values in seen.items()}
+        steps |= {name: np.stack([row[name] for row in self.actions]) for name in self.actions[0]}
+        steps["reward"] = np.array(self.rewards, dtype=np.float32)
+        return Episode(steps, {name: values[-1] for name, values in seen.items()}, terminated, truncated)
+
+
+def play_wave(
+    actor: Actor, envs: VectorEnv, num_rows: int, seed: int, progress: Callable[[int], None] | None
+) -> Generator[None, None, list[Episode | str]]:
+    """Play one episode in each of the first rows, and yield while the environments work by themselves.
+
+    A row that failed has its message in the place of an episode.
+    """
+    mode = autoreset_mode(envs)
+    observation_space = supported(envs.single_observation_space, "observation")
+    action_space = supported(envs.single_action_space, "action")
+    raw, infos = envs.reset(seed=seed)
+    observations, is_broken = _seen(raw, infos, observation_space, envs.num_envs)
+    actor.reset(num_rows)
+    actions = idle_actions(action_space, envs.num_envs)
+    rewards: np.ndarray | None = None
+    terminated = np.zeros(envs.num_envs, bool)
+    truncated = np.arange(envs.num_envs) >= num_rows  # rows that nobody plays rest from the start
+    results: list[Episode | str] = [""] * num_rows
+    traces = [_Trace() for _ in range(num_rows)]
+    running = np.arange(num_rows)
+    while True:
+        # look at what ended: an episode, or the message of its failure
+        is_end = terminated | truncated
+        messages = {row: _message(infos, rewards, is_broken, row) for row in running.tolist()}
+        for row in messages:
+            if messages[row]:
+                results[row] = messages[row]
+            elif is_end[row]:
+                final = _final_observation(observations, infos, row, mode, observation_space)
+                results[row] = traces[row].episode(final, terminated[row], truncated[row])
+        goes_on = np.array([not messages[row] and not is_end[row] for row in messages])
+        if progress is not None and not goes_on.all():
+            progress(int((~goes_on).sum()))
+        if not goes_on.any():
+            return results
+        # rows that ended leave the batch, and their environments rest
+        if not goes_on.all():
+            actor.keep(np.flatnonzero(goes_on))
+            running = running[goes_on]
+        if mode is AutoresetMode.DISABLED and is_end.any():
+            parks = {PARK: True} if envs.metadata.get(PARK) else {}
+            envs.reset(options={"reset_mask": is_end.copy(), **parks})
+        # let the actor act in the others
+        shown = join(observation_space, {name: values[running] for name, values in observations.items()}, "observation")
+        chosen = actor.act(shown, None if rewards is None else rewards[running])
+        for name, values in checked_actions(chosen, len(running), action_space).items():
+            actions[name][running] = values
+        # remember what it saw and did
+        for row in running:
+            traces[row].observations.append({name: values[row] for name, values in observations.items()})
+            traces[row].actions.append({name: values[row].copy() for name, values in actions.items()})
+        # step, and remember what it was paid
+        raw, rewards, terminated, truncated, infos = yield from _stepped(envs, join(action_space, actions, "action"))
+        observations, is_broken = _seen(raw, infos, observation_space, envs.num_envs)
+        rewards = np.asarray(rewards, dtype=np.float32)
+        for row in running:
+            traces[row].rewards.append(float(rewards[row]))
+
+
+def autoreset_mode(envs: VectorEnv) -> AutoresetMode:
+    """Return how a batch resets environments whose episode has ended.
+
+    Raises:
+        UsageError: it does not say so.
+    """
+    if "autoreset_mode" not in envs.metadata:
+        modes = ", ".join(mode.value for mode in AutoresetMode)
+        raise UsageError(
+            f"the vector environment does not say how it resets: set metadata['autoreset_mode'] to one of {modes}"
+        )
+    return AutoresetMode(envs.metadata["autoreset_mode"])
+
+
+def _stepped(envs: VectorEnv, actions: Batch) -> Generator[None, None, Step]:
+    """Step a batch; while asynchronous environments work, another batch has its turn."""
+    if not isinstance(envs, AsyncVectorEnv):
+        return envs.step(actions)
+    envs.step_async(actions)
+    yield
+    try:
+        return envs.step_wait()
+    except (EOFError, ConnectionError) as error:
+        for process in envs.processes:
+            process.terminate()
+        envs.closed = True  # nothing is left to close, and closing would wait for the process that ended
+        raise NumericsError("a process of the environments ended: try asynchronous=False") from error
+
+
+def _seen(raw: Batch, infos: dict, space: gymnasium.Space, num_envs: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return copies of a batch of observations by leaf, each beside its mask, and which rows are not finite.
+
+    The masks are those of `Guarded`, which puts zeros where a value may be missing: NaN and None are wrong here.
+    """
+    # A copy: vector environments may write the next observation into the same memory.
+    seen = {name: values.copy() for name, values in split(space, raw, "observation").items()}
+    is_broken = np.zeros(num_envs, dtype=bool)
+    for name, leaf in leaves(space, "observation").items():
+        unknown = seen.pop(MISSING + name, None)
+        if unknown is not None:
+            is_broken |= unknown.reshape(num_envs, -1).any(axis=1)
+        if seen[name].dtype.kind == "f":
+            is_broken |= ~np.isfinite(seen[name].reshape(num_envs, -1)).all(axis=1)
+        shape = (num_envs, *shape_of_missing(leaf))
+        seen[MISSING + name] = np.asarray(infos.get(UNKNOWN + name, np.zeros(shape, bool)))
+    return seen, is_broken
+
+
+def _message(infos: dict, rewards: np.ndarray | None, is_broken: np.ndarray, row: int) -> str:
+    """Return why a row's episode failed, or nothing; a batch that resets at once has it among the final infos."""
+    for known in (infos, infos.get("final_info", {})):
+        if FAILURE in known and known["_" + FAILURE][row]:
+            return str(known[FAILURE][row])
+    if rewards is not None and not np.isfinite(rewards[row]):
+        return f"reward is {rewards[row]}"
+    return "an observation is not finite" if is_broken[row] else ""
+
+
+def _final_observation(
+    observations: dict[str, np.ndarray], infos: dict, row: int, mode: AutoresetMode, space: gymnasium.Space
+) -> dict[str, np.ndarray]:
+    if mode is AutoresetMode.SAME_STEP:
+        masks = {key: values[[row]] for key, values in infos["final_info"].items() if key.startswith(UNKNOWN)}
+        final, _ = _seen(stack([infos["final_obs"][row]]), masks, space, 1)
+        return {name: values[0] for name, values in final.items()}
+    return {name: values[row] for name, values in observations.items()}
