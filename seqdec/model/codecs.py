@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from seqdec.errors import DataError
-from seqdec.model.distributions import Categorical, CensoredGaussian, Distribution, Histogram, Independent, Point
+from seqdec.model.distributions import Bins, Categorical, CensoredGaussian, Distribution, Numbers, Point
 from seqdec.model.perception import Image, Text, Timestep, Vocabulary, with_unknown
 from seqdec.sequence.layout import Variable
 
@@ -43,7 +43,7 @@ def build_codec(variable: Variable, width: int, scale: float, vocabulary: Vocabu
         "mse": Regression,
         "binned": Binned,
         "discrete": Discrete,
-        "multi_discrete": MultiDiscrete,
+        "multi_discrete": Discrete,
         "image": Image,
         "timestep": Timestep,
     }
@@ -72,9 +72,9 @@ class VectorEmbedding(nn.Module):
         self.missing = nn.Parameter(torch.randn(size, width) * scale) if variable.optional else None
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
-        low, high = variable.low or (-math.inf,) * size, variable.high or (math.inf,) * size
-        self.register_buffer("low", torch.tensor(low), persistent=False)  # the layout carries the bounds
-        self.register_buffer("high", torch.tensor(high), persistent=False)
+        for name, bounds, none in (("low", variable.low, -math.inf), ("high", variable.high, math.inf)):
+            bounds = torch.tensor(bounds or (none,) * size)
+            self.register_buffer(name, bounds, persistent=False)  # the layout carries the bounds
 
     def fit(self, values: np.ndarray) -> None:
         mean = values.mean(0, dtype=np.float64)
@@ -118,7 +118,7 @@ class Gaussian(nn.Module):
         # about -0.7 at the start; smooth, so that the gradient never vanishes at the limits
         log_std = MIN_LOG_STD + (MAX_LOG_STD - MIN_LOG_STD) * torch.sigmoid(spread)
         data = self.embed_values
-        return Independent(CensoredGaussian(mean, log_std, data.low, data.high, data.mean, data.std))
+        return CensoredGaussian(mean, log_std, data.low, data.high, data.mean, data.std)
 
 
 class Regression(nn.Module):
@@ -151,7 +151,7 @@ class Regression(nn.Module):
         if not self.all_bounded:
             free = torch.minimum(torch.maximum(output * data.std + data.mean, data.low), data.high)
             mean = torch.where(self.is_bounded, mean, free)
-        return Independent(Point(mean, data.low, data.high, data.std))
+        return Point(mean, data.low, data.high, data.std)
 
 
 class Binned(nn.Module):
@@ -184,8 +184,8 @@ class Binned(nn.Module):
     def predict(self, hidden: Tensor) -> Distribution:
         logits = self.head(hidden).float().unflatten(-1, (self.variable.size, self.num_bins))
         is_unused = torch.arange(self.num_bins, device=hidden.device) >= self.num_bins_of[:, None]
-        bins = Categorical(logits.masked_fill(is_unused, -math.inf))
-        return Independent(Histogram(bins, self.edges, self.num_bins_of, self.embed_values.low, self.embed_values.high))
+        bins = Bins(self.edges, self.num_bins_of, self.embed_values.low, self.embed_values.high)
+        return Categorical(logits.masked_fill(is_unused, -math.inf), bins)
 
 
 def bin_edges(values: np.ndarray, num_bins: int, bins: str) -> np.ndarray:
@@ -207,79 +207,54 @@ def bin_edges(values: np.ndarray, num_bins: int, bins: str) -> np.ndarray:
 
 
 class Discrete(nn.Module):
-    """One of `size` values from `start` on: an embedding each, predicted by a categorical distribution."""
-
-    def __init__(self, variable: Variable, width: int, scale: float):
-        super().__init__()
-        self.variable = variable
-        self.embedding = nn.Embedding(variable.size, width)
-        nn.init.normal_(self.embedding.weight, std=scale)
-        self.unknown = nn.Parameter(torch.randn(width) * scale)
-        self.head = _head(variable, width, variable.size)
-        # what is missing may stand outside; its loss is not counted
-        self.last = variable.size - 1 if variable.optional else None
-
-    def fit(self, values: np.ndarray) -> None:
-        first, last = self.variable.start, self.variable.start + self.variable.size - 1
-        if values.min() < first or values.max() > last:
-            raise DataError(
-                f"{self.variable.name} has values from {values.min()} to {values.max()}: "
-                f"its space goes from {first} to {last}"
-            )
-
-    def embed(self, values: Tensor, unknown: Tensor | None = None) -> Tensor:
-        index = values - self.variable.start
-        if unknown is not None:
-            index = index.masked_fill(unknown, 0)
-        return with_unknown(self.embedding(index), self.unknown, unknown)
-
-    def predict(self, hidden: Tensor) -> Distribution:
-        return Categorical(self.head(hidden).float(), self.variable.start, self.last)
-
-
-class MultiDiscrete(nn.Module):
-    """Several discrete values at once: embeddings are summed, each is predicted by a categorical of its own."""
+    """One whole number or several: their embeddings are summed, each is predicted by a categorical of its own."""
 
     starts: Tensor
+    last: Tensor
     offsets: Tensor
     places: Tensor
     is_no_value: Tensor
-    last: Tensor
 
     def __init__(self, variable: Variable, width: int, scale: float):
         super().__init__()
-        self.variable = variable
-        sizes = torch.tensor(variable.sizes)
+        self.variable, self.is_single = variable, variable.shape == ()
+        sizes = torch.tensor([variable.size] if self.is_single else variable.sizes)
+        starts = torch.tensor([variable.start] if self.is_single else variable.starts)
         num_values, most = int(sizes.sum()), int(sizes.max())
         self.embedding = nn.Embedding(num_values, width)
-        nn.init.normal_(self.embedding.weight, std=scale / math.sqrt(variable.size))
+        nn.init.normal_(self.embedding.weight, std=scale / math.sqrt(len(sizes)))
         self.unknown = nn.Parameter(torch.randn(width) * scale)
         self.head = _head(variable, width, num_values)
-        offsets = sizes.cumsum(0) - sizes
-        self.register_buffer("starts", torch.tensor(variable.starts), persistent=False)
-        self.register_buffer("offsets", offsets, persistent=False)
-        self.register_buffer("last", sizes - 1, persistent=False)
-        # of each entry's values, [size, most]: where the head has them; entries of fewer values repeat their last one
-        places = offsets[:, None] + torch.arange(most).minimum(sizes[:, None] - 1)
-        self.register_buffer("places", places.flatten(), persistent=False)
-        self.register_buffer("is_no_value", torch.arange(most) >= sizes[:, None], persistent=False)
+        firsts = sizes.cumsum(0) - sizes  # where the values of each entry begin in the embedding and in the head
+        places = firsts[:, None] + torch.minimum(torch.arange(most), sizes[:, None] - 1)  # [entries, most]
+        buffers = {"starts": starts, "last": sizes - 1, "offsets": firsts - starts, "places": places.flatten()}
+        for name, values in (buffers | {"is_no_value": torch.arange(most) >= sizes[:, None]}).items():
+            self.register_buffer(name, values, persistent=False)  # the layout carries them
 
     def fit(self, values: np.ndarray) -> None:
-        low = np.array(self.variable.starts)
-        high = low + np.array(self.variable.sizes) - 1
-        if (values < low).any() or (values > high).any():
-            raise DataError(f"{self.variable.name} has values outside {low.tolist()} to {high.tolist()}")
+        """Refuse values outside the space."""
+        first, last = self.starts.numpy(), (self.starts + self.last).numpy()
+        if (values < first).any() or (values > last).any():
+            raise DataError(
+                f"{self.variable.name} has values from {values.min(0)} to {values.max(0)}: "
+                f"its space goes from {first.squeeze()} to {last.squeeze()}"
+            )
 
     def embed(self, values: Tensor, unknown: Tensor | None = None) -> Tensor:
-        index = values - self.starts + self.offsets
+        index = values + self.offsets
         if unknown is not None:
-            index = index.masked_fill(unknown[..., None], 0)
-        return with_unknown(self.embedding(index).sum(-2), self.unknown, unknown)
+            index = index.masked_fill(unknown if self.is_single else unknown[..., None], 0)
+        embeddings = self.embedding(index)
+        return with_unknown(embeddings if self.is_single else embeddings.sum(-2), self.unknown, unknown)
 
     def predict(self, hidden: Tensor) -> Distribution:
-        logits = self.head(hidden).float().index_select(-1, self.places)
-        logits = logits.unflatten(-1, self.is_no_value.shape).masked_fill(self.is_no_value, -math.inf)
-        return Independent(Categorical(logits, self.starts, self.last if self.variable.optional else None))
+        logits = self.head(hidden).float()
+        if not self.is_single:
+            logits = logits.index_select(-1, self.places).unflatten(-1, self.is_no_value.shape)
+            logits = logits.masked_fill(self.is_no_value, -math.inf)
+        # a value that is not known may stand outside; its loss is not counted
+        numbers = Numbers(self.starts, self.last if self.variable.optional else None)
+        return Categorical(logits, numbers, is_vector=not self.is_single)
 
 
 def _head(variable: Variable, width: int, size: int) -> nn.Module:

@@ -3,199 +3,146 @@
     codec.predict(hidden)  ->  Distribution    .log_prob(values)  .loss(values)  .sample(uniform)  .mode()
                                .guided(weights)  .top_k(k)  .tempered(temperature)   are distributions again
 
-A vector is an `Independent` of distributions of its entries. Nothing is computed before somebody asks for it.
+Of vectors, along the last axis, the entries are independent. Nothing is computed before somebody asks for it.
 """
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
 
 class Distribution(Protocol):
-    """What every distribution does; its parameters have the shape [...] of the states that predict it."""
+    """The next value for each of the states [...] that predict it.
 
-    def log_prob(self, values: Tensor) -> Tensor:
-        """Return the log probability of whole values in raw units, [...]; of a continuous entry the log density."""
-        ...
-
-    def loss(self, values: Tensor) -> Tensor:
-        """Return what training minimises, in nats per entry of the normalised value, [...]."""
-        ...
-
-    def sample(self, uniform: Tensor) -> Tensor:
-        """Push uniform random numbers, one for each entry, through the inverse of the distribution function.
-
-        The same numbers give the same value. One more axis in front of the numbers gives as many values.
-        """
-        ...
-
-    def mode(self) -> Tensor:
-        """Return the most likely value."""
-        ...
-
-    def guided(self, weights: Tensor) -> "Distribution":
-        """Return p_0 prod_i (p_0 / p_i)^weights_i, normalised (Ho and Salimans 2022).
-
-        The first axis of the parameters, [1 + m, ...], has p_0, predicted with all evidence, and each p_i with less.
-        """
-        ...
-
-    def top_k(self, k: int) -> "Distribution":
-        """Return the distribution over the k most likely values or bins; all others have no such, and stay."""
-        ...
-
-    def tempered(self, temperature: float) -> "Distribution":
-        """Return p^(1 / temperature), normalised."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Independent:
-    """Vectors whose entries, along the last axis, are independent of each other."""
-
-    entries: Distribution
-
-    def log_prob(self, values: Tensor) -> Tensor:
-        return self.entries.log_prob(values).sum(-1)
-
-    def loss(self, values: Tensor) -> Tensor:
-        return self.entries.loss(values).mean(-1)
-
-    def sample(self, uniform: Tensor) -> Tensor:
-        return self.entries.sample(uniform)
-
-    def mode(self) -> Tensor:
-        return self.entries.mode()
-
-    def guided(self, weights: Tensor) -> Distribution:
-        return Independent(self.entries.guided(weights))
-
-    def top_k(self, k: int) -> Distribution:
-        return Independent(self.entries.top_k(k))
-
-    def tempered(self, temperature: float) -> Distribution:
-        return Independent(self.entries.tempered(temperature))
-
-
-@dataclass(frozen=True, eq=False)
-class Categorical:
-    """One of several whole numbers from `start` on: their logits [..., values], -inf where there is none.
-
-    With `last`, the index of the last one, values outside count as the nearest one.
+    Uniform random numbers, one for each entry of a value, are pushed through the inverse of the distribution function:
+    the same numbers give the same value, and one more axis in front of the numbers gives as many values.
     """
 
-    logits: Tensor
-    start: Tensor | int = 0
-    last: Tensor | int | None = None
+    def log_prob(self, values: Tensor) -> Tensor: ...  # in raw units, [...]; of a continuous entry a density
+    def loss(self, values: Tensor) -> Tensor: ...  # nats per entry of the normalised value, [...]
+    def sample(self, uniform: Tensor) -> Tensor: ...
+    def mode(self) -> Tensor: ...
+    def guided(self, weights: Tensor) -> Self: ...  # of [1 + m, ...]: p_0 prod (p_0 / p_i)^w_i (Ho and Salimans 2022)
+    def top_k(self, k: int) -> Self: ...  # the k most likely values or bins; densities stay as they are
+    def tempered(self, temperature: float) -> Self: ...
 
-    def log_prob(self, values: Tensor) -> Tensor:
+
+class Support(Protocol):
+    """The values that the indices of a categorical stand for."""
+
+    def index(self, values: Tensor) -> Tensor: ...
+    def value(self, index: Tensor, share: Tensor | float) -> Tensor: ...  # `share` of the way through a bin, 0 to 1
+    def log_width(self, index: Tensor) -> Tensor | float: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """Whole numbers from `start` on; with `last`, the highest index, numbers outside count as the nearest."""
+
+    start: Tensor
+    last: Tensor | None = None
+
+    def index(self, values: Tensor) -> Tensor:
         index = values - self.start
-        if self.last is not None:
-            index = index.clamp(min=0).clamp(max=self.last)  # pyright: ignore[reportCallIssue, reportArgumentType]
-        return self.log_prob_at(index)
+        return index if self.last is None else torch.minimum(index.clamp(min=0), self.last)
 
-    def log_prob_at(self, index: Tensor) -> Tensor:
-        log_probs = self.logits.log_softmax(-1).expand(*index.shape, -1)
-        return log_probs.gather(-1, index[..., None])[..., 0]
+    def value(self, index: Tensor, share: Tensor | float) -> Tensor:
+        return index + self.start
 
-    def loss(self, values: Tensor) -> Tensor:
-        return -self.log_prob(values)
-
-    def sample(self, uniform: Tensor) -> Tensor:
-        return self.draw(uniform)[0] + self.start
-
-    def draw(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """Return an index for each uniform number, and how far into its share of the probability the number fell."""
-        upper = self.logits.softmax(-1).cumsum(-1)
-        upper = upper / upper[..., -1:]
-        is_several = uniform.ndim == upper.ndim
-        numbers = (uniform.movedim(0, -1) if is_several else uniform[..., None]).contiguous()  # [..., draws]
-        index = torch.searchsorted(upper, numbers, right=True)  # the first whose share reaches beyond the number
-        end = upper.gather(-1, index)
-        begin = torch.where(index > 0, upper.gather(-1, (index - 1).clamp(min=0)), 0.0)
-        share = ((numbers - begin) / (end - begin)).clamp(0, 1)
-        if is_several:
-            return index.movedim(-1, 0), share.movedim(-1, 0)
-        return index[..., 0], share[..., 0]
-
-    def mode(self) -> Tensor:
-        return self.logits.argmax(-1) + self.start
-
-    def guided(self, weights: Tensor) -> "Categorical":
-        first = self.logits[0]  # what is impossible stays so
-        return replace(self, logits=torch.where(first.isfinite(), _guide(self.logits, weights), first))
-
-    def top_k(self, k: int) -> "Categorical":
-        least = self.logits.topk(min(k, self.logits.shape[-1]), -1).values[..., -1:]
-        return replace(self, logits=self.logits.masked_fill(self.logits < least, -math.inf))
-
-    def tempered(self, temperature: float) -> "Categorical":
-        return replace(self, logits=self.logits / temperature)
+    def log_width(self, index: Tensor) -> Tensor | float:
+        return 0.0
 
 
 @dataclass(frozen=True, eq=False)
-class Histogram:
-    """A number in one of several bins, [..., size, bins]; inside a bin the density is uniform.
+class Bins:
+    """Bins of each entry, between `edges` [size, bins + 1] in order, of which the first `num_bins` [size] are in use.
 
-    `edges` [size, bins + 1] are in order, those that an entry does not need beyond all values; `num_bins` [size] are
-    needed. A bin that reaches no farther than the next float holds a single value, which has a probability.
+    Inside a bin the density is uniform, and no value lies beyond `low` and `high`. A bin that reaches no farther than
+    the next float holds a single value, which has a probability.
     """
 
-    bins: Categorical
     edges: Tensor
     num_bins: Tensor
     low: Tensor
     high: Tensor
 
-    def log_prob(self, values: Tensor) -> Tensor:
-        index = self._index(values)
-        lower, upper = self._edges_of(index)
-        width = upper - lower
-        is_single = width <= 4e-7 * lower.abs().clamp(min=1e-30)
-        return self.bins.log_prob_at(index) - torch.where(is_single, 0.0, width.log())
-
-    def loss(self, values: Tensor) -> Tensor:
-        return -self.bins.log_prob_at(self._index(values))
-
-    def sample(self, uniform: Tensor) -> Tensor:
-        return self._inside(*self.bins.draw(uniform))
-
-    def mode(self) -> Tensor:
-        return self._inside(self.bins.mode(), 0.5)
-
-    def guided(self, weights: Tensor) -> "Histogram":
-        return replace(self, bins=self.bins.guided(weights))
-
-    def top_k(self, k: int) -> "Histogram":
-        return replace(self, bins=self.bins.top_k(k))
-
-    def tempered(self, temperature: float) -> "Histogram":
-        return replace(self, bins=self.bins.tempered(temperature))
-
-    def _index(self, values: Tensor) -> Tensor:
+    def index(self, values: Tensor) -> Tensor:
         """Return the bin of each entry [..., size]; values outside fall into the outermost bins."""
         flat = values.reshape(-1, len(self.edges)).T.contiguous()  # [size, n]
         index = torch.searchsorted(self.edges, flat, right=True).T.reshape(values.shape) - 1
         return torch.minimum(index.clamp(min=0), self.num_bins - 1)
 
-    def _edges_of(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def value(self, index: Tensor, share: Tensor | float) -> Tensor:
+        lower, upper = self._ends(index)
+        return _clip(lower + share * (upper - lower), self.low, self.high)
+
+    def log_width(self, index: Tensor) -> Tensor | float:
+        lower, upper = self._ends(index)
+        is_single = upper - lower <= 4e-7 * lower.abs().clamp(min=1e-30)
+        return torch.where(is_single, 0.0, (upper - lower).log())
+
+    def _ends(self, index: Tensor) -> tuple[Tensor, Tensor]:
         edges = self.edges.expand(*index.shape, -1)
         return edges.gather(-1, index[..., None])[..., 0], edges.gather(-1, index[..., None] + 1)[..., 0]
 
-    def _inside(self, index: Tensor, share: Tensor | float) -> Tensor:
-        lower, upper = self._edges_of(index)
-        return _clip(lower + share * (upper - lower), self.low, self.high)
+
+@dataclass(frozen=True, eq=False)
+class Categorical:
+    """One of several values or bins: logits [..., choices], -inf where there is no such choice."""
+
+    logits: Tensor
+    support: Support
+    is_vector: bool = True
+
+    def log_prob(self, values: Tensor) -> Tensor:
+        index = self.support.index(values)
+        log_probs = self._log_probs(index) - self.support.log_width(index)
+        return log_probs.sum(-1) if self.is_vector else log_probs
+
+    def loss(self, values: Tensor) -> Tensor:
+        log_probs = self._log_probs(self.support.index(values))
+        return -(log_probs.mean(-1) if self.is_vector else log_probs)
+
+    def _log_probs(self, index: Tensor) -> Tensor:
+        log_probs = self.logits.log_softmax(-1).expand(*index.shape, -1)
+        return log_probs.gather(-1, index[..., None])[..., 0]
+
+    def sample(self, uniform: Tensor) -> Tensor:
+        upper = self.logits.softmax(-1).cumsum(-1)
+        upper = upper / upper[..., -1:]
+        is_several = uniform.ndim == upper.ndim
+        numbers = (uniform.movedim(0, -1) if is_several else uniform[..., None]).contiguous()  # [..., draws]
+        index = torch.searchsorted(upper, numbers, right=True)  # the first choice that reaches beyond the number
+        end = upper.gather(-1, index)
+        begin = torch.where(index > 0, upper.gather(-1, (index - 1).clamp(min=0)), 0.0)
+        share = ((numbers - begin) / (end - begin)).clamp(0, 1)  # of the choice's probability, up to the number
+        if is_several:
+            return self.support.value(index.movedim(-1, 0), share.movedim(-1, 0))
+        return self.support.value(index[..., 0], share[..., 0])
+
+    def mode(self) -> Tensor:
+        return self.support.value(self.logits.argmax(-1), 0.5)
+
+    def guided(self, weights: Tensor) -> Self:
+        full = self.logits[0]  # what is impossible stays so
+        return replace(self, logits=torch.where(full.isfinite(), _guide(self.logits, weights), full))
+
+    def top_k(self, k: int) -> Self:
+        least = self.logits.topk(min(k, self.logits.shape[-1]), -1).values[..., -1:]
+        return replace(self, logits=self.logits.masked_fill(self.logits < least, -math.inf))
+
+    def tempered(self, temperature: float) -> Self:
+        return replace(self, logits=self.logits / temperature)
 
 
 @dataclass(frozen=True, eq=False)
 class CensoredGaussian:
-    """A number by its mean and deviation, both normalised; the mass beyond a bound lies on it (Tobin 1958).
+    """Entries by mean and deviation, both normalised; the mass beyond a bound lies on the bound (Tobin 1958).
 
-    `low` and `high` are raw, infinite where there is no bound; a raw value is `scale` times the normalised one, plus
-    `shift`.
+    `low` and `high` are raw, infinite where there is no bound; raw values are `scale` times normalised ones + `shift`.
     """
 
     mean: Tensor
@@ -208,13 +155,13 @@ class CensoredGaussian:
     def log_prob(self, values: Tensor) -> Tensor:
         on_bound = (values <= self.low) | (values >= self.high)
         change_of_units = torch.where(on_bound, 0.0, self.scale.log())
-        return self._log_density(values) - change_of_units
+        return (self._log_density(values) - change_of_units).sum(-1)
 
     def loss(self, values: Tensor) -> Tensor:
-        return -self._log_density(values)
+        return -self._log_density(values).mean(-1)
 
     def _log_density(self, values: Tensor) -> Tensor:
-        """Return the log of density inside, and of mass on the bounds, of normalised values."""
+        """Return the log of density inside, and of mass on the bounds, of normalised entries."""
         mean, std = self.mean, self.log_std.exp()
         z, low, high = ((raw - self.shift) / self.scale for raw in (values, self.low, self.high))
         inside = -0.5 * ((z - mean) / std).square() - self.log_std - 0.5 * math.log(2 * math.pi)
@@ -235,7 +182,7 @@ class CensoredGaussian:
     def _raw(self, normal: Tensor) -> Tensor:
         return _clip(normal * self.scale + self.shift, self.low, self.high)
 
-    def guided(self, weights: Tensor) -> "CensoredGaussian":
+    def guided(self, weights: Tensor) -> Self:
         """Guide in closed form: precisions, and precisions times means, add up by their weights.
 
         Where that would leave less than a quarter of p_0's precision, all weights are lowered alike until it does not.
@@ -248,17 +195,17 @@ class CensoredGaussian:
         shifted = weighted[0] + share * (_guide(weighted, weights) - weighted[0])
         return replace(self, mean=shifted / sharpened, log_std=-0.5 * sharpened.log())
 
-    def top_k(self, k: int) -> "CensoredGaussian":
+    def top_k(self, k: int) -> Self:
         return self
 
-    def tempered(self, temperature: float) -> "CensoredGaussian":
-        """Temper the deviation itself: a sample moves from the mean in proportion to the temperature."""
+    def tempered(self, temperature: float) -> Self:
+        """Scale the deviation: samples move from the mean in proportion to the temperature."""
         return replace(self, log_std=self.log_std + math.log(temperature))
 
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A number by its mean alone; its density is a Gaussian's of deviation `scale`, its only sample the mean."""
+    """Entries by their mean alone: Gaussians of the deviation `scale`, of which every sample is the mean."""
 
     mean: Tensor
     low: Tensor
@@ -266,10 +213,11 @@ class Point:
     scale: Tensor
 
     def log_prob(self, values: Tensor) -> Tensor:
-        return -0.5 * self.loss(values) - (0.5 * math.log(2 * math.pi) + self.scale.log())
+        constant = 0.5 * math.log(2 * math.pi) + self.scale.log()
+        return (-0.5 * ((values - self.mean) / self.scale).square() - constant).sum(-1)
 
     def loss(self, values: Tensor) -> Tensor:
-        return ((values - self.mean) / self.scale).square()
+        return ((values - self.mean) / self.scale).square().mean(-1)
 
     def sample(self, uniform: Tensor) -> Tensor:
         return self.mean.expand(uniform.shape)
@@ -277,14 +225,14 @@ class Point:
     def mode(self) -> Tensor:
         return self.mean
 
-    def guided(self, weights: Tensor) -> "Point":
+    def guided(self, weights: Tensor) -> Self:
         # Gaussians of one deviation: their sharpened product has the mean carried further
         return replace(self, mean=_clip(_guide(self.mean, weights), self.low, self.high))
 
-    def top_k(self, k: int) -> "Point":
+    def top_k(self, k: int) -> Self:
         return self
 
-    def tempered(self, temperature: float) -> "Point":
+    def tempered(self, temperature: float) -> Self:
         return self
 
 

@@ -183,7 +183,7 @@ def test_gaussians_are_guided_in_closed_form_and_keep_a_variance():
     hidden = torch.randn(2, 400, 8)
     grid = torch.linspace(-60, 60, 24001)[:, None, None]
     with torch.inference_mode():
-        log_std = codec.predict(hidden).entries.log_std  # pyright: ignore
+        log_std = codec.predict(hidden).log_std  # pyright: ignore
         proper = (1.5 * (-2 * log_std[0]).exp() - 0.5 * (-2 * log_std[1]).exp()) > 0.26 * (-2 * log_std[0]).exp()
         rows = proper[:, 0].nonzero()[:20, 0]
         log_p = [codec.predict(hidden[i, rows]).log_prob(grid) for i in (0, 1)]  # pyright: ignore
