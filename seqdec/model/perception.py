@@ -1,4 +1,4 @@
-"""What is read and never predicted: images, texts and timesteps, each into embeddings of the backbone's width.
+"""Images, texts and timesteps are read and never predicted, each as embeddings of the backbone's width.
 
 image      [..., entries] uint8   ->  one token, by a small convolutional encoder
 text       [..., bytes] uint8     ->  a token for each of the backbone's own words, at the end of its slot
@@ -37,7 +37,7 @@ def with_unknown(known: Tensor, stand_in: Tensor, unknown: Tensor | None) -> Ten
 
 
 class Image(nn.Module):
-    """Images, read by a small convolutional encoder: one token each; they are not predicted.
+    """Images, read by a small convolutional encoder: one token each.
 
     Convolutions of stride 2 halve an image until its shorter side is at most 8. Of small images (at most 256 places),
     which are mostly grids of symbols such as MiniGrid's, every value of a channel has a learned embedding besides.
@@ -52,8 +52,7 @@ class Image(nn.Module):
         self.variable = variable
         self.order, (channels, height, breadth) = image_axes(variable.image)
         self.channels = channels
-        self.symbols = None
-        inputs = channels
+        self.symbols, inputs = None, channels
         if height * breadth <= self.SMALL:
             self.symbols = nn.Embedding(256 * channels, self.SYMBOL_WIDTH)
             nn.init.normal_(self.symbols.weight)
@@ -75,7 +74,7 @@ class Image(nn.Module):
         """Take mean and deviation of each channel over images [n, entries]."""
         planes = values.reshape(-1, *self.variable.image).transpose(0, *(1 + axis for axis in self.order))
         planes = planes.reshape(len(values), self.channels, -1)
-        mean, std = (getattr(planes, name)((0, 2), dtype=np.float64) for name in ("mean", "std"))
+        mean, std = planes.mean((0, 2), dtype=np.float64), planes.std((0, 2), dtype=np.float64)
         self.mean.copy_(torch.from_numpy(mean)[:, None, None])
         self.std.copy_(torch.from_numpy(np.where(std > 1e-6, std, 1.0))[:, None, None])
 
@@ -110,10 +109,10 @@ def image_axes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, int,
 
 
 class Text(nn.Module):
-    """Texts, in the backbone's own tokens and embeddings; they are not predicted.
+    """Texts, in the backbone's own tokens and embeddings.
 
-    A text stands at the end of its slot, so that the token before the next slot is a word; what is before it is
-    padding, which the attention mask hides. A text that is not known is one learned token.
+    A text stands at the end of its slot, so that the token before the next slot is a word; padding fills the rest of
+    the slot, and the attention mask hides it. A text that is not known is one learned token.
     """
 
     CACHED = 100_000  # texts whose tokens are remembered
@@ -134,23 +133,24 @@ class Text(nn.Module):
         if text not in self._tokens:
             if len(self._tokens) >= self.CACHED:
                 self._tokens.clear()
-            found = self._vocabulary.tokenize(text)
-            if len(found) > self.variable.size:
+            tokens = self._vocabulary.tokenize(text)
+            if len(tokens) > self.variable.size:
                 raise DataError(
-                    f"{self.variable.name} has a text of {len(found)} tokens, there is room for {self.variable.size} "
-                    f"({text[:60]!r}): give --text-tokens {len(found)}"
+                    f"{self.variable.name} has a text of {len(tokens)} tokens, there is room for {self.variable.size} "
+                    f"({text[:60]!r}): make room for {len(tokens)}",
+                    option="text_tokens",
                 )
-            self._tokens[text] = found
+            self._tokens[text] = tokens
         return self._tokens[text]
 
     def embed_tokens(self, values: Tensor, unknown: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return embeddings [..., size, D] of bytes [..., bytes] (see `texts`), and which are words, [..., size]."""
-        found = [self._tokenize(text) for text in texts.decode(values)]
-        ids = np.zeros((len(found), self.variable.size), np.int64)
+        rows = [self._tokenize(text) for text in texts.decode(values)]
+        ids = np.zeros((len(rows), self.variable.size), np.int64)
         is_word = np.zeros(ids.shape, bool)
-        for row, tokens in enumerate(found):
-            if tokens:
-                ids[row, -len(tokens) :], is_word[row, -len(tokens) :] = tokens, True
+        for row, tokens in enumerate(rows):
+            first = self.variable.size - len(tokens)
+            ids[row, first:], is_word[row, first:] = tokens, True
         shape = (*values.shape[:-1], self.variable.size)
         words = torch.from_numpy(is_word).reshape(shape).to(values.device)
         embedded = self._vocabulary.table(torch.from_numpy(ids).to(values.device)).reshape(*shape, -1)
