@@ -167,9 +167,57 @@ def test_temperature_and_top_k_sharpen():
     assert (two == 0).sum() == 0 and (two == 1).float().mean().item() == pytest.approx(1 / 3, abs=0.02)
 
 
+def test_several_whole_numbers_are_predicted_one_by_one_whatever_their_number_of_values():
+    codec = fitted("multi_discrete", np.array([[0, 4, 7], [1, 6, 7]]), size=3, sizes=(2, 3, 1), starts=(0, 4, 7))
+    distribution = codec.predict(say(codec, [0.0, math.log(3.0), 0.0, math.log(2.0), 0.0, 9.0]))
+    assert distribution.log_prob(torch.tensor([[1, 5, 7]])).item() == pytest.approx(math.log(3 / 4 / 2), abs=1e-6)
+    assert distribution.loss(torch.tensor([[1, 5, 7]])).item() == pytest.approx(-math.log(3 / 8) / 3, abs=1e-6)
+    assert distribution.mode().tolist() == [[1, 5, 7]]
+    draws = distribution.sample(numbers(20000, 1, 3))[:, 0]
+    assert draws.amin(0).tolist() == [0, 4, 7] and draws.amax(0).tolist() == [1, 6, 7]
+    embeddings = codec.embed(torch.tensor([[1, 6, 7]]))[0]
+    assert torch.allclose(embeddings, codec.embedding.weight[[1, 4, 5]].sum(0))
+
+
+@pytest.mark.parametrize("optional", [False, True])
+def test_whole_numbers_that_are_missing_may_stand_outside_their_space(optional: bool):
+    codecs = [
+        (fitted("discrete", np.array([5, 6, 7]), size=3, start=5, optional=optional), torch.tensor([0, 9, 6])),
+        (
+            fitted("multi_discrete", np.array([[5, 1]]), size=2, sizes=(3, 1), starts=(5, 1), optional=optional),
+            torch.tensor([[0, 0], [9, 9], [6, 1]]),
+        ),
+    ]
+    for codec, values in codecs:
+        distribution = codec.predict(torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(0)))
+        if optional:
+            inside = values.clamp(torch.tensor([5, 1][: values.ndim]), torch.tensor([7, 1][: values.ndim]))
+            assert torch.equal(distribution.loss(values), distribution.loss(inside))
+        else:
+            with pytest.raises(RuntimeError):
+                distribution.loss(values)
+
+
+def test_the_scale_of_a_gaussian_has_limits_and_starts_between_them():
+    codec = fitted("gaussian", np.array([[0.0], [4.0]], np.float32))
+    for output, expected in ((-1e3, -4.0), (1e3, 2.0), (0.0, -1.0)):
+        assert codec.predict(say(codec, [0.0, output])).log_std.item() == pytest.approx(expected)
+
+
+def test_constant_entries_keep_their_units_and_nearly_constant_ones_do_not():
+    values = np.array([[7.0, 0.0], [7.0, 1e-3]], np.float32)
+    codec = fitted("mse", values)
+    assert codec.embed_values.mean.tolist() == pytest.approx([7.0, 5e-4])
+    assert codec.embed_values.std.tolist() == pytest.approx([1.0, 5e-4])
+
+
 def test_discrete_values_outside_their_space_are_refused_with_both_ranges():
-    with pytest.raises(DataError, match="values from 0 to 3: its space goes from 0 to 2"):
-        fitted("discrete", np.array([0, 3]), size=3)
+    for values in ([0, 3], [-1, 2]):
+        words = f"values from {min(values)} to {max(values)}: its space goes from 0 to 2"
+        with pytest.raises(DataError, match=words):
+            fitted("discrete", np.array(values), size=3)
+    with pytest.raises(DataError, match=r"values from \[4 0\] to \[7 0\]: its space goes from \[4 0\] to \[6 1\]"):
+        fitted("multi_discrete", np.array([[4, 0], [7, 0]]), size=2, sizes=(3, 2), starts=(4, 0))
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "mse", "binned"])
