@@ -1,11 +1,15 @@
-"""Manners with Hugging Face's libraries: whether their Hub can be reached, and how much they say meanwhile."""
+"""Hugging Face's Hub and libraries: is it in reach, one way to download from it, and quiet meanwhile."""
 
 import contextlib
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
+
+from seqdec.errors import UsageError, in_words
 
 TIMEOUT = 8.0  # seconds
 
@@ -26,6 +30,44 @@ def is_hub_reachable() -> bool:
     except OSError:
         return False
     return True
+
+
+def cached(repo_id: str, *, repo_type: Literal["model", "dataset"], patterns: Sequence[str]) -> Path | None:
+    """Return the folder of a repository as it was downloaded before, or None; `patterns` are the files to look for."""
+    import huggingface_hub
+
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repo_id, repo_type=repo_type, local_files_only=True, allow_patterns=[*patterns]
+        )
+    except (OSError, ValueError):
+        return None
+    return Path(folder)
+
+
+def download(
+    repo_id: str, *, repo_type: Literal["model", "dataset"], patterns: Sequence[str], revision: str | None = None
+) -> Path:
+    """Fetch those files of a repository that are not in the Hub's cache, and return their folder there.
+
+    Raises:
+        UsageError: the Hub is out of reach, or refuses.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # pyright: ignore[reportPrivateImportUsage]
+
+    try:
+        if not is_hub_reachable():
+            raise LocalEntryNotFoundError("out of reach")
+        folder = huggingface_hub.snapshot_download(
+            repo_id, repo_type=repo_type, revision=revision, allow_patterns=[*patterns]
+        )
+    except LocalEntryNotFoundError as error:  # also what its client says where it is told to stay offline
+        raise UsageError(f"cannot reach {hub_host()} for {repo_id!r}: pass a local folder") from error
+    except (HTTPError, OSError, ValueError) as error:
+        reason = repr(in_words(error))[1:-1]
+        raise UsageError(f"cannot fetch {repo_id!r} from {hub_host()} ({reason}): pass a local folder") from error
+    return Path(folder)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "seqdec"
 # rooms of one line do not know each other
 ORDER = [
-    ["errors", "hub"],
+    ["errors"],
+    ["hub"],
     ["storage"],
     ["spaces"],
     ["data"],

@@ -1,25 +1,39 @@
-"""The values of a table's columns as arrays with one entry a step: numbers, texts, images and lists of numbers.
+"""The values of a file as arrays: Arrow's nested lists, encoded images and lines of JSON, each read in one place.
 
-What is null is NaN, or None among texts, as in what `leaves.split` reads. A column whose values are all null has no
-shape of its own: [n] NaN, which goes with any other.
+Null is NaN, or None among texts, as in what `leaves.split` reads. A column whose values are all null has no shape of
+its own: [n] NaN, which goes with any other.
 """
 
 import io
+import json
 import struct
+import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
+from seqdec import storage
 from seqdec.errors import DataError
-from seqdec.formats.video import IMAGE_FORMATS
+from seqdec.formats.guard import reading
 from seqdec.spaces.leaves import leaf_kind, num_entries, split
 from seqdec.spaces.space import MAX_ENTRIES, describe_space, quote
 
+# Formats that Pillow decodes by itself: for others it calls programs.
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+_DAMAGES = (
+    *(OSError, ValueError, SyntaxError, EOFError, zlib.error, struct.error),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
+StepOf = Callable[[int], int]
 
-def step_values(array: pa.Array, column: str, first: int = 0) -> np.ndarray:
+
+def step_values(array: pa.Array | pa.ChunkedArray, column: str, first: int = 0) -> np.ndarray:
     """Return a column's values: [n], or [n, ...] of lists and images.
 
     Args:
@@ -30,28 +44,38 @@ def step_values(array: pa.Array, column: str, first: int = 0) -> np.ndarray:
     Raises:
         DataError: lists or images of different sizes, or of something else than numbers.
     """
-    return _values(array, quote(column), np.arange(first, first + len(array)), 1)
+    return _values(plain(array), quote(column), lambda index: first + index)
+
+
+def known_values(array: pa.Array | pa.ChunkedArray, column: str) -> np.ndarray:
+    """Return a column's values like `step_values`, where none of them may be null."""
+    inner = plain(array)
+    num_null = inner.null_count
+    while is_list(inner.type):
+        inner = plain(inner.flatten())
+        num_null += inner.null_count
+    if num_null:
+        raise DataError(f"{column} has {num_null} empty entries")
+    return step_values(array, column)
 
 
 def joined(pieces: Sequence[np.ndarray], column: str) -> np.ndarray:
     """Return neighbouring values of one column as one array; their number types may differ, their sizes may not."""
     if len(pieces) == 1:
         return pieces[0]
-    known = [piece for piece in pieces if not is_unknown(piece)]
-    if not known:
-        return np.concatenate(pieces)
-    first, num_steps = known[0], 0
+    like = next((piece for piece in pieces if not is_unknown(piece)), pieces[0])
+    num_steps, filled = 0, []
     for piece in pieces:
-        if not is_unknown(piece) and piece.shape[1:] != first.shape[1:]:
-            came, wanted = _size(piece.shape[1:]), _size(first.shape[1:])
-            raise DataError(f"column {quote(column)} has {came} at step {num_steps}, {wanted} before it")
-        if not is_unknown(piece) and (piece.dtype == object) != (first.dtype == object):
+        if is_unknown(piece):
+            piece = np.full((len(piece), *like.shape[1:]), None if like.dtype == object else np.nan)
+        elif piece.shape[1:] != like.shape[1:]:
+            sizes = [_size(values.shape[1:]) for values in (piece, like)]
+            raise DataError(f"column {quote(column)} has {sizes[0]} at step {num_steps}, {sizes[1]} before it")
+        elif (piece.dtype == object) != (like.dtype == object):
             raise DataError(f"column {quote(column)} turns from texts to numbers or back at step {num_steps}")
+        filled.append(piece)
         num_steps += len(piece)
-    blank = None if first.dtype == object else np.nan
-    return np.concatenate(
-        [np.full((len(piece), *first.shape[1:]), blank) if is_unknown(piece) else piece for piece in pieces]
-    )
+    return np.concatenate(filled)
 
 
 def is_unknown(values: np.ndarray) -> bool:
@@ -63,28 +87,22 @@ def leaf_values(values: np.ndarray, leaf: gymnasium.Space, name: str) -> dict[st
     """Return the values of a leaf in its type and shape, and "missing.NAME" where some are null or NaN.
 
     Raises:
-        DataError: they are not what the space wants, with both sides.
+        DataError: they are not what the space expects, with both sides.
     """
-    shape = leaf.shape or ()
-    wants_text = leaf_kind(leaf) == "text"
+    shape, is_text = leaf.shape or (), leaf_kind(leaf) == "text"
     if is_unknown(values):
-        values = np.full((len(values), *shape), None if wants_text else np.nan, dtype=object if wants_text else float)
-    if (values.dtype == object) != wants_text or (wants_text and values.ndim > 1):
-        came = "texts" if values.dtype == object else "numbers"
-        raise DataError(f"{name} holds {came}, the space is {describe_space(leaf)}")
-    if wants_text:
+        values = np.full((len(values), *shape), None if is_text else np.nan, dtype=object if is_text else float)
+    if (values.dtype == object) != is_text or (is_text and values.ndim > 1):
+        kind = "texts" if values.dtype == object else "numbers"
+        raise DataError(f"{name} holds {kind}, the space is {describe_space(leaf)}")
+    if is_text:
         return split(leaf, values, name)
-    came = values.shape[1:]
-    if values.ndim > 2 and [size for size in came if size > 1] != [size for size in shape if size > 1]:
-        raise DataError(f"{name} has shape {list(came)}, the space is {describe_space(leaf)}")
+    sizes = values.shape[1:]
+    if values.ndim > 2 and [size for size in sizes if size > 1] != [size for size in shape if size > 1]:
+        raise DataError(f"{name} has shape {list(sizes)}, the space is {describe_space(leaf)}")
     if num_entries(leaf) * len(values) != values.size:
-        raise DataError(f"{name} has {_size(came)}, the space is {describe_space(leaf)}")
-    values = values.reshape(len(values), *shape)
-    if leaf_kind(leaf) == "image" and values.dtype != np.uint8:
-        wrong = np.flatnonzero(((values < 0) | (values > 255)).reshape(len(values), -1).any(axis=1))
-        if len(wrong):
-            raise DataError(f"{name} leaves 0 to 255 at step {wrong[0]}, the space is {describe_space(leaf)}")
-    return split(leaf, values, name)
+        raise DataError(f"{name} has {_size(sizes)}, the space is {describe_space(leaf)}")
+    return split(leaf, values.reshape(len(values), *shape), name)
 
 
 def is_image(kind: pa.DataType) -> bool:
@@ -99,21 +117,75 @@ def is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
-def plain(array: pa.Array) -> pa.Array:
-    """Return an array without what `datasets` or pandas put around it."""
+def plain(array: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Return an array without what `datasets`, pandas or a table put around it."""
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+        array = pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
     while isinstance(array, pa.ExtensionArray):
         array = array.storage
     return array.dictionary_decode() if isinstance(array, pa.DictionaryArray) else array
 
 
-def _values(array: pa.Array, column: str, steps: np.ndarray, width: int) -> np.ndarray:
-    """Read entries of which `width` belong to each of `steps`."""
+@contextmanager
+def opened_image(entry: object, where: str, formats: tuple[str, ...] = IMAGE_FORMATS) -> Iterator[Image.Image]:
+    """Open an encoded image to look at its size before its pixels are unpacked.
+
+    Args:
+        entry: bytes, or a dict with them under "bytes", as `datasets.Image` has it.
+        where: what it is, for the sentence that says what is wrong.
+        formats: those that it may be in.
+
+    Raises:
+        DataError: there are no bytes, or they are damaged, of another format, or of more than 8 bits a pixel.
+    """
+    content = entry.get("bytes") if isinstance(entry, dict) else entry
+    if not isinstance(content, bytes):
+        raise DataError(f"{where} names an image file without its bytes: save the data with the images in it")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=formats) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise DataError(f"{where} has more than 8 bits a pixel: depth maps are not read; leave it out")
+                yield image
+    except DataError:
+        raise
+    except _DAMAGES as error:
+        reason = quote(" ".join(str(error).split())[:120])[1:-1]
+        raise DataError(f"{where} is damaged or no {', '.join(formats)} image ({reason})") from error
+
+
+def json_lines(path: Path, advice: str) -> Iterator[tuple[int, dict[str, object]]]:
+    """Yield the objects of a file with one JSON object a line, each after the number of its bytes.
+
+    Raises:
+        DataError: with the line, and for a file that cannot be read with `advice`.
+    """
+    with reading(path, advice), path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line.decode("utf-8-sig"), object_pairs_hook=storage.unique)
+            except (ValueError, RecursionError) as error:
+                reason = "nested too deep" if isinstance(error, RecursionError) else quote(error)[1:-1]
+                instead = storage.stand_in(line)
+                hint = f"it is {instead}" if instead else "write one object a line"
+                raise DataError(f"{path}, line {number} is no JSON ({reason}): {hint}") from error
+            if not isinstance(value, dict):
+                raise DataError(f"{path}, line {number} is a JSON {type(value).__name__}: write one object a line")
+            yield len(line), value
+
+
+def _values(array: pa.Array, column: str, step_of: StepOf) -> np.ndarray:
+    """Read entries; `step_of` tells the step that an entry belongs to."""
     array = plain(array)
     kind = array.type
-    if is_list(kind):
-        return _list_values(array, column, steps, width)
-    if is_image(kind):
-        return _image_values(array, column, steps, width)
+    if is_list(kind) or is_image(kind):
+        if array.null_count:
+            return _spread_values(array, column, step_of)
+        return (_list_values if is_list(kind) else _image_values)(array, column, step_of)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return np.array(array.to_pylist(), dtype=object)
     if pa.types.is_null(kind):
@@ -128,81 +200,43 @@ def _values(array: pa.Array, column: str, steps: np.ndarray, width: int) -> np.n
     return array.to_numpy(zero_copy_only=False)
 
 
-def _list_values(array: pa.Array, column: str, steps: np.ndarray, width: int) -> np.ndarray:
-    num_all, valid = len(array), None
-    if array.null_count:
-        valid = array.is_valid().to_numpy(zero_copy_only=False)
-        steps, width = np.repeat(steps, width)[valid], 1
-        array = array.drop_null()
+def _spread_values(array: pa.Array, column: str, step_of: StepOf) -> np.ndarray:
+    """Read lists or images with NaN, or None, in the place of those that are null."""
+    places = np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False))
+    known = _values(array.drop_null(), column, lambda index: step_of(int(places[index])))
+    values = np.full((len(array), *known.shape[1:]), None if known.dtype == object else np.nan)
+    values[places] = known
+    return values
+
+
+def _list_values(array: pa.Array, column: str, step_of: StepOf) -> np.ndarray:
     if len(array) == 0:
-        return np.full(num_all, np.nan)
+        return np.zeros(0)
     sizes = array.value_lengths().to_numpy(zero_copy_only=False)
     size = int(sizes[0])
     wrong = np.flatnonzero(sizes != size)
     if len(wrong):
-        came = f"{_size((int(sizes[wrong[0]]),))} at step {steps[wrong[0] // width]}, {size} before it"
-        raise DataError(f"column {column} has {came}: all of one size are needed")
+        step = step_of(int(wrong[0]))
+        raise DataError(f"column {column} has {_size((int(sizes[wrong[0]]),))} at step {step}, {size} before it")
     if size == 0:
-        raise DataError(f"column {column} has no entries at step {steps[0]}")
-    inner = _values(array.flatten(), column, steps, width * size)
-    values = inner.reshape(len(array), size, *inner.shape[1:])
-    return values if valid is None else _spread(values, valid)
+        raise DataError(f"column {column} has no entries at step {step_of(0)}")
+    inner = _values(array.flatten(), column, lambda index: step_of(index // size))
+    return inner.reshape(len(array), size, *inner.shape[1:])
 
 
-def _image_values(array: pa.Array, column: str, steps: np.ndarray, width: int) -> np.ndarray:
-    entries = array.to_pylist()
+def _image_values(array: pa.Array, column: str, step_of: StepOf) -> np.ndarray:
     images: list[np.ndarray] = []
-    for index, entry in enumerate(entries):
-        if entry is None:
-            continue
-        image = _decoded(entry, f"column {column} at step {steps[index // width]}")
-        if images and image.shape != images[0].shape:
-            came, wanted = _size(image.shape), _size(images[0].shape)
-            raise DataError(f"column {column} has {came} at step {steps[index // width]}, {wanted} before it")
-        images.append(image)
-    if not images:
-        return np.full(len(entries), np.nan)
-    valid = np.array([entry is not None for entry in entries])
-    return np.stack(images) if valid.all() else _spread(np.stack(images), valid)
-
-
-def _spread(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Return values with NaN, or None, between them."""
-    spread = np.full((len(valid), *values.shape[1:]), None if values.dtype == object else np.nan)
-    spread[valid] = values
-    return spread
-
-
-def _decoded(entry: object, where: str) -> np.ndarray:
-    from PIL import Image
-
-    data = entry.get("bytes") if isinstance(entry, dict) else entry
-    if not isinstance(data, bytes):
-        raise DataError(f"{where} names an image file without its bytes: save the table with the images in it")
-    try:
-        # Only formats that Pillow decodes by itself: others call programs.
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+    for index, entry in enumerate(array.to_pylist()):
+        where = f"column {column} at step {step_of(index)}"
+        with opened_image(entry, where) as image:
             if image.width * image.height * len(image.getbands()) > MAX_ENTRIES:
                 raise DataError(f"{where} is an image of {image.width}x{image.height}: too large, scale it down")
-            if image.mode.startswith(("I", "F")):
-                raise DataError(f"{where} is an image of mode {image.mode}: expected 8 bits a channel")
-            if image.mode not in ("L", "RGB", "RGBA"):
-                return np.asarray(image.convert("L" if image.mode == "1" else "RGB"))
-            return np.asarray(image)
-    except DataError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        zlib.error,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
-        raise DataError(
-            f"{where} is no {', '.join(IMAGE_FORMATS)} image or is damaged ({quote(error)[1:-1]})"
-        ) from error
+            mode = "L" if image.mode in ("1", "L") else image.mode if image.mode == "RGBA" else "RGB"
+            images.append(np.asarray(image if image.mode == mode else image.convert(mode)))
+        if images[-1].shape != images[0].shape:
+            size, before = _size(images[-1].shape), _size(images[0].shape)
+            raise DataError(f"column {column} has {size} at step {step_of(index)}, {before} before it")
+    return np.stack(images) if images else np.zeros(0)
 
 
 def _size(shape: tuple[int, ...]) -> str:

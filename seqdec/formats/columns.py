@@ -10,7 +10,6 @@ Nothing is guessed: seqdec's names are the defaults, and every other name is sai
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
 
 from seqdec.data.episode import METADATA, final_name
 from seqdec.errors import UsageError, suggest
@@ -83,22 +82,22 @@ class Roles:
     metadata: Mapping[str, str]
     missing: Mapping[str, str | None]
 
-    @cached_property
+    @property
     def of_steps(self) -> list[str]:
-        """Return the columns with one value a step."""
-        masks = [name for leaf, name in self.missing.items() if leaf not in self.final]
-        ends = [self.terminated, self.truncated]
-        return _distinct([*_flat(self.observation), *_flat(self.action), self.reward, *ends, *masks])
+        """Return the columns of observations, actions, rewards, ends and masks."""
+        ends = [self.reward, self.terminated, self.truncated]
+        names = [*flat(self.observation), *flat(self.action), *flat(self.final), *ends, *self.missing.values()]
+        return [name for name in dict.fromkeys(names) if name is not None]
 
-    @cached_property
-    def of_finals(self) -> list[str]:
-        """Return the columns of which the last value counts."""
-        return _distinct([*_flat(self.final), *(name for leaf, name in self.missing.items() if leaf in self.final)])
-
-    @cached_property
+    @property
     def of_episodes(self) -> list[str]:
         """Return the columns with one value an episode."""
-        return _distinct([self.text, *self.metadata.values()])
+        return [*self.metadata.values()] if self.text is None else [self.text, *self.metadata.values()]
+
+    @property
+    def texts(self) -> list[str]:
+        """Return the columns that are texts even where they look like numbers."""
+        return [name for name in (self.episode, self.text) if name is not None]
 
 
 def columns_from_json(value: Mapping[str, object], where: str) -> Columns:
@@ -108,32 +107,32 @@ def columns_from_json(value: Mapping[str, object], where: str) -> Columns:
         UsageError: a key is unknown (the nearest one is named) or holds something else than names of columns.
     """
     known = [entry.name for entry in fields(Columns)]
-    for key, given in value.items():
+    for key, entry in value.items():
         if key not in known:
             raise UsageError(f"{where}: unknown key {quote(key)}{suggest(key, known)}; it has {', '.join(known)}")
-        if not _is_fit(key, given):
-            wanted = {"metadata": "a list of columns", "missing": "a column, or null, of each leaf"}.get(key)
-            wanted = wanted or ("columns, or those of each leaf" if key in _NESTED else "the name of a column")
-            raise UsageError(f"{where}: {key} is {quote(given)}: give {wanted}")
+        if not _is_fit(key, entry):
+            expected = {"metadata": "a list of columns", "missing": "a column, or null, of each leaf"}.get(key)
+            expected = expected or ("columns, or those of each leaf" if key in _NESTED else "the name of a column")
+            raise UsageError(f"{where}: {key} is {quote(entry)}: give {expected}")
     return Columns(**value)  # pyright: ignore[reportArgumentType]
 
 
 _NESTED = ("observation", "action", "final")
 
 
-def _is_fit(key: str, given: object) -> bool:
+def _is_fit(key: str, entry: object) -> bool:
     if key == "missing":
-        return isinstance(given, Mapping) and all(isinstance(column, str | None) for column in given.values())
+        return isinstance(entry, Mapping) and all(isinstance(column, str | None) for column in entry.values())
     if key == "metadata":
-        return isinstance(given, list) and _are_names(given)
+        return isinstance(entry, list) and _are_names(entry)
     if key in _NESTED:
-        parts = given.values() if isinstance(given, Mapping) else [given]
-        return all(map(_are_names, parts)) or (given is None and key == "final")
-    return isinstance(given, str) or (given is None and key != "reward")
+        parts = entry.values() if isinstance(entry, Mapping) else [entry]
+        return all(map(_are_names, parts)) or (entry is None and key == "final")
+    return isinstance(entry, str) or (entry is None and key != "reward")
 
 
-def _are_names(given: object) -> bool:
-    return isinstance(given, str) or (isinstance(given, list) and all(isinstance(name, str) for name in given))
+def _are_names(entry: object) -> bool:
+    return isinstance(entry, str) or (isinstance(entry, list) and all(isinstance(name, str) for name in entry))
 
 
 def roles_of(columns: Columns, names: Sequence[str], where: str) -> Roles:
@@ -142,87 +141,69 @@ def roles_of(columns: Columns, names: Sequence[str], where: str) -> Roles:
     Raises:
         UsageError: a column that is not there, with the nearest name.
     """
-    observation = _leaf_columns(columns.observation, "observation", names, where)
-    final = {} if columns.final is None else _leaf_columns(columns.final, "final", names, where, optional=True)
-    wanted = {final_name(leaf) for leaf in observation}
-    if final and final.keys() != wanted:
-        raise UsageError(f"the final observation is {_list(final)}, the observation has {_list(wanted)}: map each leaf")
+
+    def existing(name: str, role: str) -> str:
+        if name not in names:
+            raise UsageError(
+                f"{where} has no column {quote(name)} for the {role}{suggest(name, names)}; it has {_list(names)}"
+            )
+        return name
+
+    def optional(name: str | None, role: str) -> str | None:
+        return None if name is None or (name == role and name not in names) else existing(name, role)
+
+    def of_leaves(entry: Names, role: str) -> dict[str, str | tuple[str, ...]]:
+        if entry == role and role not in names:
+            nested: dict[str, str | tuple[str, ...]] = {name: name for name in names if name.startswith(f"{role}.")}
+            if nested or role == "final":
+                return nested
+        if not entry:
+            raise UsageError(f"no column is named for the {role}: name one of {_list(names)}")
+        by_leaf = entry if isinstance(entry, Mapping) else {role: entry}
+        for leaf in by_leaf:
+            if leaf != role and (not leaf.startswith(f"{role}.") or role in by_leaf):
+                hint = f"write {role!r} alone, or leaves such as '{role}.camera'"
+                raise UsageError(f"the {role} is mapped by {_list(by_leaf)}: {hint}")
+        return {
+            leaf: existing(column, role) if isinstance(column, str) else tuple(existing(name, role) for name in column)
+            for leaf, column in by_leaf.items()
+        }
+
+    observation = of_leaves(columns.observation, "observation")
+    final = {} if columns.final is None else of_leaves(columns.final, "final")
+    expected = {final_name(leaf) for leaf in observation}
+    if final and final.keys() != expected:
+        leaves = f"is {_list(final)}, the observation has {_list(sorted(expected))}"
+        raise UsageError(f"the final observation {leaves}: map each leaf")
+    kept = [name for name in names if name.startswith(METADATA)]
+    kept += [existing(name, "metadata") for name in columns.metadata]
+    missing: dict[str, str | None] = {
+        leaf: MISSING + leaf for leaf in (*observation, *final) if MISSING + leaf in names
+    }
+    for leaf, column in columns.missing.items():
+        if leaf not in observation and leaf not in final:
+            raise UsageError(
+                f"no leaf of the observation is called {quote(leaf)}{suggest(leaf, [*observation, *final])}"
+            )
+        missing[leaf] = None if column is None else existing(column, f"missing {leaf}")
     return Roles(
-        episode=None if columns.episode is None else _existing(columns.episode, "episode", names, where),
+        episode=None if columns.episode is None else existing(columns.episode, "episode"),
         observation=observation,
-        action=_leaf_columns(columns.action, "action", names, where),
-        reward=_existing(columns.reward, "reward", names, where),
-        terminated=_optional(columns.terminated, "terminated", names, where),
-        truncated=_optional(columns.truncated, "truncated", names, where),
+        action=of_leaves(columns.action, "action"),
+        reward=existing(columns.reward, "reward"),
+        terminated=optional(columns.terminated, "terminated"),
+        truncated=optional(columns.truncated, "truncated"),
         final=final,
-        text=_optional(columns.text, "text", names, where),
-        metadata=_metadata(columns.metadata, names, where),
-        missing=_missing(columns.missing, [*observation, *final], names, where),
+        text=optional(columns.text, "text"),
+        metadata={METADATA + name.removeprefix(METADATA): name for name in kept},
+        missing=missing,
     )
 
 
-def _leaf_columns(
-    given: Names, role: str, names: Sequence[str], where: str, *, optional: bool = False
-) -> dict[str, str | tuple[str, ...]]:
-    if given == role and role not in names:
-        nested: dict[str, str | tuple[str, ...]] = {name: name for name in names if name.startswith(f"{role}.")}
-        if nested or optional:
-            return nested
-    if not given:
-        raise UsageError(f"no column is named for the {role}: name one of {_list(names)}")
-    by_leaf = given if isinstance(given, Mapping) else {role: given}
-    for leaf in by_leaf:
-        if leaf != role and (not leaf.startswith(f"{role}.") or role in by_leaf):
-            raise UsageError(
-                f"the {role} is mapped by {_list(by_leaf)}: write {role!r} alone, or leaves such as '{role}.camera'"
-            )
-    return {
-        leaf: _existing(column, role, names, where)
-        if isinstance(column, str)
-        else tuple(_existing(name, role, names, where) for name in column)
-        for leaf, column in by_leaf.items()
-    }
-
-
-def _optional(name: str | None, role: str, names: Sequence[str], where: str) -> str | None:
-    if name is None or (name == role and name not in names):
-        return None
-    return _existing(name, role, names, where)
-
-
-def _existing(name: str, role: str, names: Sequence[str], where: str) -> str:
-    if name not in names:
-        raise UsageError(
-            f"{where} has no column {quote(name)} for the {role}{suggest(name, names)}; it has {_list(names)}"
-        )
-    return name
-
-
-def _metadata(given: Sequence[str], names: Sequence[str], where: str) -> dict[str, str]:
-    own = [name for name in names if name.startswith(METADATA)]
-    kept = [*own, *(_existing(name, "metadata", names, where) for name in given)]
-    return {METADATA + name.removeprefix(METADATA): name for name in kept}
-
-
-def _missing(
-    given: Mapping[str, str | None], leaves: Sequence[str], names: Sequence[str], where: str
-) -> dict[str, str | None]:
-    for leaf in given:
-        if leaf not in leaves:
-            raise UsageError(f"no leaf of the observation is called {quote(leaf)}{suggest(leaf, leaves)}")
-    marked: dict[str, str | None] = {leaf: MISSING + leaf for leaf in leaves if MISSING + leaf in names}
-    for leaf, column in given.items():
-        marked[leaf] = None if column is None else _existing(column, f"missing {leaf}", names, where)
-    return marked
-
-
-def _flat(columns: LeafColumns) -> list[str]:
-    return [name for given in columns.values() for name in ([given] if isinstance(given, str) else given)]
-
-
-def _distinct(names: Iterable[str | None]) -> list[str]:
-    return [name for name in dict.fromkeys(names) if name is not None]
+def flat(columns: LeafColumns) -> list[str]:
+    """Return the columns of all leaves."""
+    return [name for entry in columns.values() for name in ([entry] if isinstance(entry, str) else entry)]
 
 
 def _list(names: Iterable[str]) -> str:
-    return quote(", ".join(sorted(names) if isinstance(names, set) else names))
+    return quote(", ".join(names))

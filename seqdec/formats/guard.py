@@ -1,7 +1,7 @@
 """Files that others wrote, opened without believing them.
 
 No link is followed, nothing that a file names is imported, made or called, no declared size is believed, and whatever
-makes a library stumble over a file is one sentence. Arrays whose shapes and lengths agree with the spaces become rows.
+makes a library stumble over a file is one sentence. Arrays whose shapes agree with the spaces become steps.
 """
 
 import math
@@ -17,7 +17,6 @@ import pyarrow.parquet
 from gymnasium.spaces import Discrete, Text
 
 from seqdec import storage
-from seqdec.data.episode import RowValue, final_name
 from seqdec.errors import DataError, UsageError
 from seqdec.spaces.leaves import all_known, split
 from seqdec.spaces.space import describe_space, quote
@@ -42,6 +41,15 @@ def reading(path: Path, advice: str = "") -> Iterator[None]:
         words = " ".join(str(error).split())
         what = _instead_of_data(path) or f"damaged or cut off ({quote(words[:120])[1:-1]})"
         raise DataError(f"{path} cannot be read: {what}{advice}") from error
+
+
+@contextmanager
+def at(place: object) -> Iterator[None]:
+    """Say where in the data an error is."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{place}: {error}", option=error.option) from error
 
 
 @contextmanager
@@ -92,21 +100,21 @@ def hdf5_member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
     Raises:
         DataError: nothing is there, or it is a link to elsewhere.
     """
-    found: h5py.Group | h5py.Dataset = group
+    member: h5py.Group | h5py.Dataset = group
     for part in name.split("/"):
-        if not isinstance(found, h5py.Group):
-            raise DataError(f"{place_of(found)} is an array where a group is expected")
+        if not isinstance(member, h5py.Group):
+            raise DataError(f"{place_of(member)} is an array where a group is expected")
         try:
-            link = found.id.links.get_info(part.encode())
+            link = member.id.links.get_info(part.encode())
         except (KeyError, RuntimeError, ValueError) as error:
-            raise DataError(f"{place_of(found)} has no {quote(part)}; it has {words_of(found)}") from error
+            raise DataError(f"{place_of(member)} has no {quote(part)}; it has {words_of(member)}") from error
         if link.type != _HARD_LINK:
-            raise DataError(f"{place_of(found, part)} is a link to elsewhere: links are not followed")
-        member = found[part]
-        if not isinstance(member, h5py.Group | h5py.Dataset):
-            raise DataError(f"{place_of(found, part)} is neither a group nor an array")
-        found = member
-    return found
+            raise DataError(f"{place_of(member, part)} is a link to elsewhere: links are not followed")
+        inner = member[part]
+        if not isinstance(inner, h5py.Group | h5py.Dataset):
+            raise DataError(f"{place_of(member, part)} is neither a group nor an array")
+        member = inner
+    return member
 
 
 def hdf5_array(group: h5py.Group, name: str) -> h5py.Dataset:
@@ -139,30 +147,22 @@ def words_of(names: h5py.Group | list[str]) -> str:
     return ", ".join(shown[:20] + ["..."] * (len(shown) > 20)) or "nothing"
 
 
-def as_row(arrays: Mapping[str, np.ndarray], spec: EnvironmentSpec) -> dict[str, RowValue]:
-    """Return the arrays of an episode, as a file has them, as a row; the ends are left to the caller.
+def steps_of(arrays: Mapping[str, np.ndarray], spec: EnvironmentSpec) -> dict[str, np.ndarray]:
+    """Return the arrays of an episode, as a file has them, as `make_row` takes them.
 
     Args:
         arrays: each leaf of the observation [T+1, ...], of the action [T, ...], and "reward" [T].
         spec: the environment that the episode comes from.
 
     Raises:
-        DataError: an array has not the length or the shape that it must have.
+        DataError: an array has not the shape that it must have.
     """
-    rewards = per_step(arrays["reward"], "rewards")
-    num_steps = len(rewards)
-    if num_steps == 0:
-        raise DataError("it has no steps")
-    with np.errstate(over="ignore"):  # too large for float32 turns infinite and is found by the finite check
-        row: dict[str, RowValue] = {"reward": rewards.astype(np.float32)}
+    steps = {"reward": per_step(arrays["reward"], "rewards")}
     for name, leaf in spec.observation_leaves.items():
-        check_length(arrays[name], _plural(name), num_steps + 1, "one more than rewards")
-        for key, values in split(leaf, _shaped(arrays[name], leaf, _plural(name)), name).items():
-            row[key], row[final_name(key)] = values[:-1], values[-1]
+        steps |= split(leaf, _shaped(arrays[name], leaf, name), name)
     for name, leaf in spec.action_leaves.items():
-        check_length(arrays[name], _plural(name), num_steps, "one per reward")
-        row[name] = all_known(split(leaf, _shaped(arrays[name], leaf, _plural(name)), name), name)
-    return row
+        steps[name] = all_known(split(leaf, _shaped(arrays[name], leaf, name), name), name)
+    return steps
 
 
 def per_step(values: np.ndarray, name: str) -> np.ndarray:
@@ -174,12 +174,6 @@ def per_step(values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype.kind not in "biuf":
         raise DataError(f"{name} have type {quote(values.dtype)}, expected numbers")
     return values
-
-
-def check_length(values: np.ndarray, name: str, expected: int, why: str) -> None:
-    """Refuse an array that has not as many rows as the others ask for."""
-    if len(values) != expected:
-        raise DataError(f"{name} has {len(values)} rows, expected {expected}, {why}")
 
 
 def _instead_of_data(path: Path) -> str | None:
@@ -196,17 +190,12 @@ def _instead_of_data(path: Path) -> str | None:
     return f"it is {instead}" if instead else None
 
 
-def _plural(name: str) -> str:
-    role, *keys = name.split(".")
-    return ".".join([f"{role}s", *keys])
-
-
 def _shaped(values: np.ndarray, leaf: gymnasium.Space, name: str) -> np.ndarray:
     """Return values [N, ...] in the shape of the space."""
     shape = () if isinstance(leaf, Discrete | Text) else tuple(leaf.shape or ())
     if not shape and values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.shape[1:] != shape:
-        wanted = f"has {list(shape)}" if shape else f"is {describe_space(leaf)}"
-        raise DataError(f"{name} have shape {list(values.shape[1:])}, the declared space {wanted}")
+        expected = f"has {list(shape)}" if shape else f"is {describe_space(leaf)}"
+        raise DataError(f"{name} has shape {list(values.shape[1:])}, the declared space {expected}")
     return values

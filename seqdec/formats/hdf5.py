@@ -21,10 +21,11 @@ import h5py
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
-from seqdec.data.episode import RowValue
+from seqdec.data.episode import Row, make_row
 from seqdec.data.source import Source, file_identity
 from seqdec.errors import DataError, UsageError, suggest
-from seqdec.formats.guard import as_row, hdf5_array, opened_hdf5, reading, refuse_pickle, words_of
+from seqdec.formats.guard import hdf5_array, opened_hdf5, reading, refuse_pickle, steps_of, words_of
+from seqdec.formats.infer import Seen, bounded, choices, images, numbers
 from seqdec.spaces.leaves import leaf_kind
 from seqdec.spaces.space import MAX_ENTRIES, describe_space, quote
 from seqdec.spaces.spec import EnvironmentSpec
@@ -70,32 +71,23 @@ def source(path: Path | str, spec: EnvironmentSpec | None = None, *, max_episode
         num_episodes = sum(1 for _ in _spans(arrays, limit, path))
         if num_episodes == 1 and limit is None and "timeouts" not in arrays:
             logger.warning("%s is a single episode: give max_episode_steps if a time limit ended episodes", path)
-    return Source(
-        spec,
-        read=partial(_rows, path, spec, limit),
-        identity={
-            "kind": "hdf5",
-            "name": str(path.resolve()),
-            "spec": spec.to_json(),
-            "files": file_identity([path]),
-        },
-        num_episodes=num_episodes,
-    )
+    identity = {"kind": "hdf5", "name": str(path.resolve()), "spec": spec.to_json(), "files": file_identity([path])}
+    return Source(spec, partial(_rows, path, spec, limit), identity, num_episodes)
 
 
-def _rows(path: Path, spec: EnvironmentSpec, limit: int | None) -> Iterator[dict[str, RowValue]]:
+def _rows(path: Path, spec: EnvironmentSpec, limit: int | None) -> Iterator[Row]:
     with _opened(path) as arrays:
         windows = {name: _Window(data, path) for name, data in arrays.items()}
         for start, stop, terminated, truncated in _spans(arrays, limit, path):
             observations = windows["observations"].rows(start, stop)
             after = windows.get("next_observations")
             final = observations[-1:] if after is None else after.rows(stop - 1, stop)
-            found = {
+            episode = {
                 "observation": np.concatenate([observations, final]),
                 "action": windows["actions"].rows(start, stop),
                 "reward": windows["rewards"].rows(start, stop),
             }
-            yield {**as_row(found, spec), "terminated": terminated, "truncated": truncated, "text": ""}
+            yield make_row(steps_of(episode, spec), terminated=terminated, truncated=truncated)
 
 
 @contextmanager
@@ -116,16 +108,16 @@ def _checked(file: h5py.File, path: Path) -> _Arrays:
         arrays = {name: hdf5_array(file, name) for name in (*_REQUIRED, *_OPTIONAL) if name in names}
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    num_rows = [len(data) if data.ndim else 0 for data in arrays.values()]
-    for name, found in zip(arrays, num_rows, strict=True):
-        if found != num_rows[0]:
-            raise DataError(f"{path}: {name} has {found} rows, observations has {num_rows[0]}: expected as many")
-        if arrays[name].dtype.kind not in "biuf":
-            raise DataError(f"{path}: {name} has type {quote(arrays[name].dtype)}, expected numbers")
-        shape = arrays[name].shape[1:]
+    num_rows = {name: len(data) if data.ndim else 0 for name, data in arrays.items()}
+    for name, data in arrays.items():
+        expected, shape = num_rows["observations"], data.shape[1:]
+        if num_rows[name] != expected:
+            raise DataError(f"{path}: {name} has {num_rows[name]} rows, observations has {expected}: expected as many")
+        if data.dtype.kind not in "biuf":
+            raise DataError(f"{path}: {name} has type {quote(data.dtype)}, expected numbers")
         if name in _ONE_PER_STEP and shape not in ((), (1,)):
             raise DataError(f"{path}: {name} have shape {list(shape)}, expected one number per step")
-    if num_rows[0] == 0:
+    if not num_rows["observations"]:
         raise DataError(f"{path} has no steps: its arrays have 0 rows; fetch or record the data again")
     return arrays
 
@@ -161,12 +153,11 @@ def _flags(arrays: _Arrays, name: str, first: int, path: Path) -> np.ndarray:
     if name not in arrays:
         return np.zeros(min(BLOCK_ROWS, len(arrays["terminals"]) - first), bool)
     with reading(path, "; fetch the data set again"):
-        found = arrays[name][first : first + BLOCK_ROWS]
-    found = found.reshape(-1)
-    wrong = np.flatnonzero((found != 0) & (found != 1))
+        flags = arrays[name][first : first + BLOCK_ROWS].reshape(-1)
+    wrong = np.flatnonzero((flags != 0) & (flags != 1))
     if len(wrong):
-        raise DataError(f"{path}: {name} is {found[wrong[0]]:g} in row {first + wrong[0]}: expected 0 or 1")
-    return found != 0
+        raise DataError(f"{path}: {name} is {flags[wrong[0]]:g} in row {first + wrong[0]}: expected 0 or 1")
+    return flags != 0
 
 
 class _Window:
@@ -195,45 +186,36 @@ def _inferred(arrays: _Arrays, path: Path) -> EnvironmentSpec:
         if not 1 <= int(np.prod(arrays[name].shape[1:])) <= MAX_ENTRIES:
             raise DataError(f"{path}: {name} have shape {list(arrays[name].shape[1:])}: expected 1 to {MAX_ENTRIES}")
     data = arrays["observations"]
-    shape, is_byte = data.shape[1:], data.dtype == np.uint8
-    observation = Box(0, 255, shape, np.uint8) if is_byte else Box(-np.inf, np.inf, shape)
+    observation = images(data.shape[1:]) if data.dtype == np.uint8 else numbers(data.shape[1:])
     return EnvironmentSpec(observation, _action_space(arrays["actions"], path))
 
 
 def _action_space(data: h5py.Dataset, path: Path) -> gymnasium.Space:
-    least, most = np.inf, np.full(data.shape[1:], -np.inf)
-    window = _Window(data, path)
+    seen, window = Seen("action"), _Window(data, path)
     for first in range(0, len(data), window.size):
-        block = window.rows(first, min(first + window.size, len(data)))
-        least, most = np.fmin(least, np.fmin.reduce(block, axis=None)), np.fmax(most, np.fmax.reduce(block, axis=0))
-    if data.dtype.kind != "f":
-        return _whole_actions(int(least), most, path)
-    if least >= -1 and most.max() <= 1:
-        logger.info("all actions of %s lie in [-1, 1]: these are taken for the bounds of its action space", path)
-        return Box(-1, 1, data.shape[1:])
-    return Box(-np.inf, np.inf, data.shape[1:])
-
-
-def _whole_actions(least: int, most: np.ndarray, path: Path) -> gymnasium.Space:
-    if least < 0 or most.max() >= MAX_ENTRIES:
+        seen.add(window.rows(first, min(first + window.size, len(data))), ())
+    if data.dtype.kind == "f":
+        space = bounded(seen, data.shape[1:])
+        if np.isfinite(space.low).all():
+            logger.info("all actions of %s lie in [-1, 1]: these are taken for the bounds of its action space", path)
+        return space
+    least, most = int(seen.low.min()), seen.high.max()
+    if least < 0 or most >= MAX_ENTRIES:
         raise DataError(
-            f"{path}: actions are whole numbers from {least} to {most.max():g}, expected 0 to {MAX_ENTRIES - 1}: "
+            f"{path}: actions are whole numbers from {least} to {most:g}, expected 0 to {MAX_ENTRIES - 1}: "
             "give the environment that they were recorded in"
         )
-    counts = most.astype(np.int64) + 1
-    return Discrete(int(counts.max())) if counts.size == 1 else MultiDiscrete(counts)
+    high = seen.high.reshape(()) if seen.high.size == 1 else seen.high
+    return choices(np.zeros_like(high), high, "action")
 
 
 def _check_fits(arrays: _Arrays, spec: EnvironmentSpec, path: Path) -> None:
-    for name, role, space in (
-        ("observations", "observation", spec.observation_space),
-        ("next_observations", "observation", spec.observation_space),
-        ("actions", "action", spec.action_space),
-    ):
+    seen, acted = ("observation", spec.observation_space), ("action", spec.action_space)
+    for name, (role, space) in {"observations": seen, "next_observations": seen, "actions": acted}.items():
         if name in arrays and not _fits(arrays[name], space):
-            came = f"{arrays[name].dtype} of shape {list(arrays[name].shape[1:])}"
+            held = f"{arrays[name].dtype} of shape {list(arrays[name].shape[1:])}"
             raise DataError(
-                f"{path}: {name} hold {came}, the {role} space is {describe_space(space)}: give the environment that "
+                f"{path}: {name} hold {held}, the {role} space is {describe_space(space)}: give the environment that "
                 "they were recorded in"
             )
 

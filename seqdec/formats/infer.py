@@ -1,4 +1,4 @@
-"""The spaces that a table's values fit, where no environment says them: from one look at all values.
+"""The spaces that values fit, where no environment says them: from one look at all values, or from declared types.
 
     texts                     Text                whole numbers   observed  0 to 255: Discrete(max + 1), else Box
     encoded images, uint8     image                               acted     Discrete(max - min + 1, start=min)
@@ -6,16 +6,17 @@
                                                                   acted     Box(-1, 1) if all are inside, else without
 
 Lists of truth values are MultiBinary, lists of whole numbers MultiDiscrete if acted and a Box if observed; in two axes
-or more an image if observed and between 0 and 255.
+or more an image if observed and between 0 and 255. Leaves are nested by the dots in their names.
 """
 
-from collections.abc import Collection
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import gymnasium
 import numpy as np
 import pyarrow as pa
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Text
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text
 
 from seqdec.errors import DataError
 from seqdec.formats.arrays import is_list, is_unknown
@@ -26,7 +27,7 @@ LARGEST_DISCRETE_OBSERVATION = 255
 
 @dataclass
 class Seen:
-    """What was seen of the values of one leaf so far.
+    """A summary of the values of one leaf so far.
 
     Example:
         >>> seen = Seen("action")
@@ -70,7 +71,7 @@ class Seen:
 
 
 def kind_word(kind: pa.DataType) -> str:
-    """Return "text", "truth", "whole", "float" or "null" of a column's type or what is in its lists."""
+    """Return "text", "truth", "whole", "float" or "null" of a column's type or of the values in its lists."""
     while is_list(kind) or pa.types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind.value_type
     if pa.types.is_boolean(kind):
@@ -84,43 +85,66 @@ def kind_word(kind: pa.DataType) -> str:
 
 def space_of(seen: Seen) -> gymnasium.Space:
     """Return the space of a leaf, whose name says whether it is acted."""
-    name = seen.name
+    name, shape = seen.name, seen.shape
     is_action = name.split(".")[0] == "action"
     kinds = seen.kinds - {"null"}
-    if seen.shape is None:
-        raise DataError(f"{name} is null in all rows: nothing tells what it is")
+    if shape is None:
+        raise DataError(f"{name} is null in all rows: nothing tells its space")
     if "text" in kinds and len(kinds) > 1:
         raise DataError(f"{name} holds texts and numbers: expected one of them")
     if kinds == {"text"}:
         return Text(MAX_TEXT)
     if kinds == {"truth"}:
-        return MultiBinary(seen.shape[0] if len(seen.shape) == 1 else seen.shape) if seen.shape else Discrete(2)
+        return MultiBinary(shape[0] if len(shape) == 1 else shape) if shape else Discrete(2)
     # In pandas, a gap turns whole numbers into floats: the missing action beside a final observation does.
     is_whole = "float" not in kinds or (is_action and seen.has_gaps and seen.is_whole)
-    if is_whole and is_action and len(seen.shape) <= 1:
-        return _whole_actions(seen)
+    if is_whole and is_action and len(shape) <= 1:
+        return choices(seen.low, seen.high, name)
     if is_whole and not is_action:
         is_small = bool((seen.low >= 0).all() and (seen.high <= LARGEST_DISCRETE_OBSERVATION).all())
-        if is_small and not seen.shape:
-            return Discrete(int(seen.high) + 1)
-        if is_small and len(seen.shape) >= 2:
-            return image_space(seen.shape)
-    shape = seen.shape or (1,)
-    if is_action and (seen.low >= -1).all() and (seen.high <= 1).all():
-        return Box(-1, 1, shape, np.float32)
-    return Box(-np.inf, np.inf, shape, np.float32)
+        if is_small and not shape:
+            return choices(np.array(0), seen.high, name)
+        if is_small and len(shape) >= 2:
+            return images(shape)
+    return bounded(seen, shape or (1,)) if is_action else numbers(shape or (1,))
 
 
-def image_space(shape: tuple[int, ...]) -> Box:
+def images(shape: tuple[int, ...]) -> Box:
     """Return the space of images of a shape."""
     return Box(0, 255, shape, np.uint8)
 
 
-def _whole_actions(seen: Seen) -> Discrete | MultiDiscrete:
-    counts = seen.high - seen.low + 1
+def numbers(shape: tuple[int, ...]) -> Box:
+    """Return the space of numbers without bounds."""
+    return Box(-np.inf, np.inf, shape, np.float32)
+
+
+def bounded(seen: Seen, shape: tuple[int, ...]) -> Box:
+    """Return the space of actions that are numbers: [-1, 1] where all are inside, else without bounds."""
+    is_inside = bool((seen.low >= -1).all() and (seen.high <= 1).all())
+    return Box(-1, 1, shape, np.float32) if is_inside else numbers(shape)
+
+
+def choices(low: np.ndarray, high: np.ndarray, name: str) -> Discrete | MultiDiscrete:
+    """Return the space of whole numbers from `low` to `high`, each an array of one number or a vector."""
+    counts = high - low + 1
     if (counts > MAX_ENTRIES).any():
-        came = f"{quote(int(seen.low.min()))} to {quote(int(seen.high.max()))}"
-        raise DataError(f"{seen.name} holds whole numbers from {came}: at most {MAX_ENTRIES} values are supported")
-    if not seen.shape:
-        return Discrete(int(counts), start=int(seen.low))
-    return MultiDiscrete(counts.astype(np.int64), start=seen.low.astype(np.int64))
+        limits = f"{quote(int(low.min()))} to {quote(int(high.max()))}"
+        raise DataError(f"{name} holds whole numbers from {limits}: at most {MAX_ENTRIES} values are supported")
+    if not counts.shape:
+        return Discrete(int(counts), start=int(low))
+    return MultiDiscrete(counts.astype(np.int64), start=low.astype(np.int64))
+
+
+def nested(leaves: Mapping[str, gymnasium.Space], role: str) -> gymnasium.Space:
+    """Nest spaces by the dots in their names; below a name that is itself a leaf, the dots stay in the key."""
+    if role in leaves:
+        return leaves[role]
+    names = [name.removeprefix(f"{role}.") for name in leaves if name.startswith(f"{role}.")]
+    parts: OrderedDict[str, gymnasium.Space] = OrderedDict()
+    for name in names:
+        head, _, rest = name.partition(".")
+        key = head if rest and head not in names else name
+        if key not in parts:
+            parts[key] = nested(leaves, f"{role}.{key}")
+    return Dict(parts)

@@ -4,30 +4,35 @@
     v2.0, v2.1          meta/episodes.jsonl, meta/tasks.jsonl; each episode has files of its own
     v3.0                meta/episodes/chunk-000/file-000.parquet, meta/tasks.parquet; files hold many episodes
 
-Nothing here is believed: names stay inside the folder, counts are compared, and what is missing is said.
+Nothing here is believed: names stay inside the folder, counts are compared, and what is missing is said. The folder is
+the user's, LeRobot's own, or the Hub's cache: what is in none of them is fetched.
 """
 
-import json
 import math
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from glob import escape
+from pathlib import Path, PurePosixPath
 
+import huggingface_hub
 from pyarrow.parquet import ParquetFile
 
 from seqdec import storage
-from seqdec.errors import DataError
-from seqdec.formats.guard import opened_parquet
-from seqdec.formats.lerobot_hub import member
+from seqdec.errors import DataError, UsageError
+from seqdec.formats.arrays import json_lines
+from seqdec.formats.guard import at, opened_parquet
+from seqdec.hub import cached, download
 from seqdec.spaces.space import MAX_ENTRIES, is_int, kind_of, quote
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 AGAIN = "fetch the data set again"
-# What is read of a data set; further columns are its own affair.
+META = ["meta/*"]
+# The features that are read; further columns are the data set's own affair.
 _ROLES = ("observation", "action", "next", "episode_index", "frame_index", "task_index", "timestamp")
 _FIELD = re.compile(r"\{(\w+)(?::0(\d{1,2})d)?\}")
-_LARGEST_LINES = 2**30
+_VIDEO = ("chunk_index", "file_index", "from_timestamp")
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,54 @@ class Recording:
     videos: Mapping[str, tuple[str, float]]
 
 
+def locate(name: str) -> tuple[Path, str | None]:
+    """Return the folder of a data set, with meta/ in it, and the id whose further files `fetch` may have to get.
+
+    Raises:
+        UsageError: neither a folder nor an id, or an id that is not here and cannot be fetched.
+    """
+    if name and Path(name).is_dir():
+        return Path(name), None
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) or ".." in name:
+        raise UsageError(f"{quote(name)} is neither a folder with a LeRobot data set nor a Hub id like 'lerobot/pusht'")
+    home = os.environ.get("HF_LEROBOT_HOME") or os.path.join(huggingface_hub.constants.HF_HOME, "lerobot")
+    recorded = Path(home).expanduser() / name
+    if (recorded / "meta" / "info.json").is_file():
+        return recorded, None
+    fetched = cached(name, repo_type="dataset", patterns=META)
+    if fetched is not None and any((fetched / "meta" / part).exists() for part in ("episodes", "episodes.jsonl")):
+        return fetched, name
+    return download(name, repo_type="dataset", patterns=META), name
+
+
+def fetch(repo_id: str, folder: Path, names: Iterable[str], *, whole: bool) -> None:
+    """Fetch those files of a snapshot that are not in the Hub's cache; `whole` asks for all that their folders hold."""
+    lacking = [name for name in names if not (folder / name).exists()]
+    # One pattern a folder: a data set may have a hundred thousand files, and each is compared with each pattern.
+    patterns = {f"{escape(os.path.dirname(name))}/*" if whole else escape(name) for name in lacking}
+    if patterns:
+        download(repo_id, repo_type="dataset", patterns=sorted(patterns), revision=folder.name)
+
+
+def member(folder: Path, name: str) -> Path:
+    """Return where a file of the data set is. The only links followed are those of the Hub's cache to its own files.
+
+    Raises:
+        DataError: the name leads out of the folder, or through another link.
+    """
+    parts = PurePosixPath(name).parts
+    path, snapshot = folder.joinpath(*parts), folder.resolve()
+    blobs = snapshot.parent.parent / "blobs"
+    if (
+        snapshot.parent.name == "snapshots"
+        and ".." not in parts
+        and path.is_symlink()
+        and path.resolve().parent == blobs
+    ):
+        return path
+    return storage.path_inside(folder, name)
+
+
 def read_info(folder: Path) -> Info:
     """Read meta/info.json.
 
@@ -88,37 +141,34 @@ def read_info(folder: Path) -> Info:
         raise DataError(f"{folder} has no meta/info.json: it is not a LeRobot data set of v2.0 or later")
     value = storage.read_json(path)
     version, fps, features = value.get("codebase_version"), value.get("fps"), value.get("features")
-    if version not in VERSIONS:
-        raise DataError(
-            f"{path}: codebase_version is {quote(version)}, expected {', '.join(VERSIONS)}: bring the data set to one "
-            "of these with LeRobot's converters"
-        )
-    if value.get("storage_format") == "lance":
-        raise DataError(f"{path}: the data set is stored as Lance tables: get the one stored as Parquet and MP4")
-    if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < 1e6:
-        raise DataError(f"{path}: fps is {quote(fps)}, expected a positive number")
-    if not isinstance(features, Mapping):
-        raise DataError(f"{path}: features is {kind_of(features)}, expected an object")
     data_path, video_path = value.get("data_path"), value.get("video_path")
-    if not isinstance(data_path, str) or not isinstance(video_path, str | None):
-        raise DataError(f"{path}: data_path is {kind_of(data_path)}, video_path {kind_of(video_path)}: expected texts")
-    return Info(
-        folder=folder,
-        version=version,
-        fps=float(fps),
-        num_episodes=_count(value.get("total_episodes"), "total_episodes", path),
-        num_frames=_count(value.get("total_frames"), "total_frames", path),
-        features={
-            name: _feature(name, feature, path) for name, feature in features.items() if name.split(".")[0] in _ROLES
-        },
-        data_path=data_path,
-        video_path=video_path,
-        chunks_size=max(1, _count(value.get("chunks_size", 1000), "chunks_size", path)),
-    )
+    with at(path):
+        if version not in VERSIONS:
+            versions = f"codebase_version is {quote(version)}, expected {', '.join(VERSIONS)}"
+            raise DataError(f"{versions}: bring the data set to one of these with LeRobot's converters")
+        if value.get("storage_format") == "lance":
+            raise DataError("the data set is stored as Lance tables: get the one stored as Parquet and MP4")
+        if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < 1e6:
+            raise DataError(f"fps is {quote(fps)}, expected a positive number")
+        if not isinstance(features, Mapping):
+            raise DataError(f"features is {kind_of(features)}, expected an object")
+        if not isinstance(data_path, str) or not isinstance(video_path, str | None):
+            raise DataError(f"data_path is {kind_of(data_path)}, video_path {kind_of(video_path)}: expected texts")
+        return Info(
+            folder=folder,
+            version=version,
+            fps=float(fps),
+            num_episodes=_count(value.get("total_episodes"), "total_episodes"),
+            num_frames=_count(value.get("total_frames"), "total_frames"),
+            features={name: _feature(name, entry) for name, entry in features.items() if name.split(".")[0] in _ROLES},
+            data_path=data_path,
+            video_path=video_path,
+            chunks_size=max(1, _count(value.get("chunks_size", 1000), "chunks_size")),
+        )
 
 
 def read_recordings(info: Info, cameras: Sequence[str]) -> list[Recording]:
-    """Read what the data set says of its episodes, in their order; `cameras` are those whose videos are wanted.
+    """Read what the data set says of its episodes, in their order; `cameras` are those whose videos are read.
 
     Raises:
         DataError: an entry is damaged, or they are not as many as info.json says.
@@ -126,111 +176,108 @@ def read_recordings(info: Info, cameras: Sequence[str]) -> list[Recording]:
     if cameras and info.video_path is None:
         raise DataError(f"{info.path} has no video_path, but {cameras[0]} is a video: leave it out, or {AGAIN}")
     entries = _episode_table(info, cameras) if info.version == "v3.0" else _episode_lines(info, cameras)
-    found = sorted(entries, key=lambda recording: recording.index)
-    twice = next((one.index for one, other in zip(found, found[1:], strict=False) if one.index == other.index), None)
-    if twice is not None:
-        raise DataError(f"{info.folder}: episode {twice} is listed twice; {AGAIN}")
-    num_frames = sum(recording.length for recording in found)
-    for word, expected, counted in (
-        ("episodes", info.num_episodes, len(found)),
-        ("steps", info.num_frames, num_frames),
-    ):
-        if expected != counted:
-            raise DataError(f"{info.folder}: expected {expected} {word}, its episodes list {counted}; {AGAIN}")
-    if not found:
+    recordings = sorted(entries, key=lambda recording: recording.index)
+    with at(info.folder):
+        pairs = zip(recordings, recordings[1:], strict=False)
+        twice = next((one.index for one, other in pairs if one.index == other.index), None)
+        if twice is not None:
+            raise DataError(f"episode {twice} is listed twice; {AGAIN}")
+        num_frames = sum(recording.length for recording in recordings)
+        counts = {"episodes": (info.num_episodes, len(recordings)), "steps": (info.num_frames, num_frames)}
+        for word, (expected, count) in counts.items():
+            if expected != count:
+                raise DataError(f"expected {expected} {word}, its episodes list {count}; {AGAIN}")
+    if not recordings:
         raise DataError(f"{info.folder} has no episodes yet: record or fetch one")
-    return found
+    return recordings
 
 
 def read_tasks(info: Info) -> dict[int, str]:
     """Read the texts of the tasks by task_index."""
     if info.version != "v3.0":
         path = member(info.folder, "meta/tasks.jsonl")
-        pairs = [(entry.get("task_index"), entry.get("task")) for entry in _lines(path)]
+        pairs = [(entry.get("task_index"), entry.get("task")) for _, entry in json_lines(path, f"; {AGAIN}")]
     else:
         path = member(info.folder, "meta/tasks.parquet")
         with opened_parquet(path, f"; {AGAIN}") as file:
             # pandas keeps the texts as an index, which older versions of LeRobot left without a name
             text = next((name for name in ("task", "__index_level_0__") if name in file.schema_arrow.names), "task")
-            columns = _columns(file, ["task_index", text], path)
-        pairs = list(zip(columns["task_index"], columns[text], strict=True))
+            entries = _entries(file, ["task_index", text], path)
+        pairs = [(entry["task_index"], entry[text]) for entry in entries]
     for index, task in pairs:
         if not is_int(index) or not isinstance(task, str):
             raise DataError(f"{path}: a task is {quote(task)} of index {quote(index)}: expected a text and a number")
     return dict(pairs)  # pyright: ignore[reportReturnType]
 
 
-def _feature(name: str, value: object, path: Path) -> Feature:
-    place = f"{path}: feature {quote(name)}"
+def _feature(name: str, value: object) -> Feature:
     if not name.isprintable() or len(name) > 200:
-        raise DataError(f"{path}: a feature is named {quote(name)}: expected at most 200 printable characters")
-    if not isinstance(value, Mapping) or not isinstance(value.get("dtype"), str):
-        raise DataError(f"{place} is {kind_of(value)} without a dtype: expected an object with dtype and shape")
-    shape = value.get("shape")
-    if not isinstance(shape, list) or not all(is_int(size) and size >= 1 for size in shape):
-        raise DataError(f"{place} has shape {quote(shape)}: expected whole numbers from 1 on")
-    if math.prod(shape) > 64 * MAX_ENTRIES:
-        raise DataError(f"{place} has shape {quote(shape)}: nothing that large is read")
+        raise DataError(f"a feature is named {quote(name)}: expected at most 200 printable characters")
+    with at(f"feature {quote(name)}"):
+        if not isinstance(value, Mapping) or not isinstance(value.get("dtype"), str):
+            raise DataError(f"it is {kind_of(value)} without a dtype: expected an object with dtype and shape")
+        shape = value.get("shape")
+        if not isinstance(shape, list) or not all(is_int(size) and size >= 1 for size in shape):
+            raise DataError(f"it has shape {quote(shape)}: expected whole numbers from 1 on")
+        if math.prod(shape) > 64 * MAX_ENTRIES:
+            raise DataError(f"it has shape {quote(shape)}: nothing that large is read")
     names = value.get("names")
     while isinstance(names, Mapping) and len(names) == 1:  # {"motors": [...]}, {"axes": [...]}
         names = next(iter(names.values()))
-    told = [value.get(key) for key in ("info", "video_info")]
-    is_depth = any(
-        isinstance(words, Mapping) and (words.get("is_depth_map") or words.get("video.is_depth_map")) for words in told
-    )
+    words = [value.get(key) for key in ("info", "video_info")]
+    words = [entry for entry in words if isinstance(entry, Mapping)]
+    is_depth = any(entry.get("is_depth_map") or entry.get("video.is_depth_map") for entry in words)
     listed = names if isinstance(names, list | Mapping) else ()
-    return Feature(name, value["dtype"], tuple(shape), tuple(map(str, listed)), bool(is_depth))
+    return Feature(name, value["dtype"], tuple(shape), tuple(map(str, listed)), is_depth)
 
 
 def _episode_lines(info: Info, cameras: Sequence[str]) -> Iterator[Recording]:
     """Yield the entries of v2: the number of an episode tells its files."""
     path = member(info.folder, "meta/episodes.jsonl")
-    for entry in _lines(path):
-        index, length, tasks = (entry.get(key) for key in ("episode_index", "length", "tasks"))
-        index = _count(index, "episode_index", path)
+    for _, entry in json_lines(path, f"; {AGAIN}"):
+        with at(path):
+            index, length, tasks = _episode(entry)
         fields = {"episode_index": index, "episode_chunk": index // info.chunks_size}
-        yield Recording(
-            index,
-            _count(length, f"the length of episode {index}", path, least=1),
-            tuple(map(str, tasks)) if isinstance(tasks, list) else (),
-            _placed(info.data_path, fields, info),
-            {name: (_placed(str(info.video_path), {**fields, "video_key": name}, info), 0.0) for name in cameras},
-        )
+        data = _placed(info.data_path, fields, info)
+        videos = {name: (_placed(str(info.video_path), {**fields, "video_key": name}, info), 0.0) for name in cameras}
+        yield Recording(index, length, tasks, data, videos)
 
 
 def _episode_table(info: Info, cameras: Sequence[str]) -> Iterator[Recording]:
     """Yield the entries of v3: a table says in which files an episode is."""
-    names = sorted(path.relative_to(info.folder).as_posix() for path in info.folder.glob("meta/episodes/*/*.parquet"))
-    if not names:
+    paths = sorted(path.relative_to(info.folder).as_posix() for path in info.folder.glob("meta/episodes/*/*.parquet"))
+    if not paths:
         raise DataError(f"{info.folder / 'meta' / 'episodes'} holds no chunk-000/file-000.parquet; {AGAIN}")
-    wanted = ["episode_index", "length", "tasks", "data/chunk_index", "data/file_index"]
-    for camera in cameras:
-        wanted += [f"videos/{camera}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
-    for name in names:
-        path = member(info.folder, name)
+    names = ["episode_index", "length", "tasks", "data/chunk_index", "data/file_index"]
+    names += [f"videos/{camera}/{name}" for camera in cameras for name in _VIDEO]
+    for path in [member(info.folder, name) for name in paths]:
         with opened_parquet(path, f"; {AGAIN}") as file:
-            columns = _columns(file, wanted, path)
-        for values in zip(*columns.values(), strict=True):
-            yield _tabled(dict(zip(columns, values, strict=True)), info, cameras, path)
+            entries = _entries(file, names, path)
+        for entry in entries:
+            with at(path):
+                yield _recording(entry, info, cameras)
 
 
-def _tabled(entry: Mapping[str, object], info: Info, cameras: Sequence[str], path: Path) -> Recording:
+def _recording(entry: Mapping[str, object], info: Info, cameras: Sequence[str]) -> Recording:
     def fields(prefix: str) -> dict[str, int | str]:
-        return {
-            name: _count(entry[f"{prefix}/{name}"], f"{prefix}/{name}", path) for name in ("chunk_index", "file_index")
-        }
+        return {name: _count(entry[f"{prefix}/{name}"], f"{prefix}/{name}") for name in ("chunk_index", "file_index")}
 
-    index, tasks = _count(entry["episode_index"], "episode_index", path), entry["tasks"]
+    index, length, tasks = _episode(entry)
     videos = {}
     for camera in cameras:
         begin = entry[f"videos/{camera}/from_timestamp"]
         if not isinstance(begin, int | float) or not 0 <= begin < 1e9:
-            raise DataError(f"{path}: episode {index} begins at {quote(begin)} s of {camera}: expected seconds")
+            raise DataError(f"episode {index} begins at {quote(begin)} s of {camera}: expected seconds")
         name = _placed(str(info.video_path), {**fields(f"videos/{camera}"), "video_key": camera}, info)
         videos[camera] = (name, float(begin))
-    length = _count(entry["length"], f"the length of episode {index}", path, least=1)
-    texts = tuple(map(str, tasks)) if isinstance(tasks, list) else ()
-    return Recording(index, length, texts, _placed(info.data_path, fields("data"), info), videos)
+    return Recording(index, length, tasks, _placed(info.data_path, fields("data"), info), videos)
+
+
+def _episode(entry: Mapping[str, object]) -> tuple[int, int, tuple[str, ...]]:
+    """Return the number, the length and the tasks of an episode."""
+    index, tasks = _count(entry.get("episode_index"), "episode_index"), entry.get("tasks")
+    length = _count(entry.get("length"), f"the length of episode {index}", least=1)
+    return index, length, tuple(map(str, tasks)) if isinstance(tasks, list) else ()
 
 
 def _placed(template: str, fields: Mapping[str, int | str], info: Info) -> str:
@@ -249,35 +296,14 @@ def _placed(template: str, fields: Mapping[str, int | str], info: Info) -> str:
     return name
 
 
-def _columns(file: ParquetFile, names: Sequence[str], path: Path) -> dict[str, list[object]]:
+def _entries(file: ParquetFile, names: Sequence[str], path: Path) -> list[dict[str, object]]:
     lacking = next((name for name in names if name not in file.schema_arrow.names), None)
     if lacking is not None:
         raise DataError(f"{path} has no column {quote(lacking)}; {AGAIN}")
-    table = file.read(columns=list(names))
-    return {name: table.column(name).to_pylist() for name in names}
+    return file.read(columns=[*names]).to_pylist()
 
 
-def _lines(path: Path) -> Iterator[dict[str, object]]:
-    """Yield the objects of a file with one JSON object a line."""
-    if not path.is_file():
-        raise DataError(f"{path} is missing; {AGAIN}")
-    if path.stat().st_size > _LARGEST_LINES:
-        raise DataError(f"{path} has {path.stat().st_size:,} bytes: at most {_LARGEST_LINES:,} are read")
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                reason = f"line {number} is no JSON ({type(error).__name__})"
-                raise DataError(f"{path}: {reason}{storage.advice(path)}") from error
-            if not isinstance(value, dict):
-                raise DataError(f"{path}: line {number} is {kind_of(value)}, expected an object")
-            yield value
-
-
-def _count(value: object, name: str, path: Path, least: int = 0) -> int:
+def _count(value: object, name: str, least: int = 0) -> int:
     if not is_int(value) or not least <= value <= 10**15:
-        raise DataError(f"{path}: {name} is {quote(value)}, expected a whole number from {least} on")
+        raise DataError(f"{name} is {quote(value)}, expected a whole number from {least} on")
     return value

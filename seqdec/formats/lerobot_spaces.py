@@ -4,22 +4,21 @@
     observation.images.top  video [480, 640, 3]
     action              float32 [6]             Box(6); with action.arm and action.gripper alone, a Dict of these
 
-Boxes have no bounds: meta/stats.json tells what was seen, not what may be. Single truth values are Discrete(2); whole
-numbers are numbers, but for single ones whose values have names.
+Boxes have no bounds: meta/stats.json tells what was seen, not what may be. Single truth values are Discrete(2);
+integers become a Box, except a scalar whose values are named, which becomes Discrete.
 """
 
 import logging
 import math
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import gymnasium
-import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Text
+from gymnasium.spaces import Discrete, MultiBinary, Text
 
 from seqdec.errors import DataError, UsageError, suggest
+from seqdec.formats.infer import images, nested, numbers
 from seqdec.formats.lerobot_meta import Feature, Info
 from seqdec.formats.video import Shape
 from seqdec.spaces.space import MAX_ENTRIES, MAX_TEXT, is_int, quote
@@ -66,9 +65,7 @@ def make_plan(info: Info, cameras: Cameras, image_size: tuple[int, int] | None) 
     acted = {name: _leaf(info.features[name], None, info) for name in _action_names(info)}
     if not observed:
         raise DataError(f"{info.path} has no feature observation.* to read, besides cameras that are left out")
-    spaces = {name.removeprefix("observation."): leaf for name, leaf in observed.items()}
-    actions = {name.removeprefix("action."): leaf for name, leaf in acted.items()}
-    spec = EnvironmentSpec(_nested(spaces), acted["action"] if "action" in acted else _nested(actions))
+    spec = EnvironmentSpec(nested(observed, "observation"), nested(acted, "action"))
     videos = tuple(name for name in seen if info.features[name].dtype == "video")
     columns = [name for name in (*observed, *acted) if name not in videos]
     columns += [name for name in FACTS if name in info.features]
@@ -87,29 +84,29 @@ def _action_names(info: Info) -> list[str]:
     return parts
 
 
-def _cameras(info: Info, wanted: Cameras) -> list[str]:
+def _cameras(info: Info, cameras: Cameras) -> list[str]:
     known = [name for name, feature in info.features.items() if feature.is_camera and name.startswith("observation.")]
-    if isinstance(wanted, str) and wanted not in ("read", "skip"):
+    if isinstance(cameras, str) and cameras not in ("read", "skip"):
         raise UsageError(
-            f"cameras is {quote(wanted)}: expected 'read', 'skip', or names in a list, as [{quote(wanted)}]"
+            f"cameras is {quote(cameras)}: expected 'read', 'skip', or names in a list, as [{quote(cameras)}]"
         )
-    if wanted == "skip":
+    if cameras == "skip":
         return []
-    found = known if wanted == "read" else [_camera(name, known, info) for name in wanted]
-    depth = [name for name in found if info.features[name].is_depth]
+    chosen = known if cameras == "read" else [_camera(name, known, info) for name in cameras]
+    depth = [name for name in chosen if info.features[name].is_depth]
     if depth:
         rest = [name for name in known if not info.features[name].is_depth]
         raise UsageError(f"{info.path}: {quote(depth[0])} holds depth maps, which are not read: pass cameras={rest}")
-    return [name for name in known if name in found]
+    return [name for name in known if name in chosen]
 
 
 def _camera(name: str, known: Sequence[str], info: Info) -> str:
-    found = [name] if name in known else [camera for camera in known if camera.endswith(f".{name}")]
-    if len(found) != 1:
+    matches = [name] if name in known else [camera for camera in known if camera.endswith(f".{name}")]
+    if len(matches) != 1:
         nearest = suggest(name, known) or f"; it has {', '.join(map(quote, known)) or 'none'}"
-        why = "is the end of several names" if found else "is no camera of this data set"
-        raise UsageError(f"{info.path}: {quote(name)} {why}{nearest}")
-    return found[0]
+        reason = "is the end of several names" if matches else "is no camera of this data set"
+        raise UsageError(f"{info.path}: {quote(name)} {reason}{nearest}")
+    return matches[0]
 
 
 def _leaf(feature: Feature, image_size: tuple[int, int] | None, info: Info) -> gymnasium.Space:
@@ -117,7 +114,7 @@ def _leaf(feature: Feature, image_size: tuple[int, int] | None, info: Info) -> g
     shape = feature.shape
     place = f"{info.path}: {quote(feature.name)}"
     if feature.is_camera:
-        return Box(0, 255, _image_shape(feature, image_size, place), np.uint8)
+        return images(_image_shape(feature, image_size, place))
     if feature.dtype == "string":
         return Text(MAX_TEXT)
     if math.prod(shape) > MAX_ENTRIES:
@@ -131,7 +128,7 @@ def _leaf(feature: Feature, image_size: tuple[int, int] | None, info: Info) -> g
         )
     if shape == (1,) and feature.dtype.startswith(("int", "uint")) and len(feature.names) > 1:
         return Discrete(len(feature.names))
-    return Box(-np.inf, np.inf, shape, np.float32)
+    return numbers(shape)
 
 
 def _image_shape(feature: Feature, image_size: tuple[int, int] | None, place: str) -> Shape:
@@ -150,16 +147,3 @@ def _image_shape(feature: Feature, image_size: tuple[int, int] | None, place: st
             "image_size, such as (240, 320)"
         )
     return height, width, channels
-
-
-def _nested(leaves: Mapping[str, gymnasium.Space]) -> Dict:
-    """Nest spaces by the dots in their names; below a name that is itself a leaf, the dots stay in the key."""
-    found: dict[str, gymnasium.Space | dict[str, gymnasium.Space]] = {}
-    for name, leaf in leaves.items():
-        head, _, rest = name.partition(".")
-        inner = found.setdefault(head, {}) if rest and head not in leaves else None
-        if isinstance(inner, dict):
-            inner[rest] = leaf
-        else:
-            found[name] = leaf
-    return Dict(OrderedDict((key, _nested(part) if isinstance(part, dict) else part) for key, part in found.items()))

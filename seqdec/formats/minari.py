@@ -21,103 +21,100 @@ from pathlib import Path
 import numpy as np
 
 from seqdec import storage
-from seqdec.data.episode import METADATA, Metadata, RowValue
+from seqdec.data.episode import Metadata, Row, make_row
 from seqdec.data.source import Source, file_identity
 from seqdec.errors import DataError, UsageError
-from seqdec.formats.guard import as_row, check_length, opened_hdf5, per_step, reading
+from seqdec.formats.guard import at, opened_hdf5, per_step, reading, steps_of
 from seqdec.formats.minari_storage import ENDS, hdf5_episode, hdf5_metadata, table_episode, table_metadata
 from seqdec.hub import hub_host, is_hub_reachable
 from seqdec.spaces.space import quote
 from seqdec.spaces.spec import EnvironmentSpec
 
 MAX_METADATA = 256  # columns
+_FORMATS = ("hdf5", "arrow", "parquet")
 logger = logging.getLogger(__name__)
 
 
 def source(name: str | Path) -> Source:
     """Return the episodes of a data set, yet to be read.
 
+    Each row keeps its episode's own metadata as "metadata.seed" and the like: numbers, texts and truth values, None
+    where an episode says nothing. Whole numbers among fractions become fractions, other mixtures texts.
+
     Args:
         name: a folder, or an id such as "mujoco/hopper/medium-v0" below MINARI_DATASETS_PATH, which is fetched once if
             it is not there.
 
-    Each row keeps its episode's own metadata as "metadata.seed" and the like: numbers, texts and truth values, None
-    where an episode says nothing. Whole numbers among fractions become fractions, other mixtures texts.
+    Raises:
+        UsageError: there is no such data set, and it cannot be fetched.
+        DataError: its metadata are damaged or name no spaces; `read` raises it for the first episode that is out of
+            order, after the last one, and at once where a file itself cannot be read.
     """
     folder = _folder_of(str(name))
-    metadata = _metadata(folder)
-    data_format = _data_format(metadata, folder)
-    if data_format == "hdf5":
-        paths = [folder / "main_data.hdf5"]
-    else:
-        paths = [*folder.glob(f"*/part-*.{data_format}"), *folder.glob("*/metadata.json")]
-    found = [path for path in [folder / "metadata.json", *paths] if path.is_file()]  # what lacks is told by reading
-    spec = read_spec(folder)
+    metadata = storage.read_json(storage.path_inside(folder, "metadata.json"))
+    with at(folder / "metadata.json"):
+        spec = _spec_of(metadata)
+        num_episodes, num_steps = (_total(metadata, name) for name in ("total_episodes", "total_steps"))
+        data_format = metadata.get("data_format", "hdf5")
+        if data_format not in _FORMATS:
+            raise DataError(f"data_format is {quote(data_format)}, not hdf5, arrow or parquet")
+    paths = [folder / "main_data.hdf5", *folder.glob(f"*/part-*.{data_format}"), *folder.glob("*/metadata.json")]
+    paths = [path for path in [folder / "metadata.json", *paths] if path.is_file()]  # reading tells what is missing
+    is_jpeg = bool(metadata.get("jpeg_encoding", True))  # Minari's own default
+    read = _hdf5_rows if data_format == "hdf5" else partial(_table_rows, data_format=str(data_format))
     return Source(
         spec,
-        read=partial(read_rows, folder, spec),
-        identity={"kind": "minari", "name": str(folder.resolve()), "files": file_identity(found)},
-        num_episodes=_total(metadata, "total_episodes", folder),
+        read=partial(read, folder, spec, num_episodes=num_episodes, num_steps=num_steps, is_jpeg=is_jpeg),
+        identity={"kind": "minari", "name": str(folder.resolve()), "files": file_identity(paths)},
+        num_episodes=num_episodes,
     )
 
 
-def read_spec(folder: Path) -> EnvironmentSpec:
-    """Return spaces and environment as the metadata of a data set's folder names them."""
-    metadata = _metadata(folder)
-    spaces = {}
-    for name in ("observation", "action"):
-        if f"{name}_space" not in metadata:
-            raise DataError(
-                f"{folder / 'metadata.json'} has no {name}_space: old sets leave it to the environment, "
-                "which is never made from a file; save the set again with a newer Minari"
-            )
-        spaces[f"{name}_space"] = _nested(metadata, f"{name}_space", folder)
-    env_spec = _nested(metadata, "env_spec", folder) if metadata.get("env_spec") is not None else {}
+def _spec_of(metadata: Mapping[str, object]) -> EnvironmentSpec:
+    """Return spaces and environment as the metadata of a data set name them."""
+    lacking = next((name for name in ("observation_space", "action_space") if name not in metadata), None)
+    if lacking is not None:
+        raise DataError(
+            f"the file has no {lacking}: old sets leave it to the environment, which is never made from a file; save "
+            "the set again with a newer Minari"
+        )
+    env_spec = _nested(metadata, "env_spec") if metadata.get("env_spec") is not None else {}
     if not isinstance(env_spec, Mapping):
-        raise DataError(f"{folder / 'metadata.json'}: env_spec is {quote(env_spec)}, expected an object")
+        raise DataError(f"env_spec is {quote(env_spec)}, expected an object")
     wrappers = env_spec.get("additional_wrappers") or []
     if not isinstance(wrappers, list):
-        raise DataError(f"{folder / 'metadata.json'}: additional_wrappers is {quote(wrappers)}, expected a list")
-    names = [wrapper.get("entry_point") if isinstance(wrapper, Mapping) else wrapper for wrapper in wrappers]
-    try:
-        return EnvironmentSpec.from_json(
-            {
-                **spaces,
-                **{key: env_spec.get(key) for key in ("id", "entry_point", "max_episode_steps")},
-                "kwargs": env_spec.get("kwargs") or {},
-                "wrappers": names,
-                "reference_returns": _reference_returns(metadata),
-                "requirements": metadata.get("requirements") or [],
-            }
-        )
-    except DataError as error:
-        raise DataError(f"{folder / 'metadata.json'}: {error}") from error
+        raise DataError(f"additional_wrappers is {quote(wrappers)}, expected a list")
+    return EnvironmentSpec.from_json(
+        {
+            **{name: _nested(metadata, name) for name in ("observation_space", "action_space")},
+            **{key: env_spec.get(key) for key in ("id", "entry_point", "max_episode_steps")},
+            "kwargs": env_spec.get("kwargs") or {},
+            "wrappers": [entry.get("entry_point") if isinstance(entry, Mapping) else entry for entry in wrappers],
+            "reference_returns": _reference_returns(metadata),
+            "requirements": metadata.get("requirements") or [],
+        }
+    )
 
 
-def read_rows(folder: Path, spec: EnvironmentSpec) -> Iterator[dict[str, RowValue]]:
-    """Yield one row an episode and check the structure of each.
+def _hdf5_rows(
+    folder: Path, spec: EnvironmentSpec, *, num_episodes: int, num_steps: int, is_jpeg: bool
+) -> Iterator[Row]:
+    path = storage.path_inside(folder, "main_data.hdf5")
+    with opened_hdf5(path) as file:
+        with reading(path, "; fetch the data set again"):
+            _check_count(path, num_episodes, "episodes", sum(str(name).startswith("episode_") for name in file))
+        metadata = _columns([hdf5_metadata(file, index) for index in range(num_episodes)])
+        yield from _rows(partial(hdf5_episode, file, spec=spec, is_jpeg=is_jpeg), metadata, num_steps, folder, spec)
 
-    Raises:
-        DataError: after the last episode, with the first that is out of order and how many are; at once where
-            the file itself cannot be read.
-    """
-    metadata = _metadata(folder)
-    data_format = _data_format(metadata, folder)
-    num_episodes, num_steps = (_total(metadata, name, folder) for name in ("total_episodes", "total_steps"))
-    is_jpeg = bool(metadata.get("jpeg_encoding", True))  # Minari's own default
-    if data_format == "hdf5":
-        path = storage.path_inside(folder, "main_data.hdf5")
-        with opened_hdf5(path) as file:
-            with reading(path, "; fetch the data set again"):
-                _check_count(path, num_episodes, sum(str(name).startswith("episode_") for name in file))
-            columns = _metadata_columns([hdf5_metadata(file, index) for index in range(num_episodes)])
-            read = partial(hdf5_episode, file, spec=spec, is_jpeg=is_jpeg)
-            yield from _rows(read, columns, num_steps, folder, spec)
-    else:
-        _check_count(folder, num_episodes, sum(bool(re.fullmatch(r"\d+", path.name)) for path in folder.iterdir()))
-        columns = _metadata_columns([table_metadata(folder, index) for index in range(num_episodes)])
-        read = partial(table_episode, folder, data_format=data_format, spec=spec, is_jpeg=is_jpeg)
-        yield from _rows(read, columns, num_steps, folder, spec)
+
+def _table_rows(
+    folder: Path, spec: EnvironmentSpec, *, data_format: str, num_episodes: int, num_steps: int, is_jpeg: bool
+) -> Iterator[Row]:
+    count = sum(bool(re.fullmatch(r"\d+", path.name)) for path in folder.iterdir())
+    _check_count(folder, num_episodes, "episodes", count)
+    metadata = _columns([table_metadata(folder, index) for index in range(num_episodes)])
+    read = partial(table_episode, folder, data_format=data_format, spec=spec, is_jpeg=is_jpeg)
+    yield from _rows(read, metadata, num_steps, folder, spec)
 
 
 def _rows(
@@ -126,68 +123,66 @@ def _rows(
     num_steps: int,
     folder: Path,
     spec: EnvironmentSpec,
-) -> Iterator[dict[str, RowValue]]:
-    found_steps, offences = 0, []
+) -> Iterator[Row]:
+    """Yield a row for each episode whose structure is right, and name the first other one after the last."""
+    count, offences = 0, []
     for index, metadata in enumerate(columns):
         try:
-            row = {**_row(read(index), spec), **metadata}
+            arrays = read(index)
+            steps = steps_of({**arrays, "reward": arrays["rewards"]}, spec)
+            terminated, truncated = _ends(arrays, len(steps["reward"]))
+            row = make_row(steps, terminated=terminated, truncated=truncated, metadata=metadata)
         except DataError as error:
             offences.append(f"episode {index}: {error}")
             continue
-        found_steps += np.size(row["reward"])
+        count += len(steps["reward"])
         yield row
     if offences:
         affected = f"{len(offences)} of {len(columns)} episodes are affected"
         raise DataError(f"{folder}: {offences[0]} ({affected}); fetch the data set again or record it anew")
-    if found_steps != num_steps:
-        raise DataError(f"{folder}: expected {num_steps} steps, found {found_steps}; fetch the data set again")
+    _check_count(folder, num_steps, "steps", count)
 
 
-def _row(arrays: Mapping[str, np.ndarray], spec: EnvironmentSpec) -> dict[str, RowValue]:
-    rewards, terminations, truncations = (per_step(arrays[name], name) for name in ENDS)
-    row = as_row({**arrays, "reward": rewards}, spec)
-    num_steps = len(rewards)
+def _ends(arrays: Mapping[str, np.ndarray], num_steps: int) -> tuple[bool, bool]:
+    terminations, truncations = (per_step(arrays[name], name) for name in ENDS[1:])
     for name, values in (("terminations", terminations), ("truncations", truncations)):
-        check_length(values, name, num_steps, "one per reward")
+        if len(values) != num_steps:
+            raise DataError(f"{name} has {len(values)} rows, expected {num_steps}, one per reward")
     ends = np.flatnonzero((terminations != 0) | (truncations != 0))
     if len(ends) == 0:
         raise DataError("it is neither terminated nor truncated at its last step")
     if ends[0] != num_steps - 1:
         raise DataError(f"it ends at step {ends[0]} and goes on to step {num_steps - 1}")
-    return {**row, "terminated": bool(terminations[-1]), "truncated": bool(truncations[-1]), "text": ""}
+    return bool(terminations[-1]), bool(truncations[-1])
 
 
-def _metadata_columns(episodes: Sequence[Metadata]) -> list[Metadata]:
+def _columns(episodes: Sequence[Metadata]) -> list[Metadata]:
     """Return the same metadata for every episode, each of one type in all of them."""
     names = list(dict.fromkeys(name for metadata in episodes for name in metadata))
     if len(names) > MAX_METADATA:
         logger.warning("the episodes have %d metadata: the first %d are kept", len(names), MAX_METADATA)
-    found: list[dict[str, bool | int | float | str | None]] = [{} for _ in episodes]
+    columns: list[dict[str, bool | int | float | str | None]] = [{} for _ in episodes]
     for name in names[:MAX_METADATA]:
         values = [metadata.get(name) for metadata in episodes]
         kinds = {type(value) for value in values if value is not None}
         kind = kinds.pop() if len(kinds) == 1 else float if kinds == {int, float} else str
-        for row, value in zip(found, values, strict=True):
-            row[METADATA + name] = None if value is None else kind(value)
-    return [*found]
+        for column, value in zip(columns, values, strict=True):
+            column[name] = None if value is None else kind(value)
+    return [*columns]
 
 
-def _check_count(path: Path, expected: int, found: int) -> None:
-    if found != expected:
-        raise DataError(f"{path}: expected {expected} episodes, found {found}; fetch the data set again")
+def _check_count(path: Path, expected: int, word: str, count: int) -> None:
+    if count != expected:
+        raise DataError(f"{path}: expected {expected} {word}, found {count}; fetch the data set again")
 
 
-def _metadata(folder: Path) -> dict[str, object]:
-    return storage.read_json(storage.path_inside(folder, "metadata.json"))
-
-
-def _nested(metadata: Mapping[str, object], key: str, folder: Path) -> object:
+def _nested(metadata: Mapping[str, object], key: str) -> object:
     """Read JSON that is a text within JSON, as Minari keeps spaces and environments."""
     text = metadata[key]
     try:
         return json.loads(text) if isinstance(text, str) else text
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{folder / 'metadata.json'}: {key} is no JSON ({type(error).__name__})") from error
+        raise DataError(f"{key} is no JSON ({type(error).__name__})") from error
 
 
 def _reference_returns(metadata: Mapping[str, object]) -> list[object] | None:
@@ -197,20 +192,13 @@ def _reference_returns(metadata: Mapping[str, object]) -> list[object] | None:
     return scores if scores[0] != scores[1] else None
 
 
-def _total(metadata: Mapping[str, object], name: str, folder: Path) -> int:
+def _total(metadata: Mapping[str, object], name: str) -> int:
     value = metadata.get(name)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise DataError(f"{folder / 'metadata.json'}: {name} is {quote(value)}, expected a whole number")
+        raise DataError(f"{name} is {quote(value)}, expected a whole number")
     return value
-
-
-def _data_format(metadata: Mapping[str, object], folder: Path) -> str:
-    found = metadata.get("data_format", "hdf5")
-    if found not in ("hdf5", "arrow", "parquet"):
-        raise DataError(f"{folder / 'metadata.json'}: data_format is {quote(found)}, not hdf5, arrow or parquet")
-    return str(found)
 
 
 def _folder_of(name: str) -> Path:

@@ -4,11 +4,9 @@
     Arrow, Parquet  structs by key, of a Tuple by 0, 1, ...; flat lists; T+1 rows, the last one padded
     images          one JPEG file a step, where the data set says jpeg_encoding, else numbers
 
-What these files declare is checked before it is read, see `foreign_files`.
+What these files declare is checked before it is read, see `guard`.
 """
 
-import io
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 from gymnasium.spaces import Box, Dict, Text, Tuple
-from PIL import Image
 
 from seqdec import storage
 from seqdec.data.episode import Metadata
 from seqdec.errors import DataError
+from seqdec.formats.arrays import is_image, known_values, opened_image, plain
 from seqdec.formats.guard import hdf5_array, hdf5_member, place_of, reading, refuse_swollen, words_of
 from seqdec.spaces.leaves import num_entries
 from seqdec.spaces.space import MAX_TEXT, children, quote
@@ -52,7 +50,7 @@ def hdf5_episode(file: h5py.File, index: int, spec: EnvironmentSpec, is_jpeg: bo
 
 def hdf5_metadata(file: h5py.File, index: int) -> Metadata:
     """Return what the attributes of an episode's group say of it: numbers, texts and truth values."""
-    found = {}
+    values = {}
     with reading(Path(file.filename)):
         group = hdf5_member(file, f"episode_{index}")
         for name in group.attrs:
@@ -60,8 +58,8 @@ def hdf5_metadata(file: h5py.File, index: int) -> Metadata:
             is_known = kind.dtype.kind in "biufSU" or h5py.check_string_dtype(kind.dtype) is not None
             if kind.shape == () and is_known:
                 value = group.attrs[name]
-                found[name] = value.item() if isinstance(value, np.generic) else value
-    return _plain(found)
+                values[name] = value.item() if isinstance(value, np.generic) else value
+    return _plain(values)
 
 
 def table_episode(
@@ -81,12 +79,15 @@ def table_episode(
         raise DataError("it has no steps")
     with reading(parts[0]):
         table = pa.Table.from_batches(batches)
-        columns = {name: _column(table, name) for name in _NAMES}
+        twice = next((name for name in _NAMES if table.column_names.count(name) != 1), None)
+        if twice is not None:
+            raise DataError(f"{twice} is missing from its columns; it has {words_of(table.column_names)}")
+        columns = {name: plain(table.column(name)) for name in _NAMES}
         # Observations have one row more than the rest: the others' last row is padding.
         return {
             **_table_leaves(columns["observations"], spec.observation_space, "observation", read),
             **_table_leaves(columns["actions"][:-1], spec.action_space, "action", read),
-            **{name: _list_numbers(columns[name][:-1], (), name) for name in ENDS},
+            **{name: known_values(columns[name][:-1], name) for name in ENDS},
         }
 
 
@@ -98,31 +99,27 @@ def table_metadata(folder: Path, index: int) -> Metadata:
 
 def _plain(values: dict[str, object]) -> Metadata:
     """Leave out what is no scalar, what Minari counts itself, and names or texts too long to be worth a column."""
-    found: dict[str, bool | int | float | str | None] = {}
+    kept: dict[str, bool | int | float | str | None] = {}
     for name, value in values.items():
-        if (
-            not isinstance(name, str)
-            or name in ("id", "total_steps")
-            or not name.isprintable()
-            or not 0 < len(name) <= _MAX_NAME
-        ):
+        is_counted = name in ("id", "total_steps")
+        if not isinstance(name, str) or is_counted or not name.isprintable() or not 0 < len(name) <= _MAX_NAME:
             continue
         if isinstance(value, bytes):
             value = value.decode(errors="replace")
         if isinstance(value, str) and len(value) <= MAX_TEXT:
-            found[name] = value.encode(errors="replace").decode()  # lone surrogates are no text to Arrow
+            kept[name] = value.encode(errors="replace").decode()  # lone surrogates are no text to Arrow
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            found[name] = str(value)
+            kept[name] = str(value)
         elif isinstance(value, bool | int | float):
-            found[name] = value
-    return found
+            kept[name] = value
+    return kept
 
 
 def _flat(values: dict[str, object], prefix: str) -> dict[str, object]:
-    found = {}
+    flat = {}
     for name, value in values.items():
-        found |= _flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
+        flat |= _flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def _hdf5_leaves(
@@ -133,11 +130,11 @@ def _hdf5_leaves(
     inner = hdf5_member(group, key)
     if not isinstance(inner, h5py.Group):
         raise DataError(f"{place_of(inner)} is an array, the declared space is a {type(space).__name__}")
-    found = {}
+    arrays = {}
     for part, child in children(space):
         stored_as = f"_index_{part}" if isinstance(space, Tuple) else part
-        found |= _hdf5_leaves(inner, stored_as, child, f"{name}.{part}", is_jpeg)
-    return found
+        arrays |= _hdf5_leaves(inner, stored_as, child, f"{name}.{part}", is_jpeg)
+    return arrays
 
 
 def _hdf5_leaf(data: h5py.Dataset, leaf: gymnasium.Space, is_jpeg: bool) -> np.ndarray:
@@ -168,51 +165,34 @@ def _pieces(data: h5py.Dataset) -> list:
     if data.dtype.kind != "O":
         return list(data[()])
     size = data.file.id.get_filesize()
-    found, num_bytes, step = [], 0, max(16, _PIECE_BYTES // size)
+    pieces, num_bytes, step = [], 0, max(16, _PIECE_BYTES // size)
     for first in range(0, len(data), step):
-        found += list(data[first : first + step])
-        num_bytes += sum(map(len, found[first:]))
+        pieces += list(data[first : first + step])
+        num_bytes += sum(map(len, pieces[first:]))
         if num_bytes > size:
             raise DataError(f"{place_of(data)} holds more than the {size} bytes of its file: it is not read")
-    return found
+    return pieces
 
 
 def _is_image(leaf: gymnasium.Space) -> bool:
     """Say whether Minari writes a space's values as JPEG files, if it does so at all."""
-    return (
-        isinstance(leaf, Box)
-        and leaf.dtype == np.uint8
-        and len(leaf.shape) in (2, 3)
-        and min(leaf.shape[:2]) >= 32
-        and bool((leaf.low == 0).all() and (leaf.high == 255).all())
-    )
+    if not isinstance(leaf, Box) or leaf.dtype != np.uint8 or len(leaf.shape) not in (2, 3):
+        return False
+    return min(leaf.shape[:2]) >= 32 and bool((leaf.low == 0).all() and (leaf.high == 255).all())
 
 
 def _images(contents: Sequence[bytes], leaf: gymnasium.Space, place: str, stored: int) -> np.ndarray:
     """Return [T, *shape] uint8 of JPEG files."""
     refuse_swollen(place, len(contents) * num_entries(leaf), stored, _FREE_BYTES)
     shape = tuple(leaf.shape or ())
-    found = np.empty((len(contents), *shape), np.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for step, content in enumerate(contents):
-            try:
-                with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
-                    came = (image.height, image.width, len(image.getbands()))
-                    # Only what has the declared size is unpacked.
-                    pixels = np.asarray(image) if came == (*shape, 1)[:3] else None
-            except (
-                OSError,
-                ValueError,
-                SyntaxError,
-                Image.DecompressionBombError,
-                Image.DecompressionBombWarning,
-            ) as e:
-                raise DataError(f"{place}: image {step} is damaged ({quote(str(e)[:80])[1:-1]})") from e
-            if pixels is None:
-                raise DataError(f"{place}: image {step} has shape {list(came)}, the declared space has {list(shape)}")
-            found[step] = pixels.reshape(shape)
-    return found
+    images = np.empty((len(contents), *shape), np.uint8)
+    for step, content in enumerate(contents):
+        with opened_image(content, f"{place}: image {step}", ("JPEG",)) as image:
+            size = [image.height, image.width, len(image.getbands())]
+            if size != list((*shape, 1)[:3]):  # only an image of the declared size is unpacked
+                raise DataError(f"{place}: image {step} has shape {size}, the declared space has {list(shape)}")
+            images[step] = np.asarray(image).reshape(shape)
+    return images
 
 
 def _batches(path: Path, data_format: str) -> Iterator[pa.RecordBatch]:
@@ -238,19 +218,12 @@ def _parquet_batches(path: Path, size: int) -> Iterator[pa.RecordBatch]:
         # Reading what a damaged file says of a column can end the process; scanning it first, which takes little
         # memory however much is declared, raises instead.
         file.scan_contents()
-        found = file.metadata
-        for group in range(found.num_row_groups):
-            for column in range(found.num_columns):
-                num_values = found.row_group(group).column(column).num_values
-                refuse_swollen(str(path), max(num_values, found.num_rows), size, _FREE_BYTES)
+        metadata = file.metadata
+        for group in range(metadata.num_row_groups):
+            for column in range(metadata.num_columns):
+                num_values = metadata.row_group(group).column(column).num_values
+                refuse_swollen(str(path), max(num_values, metadata.num_rows), size, _FREE_BYTES)
         yield from file.iter_batches(_BATCH_ROWS, columns=list(_NAMES))
-
-
-def _column(table: pa.Table, name: str) -> pa.Array:
-    if table.column_names.count(name) != 1:
-        raise DataError(f"{name} is missing from its columns; it has {words_of(table.column_names)}")
-    column = table.column(name).combine_chunks()
-    return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
 
 
 def _table_leaves(
@@ -260,14 +233,15 @@ def _table_leaves(
         return {name: read(column, space, name)}
     if not isinstance(column, pa.StructArray):
         raise DataError(f"{name} has type {quote(column.type)}, the declared space is a {type(space).__name__}")
-    _refuse_empty(column, name)
-    found = {}
+    if column.null_count:
+        raise DataError(f"{name} has {column.null_count} empty entries")
+    arrays = {}
     for key, child in children(space):
         index = column.type.get_field_index(key)
         if index < 0:
             raise DataError(f"{name} has no {quote(key)}; it has {words_of([field.name for field in column.type])}")
-        found |= _table_leaves(column.field(index), child, f"{name}.{key}", read)
-    return found
+        arrays |= _table_leaves(column.field(index), child, f"{name}.{key}", read)
+    return arrays
 
 
 def _table_leaf(column: pa.Array, leaf: gymnasium.Space, name: str, *, is_jpeg: bool, stored: int) -> np.ndarray:
@@ -276,29 +250,10 @@ def _table_leaf(column: pa.Array, leaf: gymnasium.Space, name: str, *, is_jpeg: 
         if not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
             raise DataError(f"{name} has type {quote(kind)}, expected one text per step")
         return column.to_numpy(zero_copy_only=False)  # None where one is not known
-    if is_jpeg and _is_image(leaf) and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        _refuse_empty(column, name)
+    if is_image(kind):
+        if not is_jpeg or not _is_image(leaf):
+            raise DataError(f"{name} has type {quote(kind)}, expected numbers")
         return _images(column.to_pylist(), leaf, name, stored)
-    return _list_numbers(column, tuple(leaf.shape or ()), name)
-
-
-def _list_numbers(column: pa.Array, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """Return numbers, or lists of them all of one length, which are flat in whatever shape they are."""
-    _refuse_empty(column, name)
-    flat, widths = column, []
-    if isinstance(column, pa.FixedSizeListArray | pa.ListArray | pa.LargeListArray):
-        widths = column.value_lengths().unique().to_pylist()
-        if len(widths) > 1:
-            raise DataError(f"{name} has rows of different lengths")
-        flat = column.flatten()
-        _refuse_empty(flat, name)
-    kind = flat.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise DataError(f"{name} has type {quote(column.type)}, expected numbers")
-    fits = widths == [int(np.prod(shape))]
-    return flat.to_numpy(zero_copy_only=False).reshape(len(column), *(shape if fits else widths))
-
-
-def _refuse_empty(column: pa.Array, name: str) -> None:
-    if column.null_count:
-        raise DataError(f"{name} has {column.null_count} empty entries")
+    values = known_values(column, name)
+    # lists are flat whatever the shape is
+    return values.reshape(len(values), *leaf.shape) if leaf.shape and values[:1].size == num_entries(leaf) else values

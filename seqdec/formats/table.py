@@ -10,25 +10,24 @@ or as missing, for `rows` to refuse or drop, except among whole numbers that are
 import json
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import gymnasium
 import pyarrow as pa
 from datasets import Dataset
-from gymnasium.spaces import Dict
 
-from seqdec.data.episode import Row
+from seqdec.data.episode import METADATA, Row
 from seqdec.data.source import Source, file_identity
 from seqdec.errors import DataError, UsageError
 from seqdec.formats.arrays import is_image, is_list, plain, step_values
-from seqdec.formats.columns import Columns, LeafColumns, Roles, roles_of
-from seqdec.formats.infer import Seen, image_space, space_of
+from seqdec.formats.columns import Columns, LeafColumns, Roles, flat, roles_of
+from seqdec.formats.infer import Seen, images, nested, space_of
 from seqdec.formats.open_table import Table, open_table
-from seqdec.formats.table_episodes import Fact, TableEpisode, column_of, episodes, forced_texts, naming
+from seqdec.formats.table_episodes import Fact, TableEpisode, episodes, naming
+from seqdec.formats.table_formats import column_of
 from seqdec.formats.table_rows import row_of, vector
 from seqdec.spaces.space import quote
 from seqdec.spaces.spec import EnvironmentSpec
@@ -61,77 +60,75 @@ def source(
     columns = columns or Columns()
     table = open_table(name, split=split, config=config)
     roles = roles_of(columns, table.columns, table.name)
-    _check_mixed(table, roles)
+    mixed = next((column for column in roles.of_steps if column in table.mixed), None)
+    if mixed is not None:
+        raise DataError(table.mixed[mixed])
     if roles.terminated is None and roles.truncated is None:
         logger.warning("%s says of no episode how it ended: all count as cut off (truncated)", table.name)
-    found = _scanned(table, roles, spec) if spec is None or roles.metadata else None
-    if spec is None:
-        assert found is not None
-        spec = _spec_of(found, roles)
+    pictures = {} if spec else _image_spaces(table, roles)
+    num_episodes, metadata = None, {}
+    if spec is None or roles.metadata:
+        leaves = {} if spec else {**roles.observation, **roles.action}
+        leaves = {leaf: column for leaf, column in leaves.items() if leaf not in pictures}
+        seen, metadata, num_episodes = _scan(table, roles, leaves)
+        if spec is None:
+            spaces = {leaf: pictures[leaf] if leaf in pictures else space_of(seen[leaf])
+                      for leaf in (*roles.observation, *roles.action)}  # fmt: skip
+            spec = EnvironmentSpec(nested(spaces, "observation"), nested(spaces, "action"))
+    assert spec is not None
     _check_leaves(spec, roles)
-    known = replace(spec, missing=tuple(dict.fromkeys([*spec.missing, *_may_miss(spec, roles)])))
+    missing = [*spec.missing, *(leaf for leaf in spec.observation_leaves if leaf in roles.missing)]
+    spec = replace(spec, missing=tuple(dict.fromkeys(missing)))
     identity = {
         "kind": "table",
         "name": [str(path.resolve()) for path in table.files] or table.name,
         "columns": json.loads(json.dumps(asdict(columns))),
-        "spec": known.to_json(),
+        "spec": spec.to_json(),
         "split": split,
         "config": config,
         "files": file_identity(table.files),
         "revision": table.revision,
     }
-    facts = {} if found is None else {name: _fact_type(kinds) for name, kinds in found.facts.items()}
-    return Source(
-        known, partial(_read, table, roles, known, facts), identity, None if found is None else found.num_episodes
-    )
-
-
-@dataclass
-class _Found:
-    """What one pass over the table found."""
-
-    leaves: dict[str, Seen]
-    images: dict[str, gymnasium.Space]
-    facts: dict[str, set[type]]
-    num_episodes: int = 0
+    return Source(spec, partial(_read, table, roles, spec, metadata), identity, num_episodes)
 
 
 def _read(
-    table: Table, roles: Roles, spec: EnvironmentSpec, facts: Mapping[str, Callable[[Fact], Fact]]
+    table: Table, roles: Roles, spec: EnvironmentSpec, metadata: Mapping[str, Callable[[Fact], Fact]]
 ) -> Iterator[Row]:
     spaces = {**spec.observation_leaves, **spec.action_leaves}
     for episode in episodes(table, roles):
         with naming(episode):
-            row = row_of(episode, roles, spaces)
-        for name, column in roles.metadata.items():
-            row[name] = facts[name](episode.facts[column])
+            facts = {
+                name.removeprefix(METADATA): metadata[name](episode.fact(column))
+                for name, column in roles.metadata.items()
+            }
+            row = row_of(episode, roles, spaces, facts)
         yield row
 
 
-def _check_mixed(table: Table, roles: Roles) -> None:
-    for column in (*roles.of_steps, *roles.of_finals):
-        if column in table.mixed:
-            raise DataError(table.mixed[column])
-
-
-def _may_miss(spec: EnvironmentSpec, roles: Roles) -> list[str]:
-    return [leaf for leaf in spec.observation_leaves if leaf in roles.missing]
-
-
-def _check_leaves(spec: EnvironmentSpec, roles: Roles) -> None:
-    for role, wanted, has in (
-        ("observation", spec.observation_leaves, roles.observation),
-        ("action", spec.action_leaves, roles.action),
-    ):
-        if wanted.keys() != has.keys():
-            raise UsageError(
-                f"the columns give the {role} as {quote(', '.join(has))}, the environment has "
-                f"{quote(', '.join(wanted))}: map a column to each leaf"
-            )
+def _scan(
+    table: Table, roles: Roles, leaves: LeafColumns
+) -> tuple[dict[str, Seen], dict[str, Callable[[Fact], Fact]], int]:
+    """Look at all values of leaves and of metadata; return how metadata become of one type, and count the episodes."""
+    seen = {leaf: Seen(leaf) for leaf in leaves}
+    types: dict[str, set[type]] = {name: set() for name in roles.metadata}
+    names = [*roles.metadata.values(), *flat(leaves)]
+    num_episodes = 0
+    for episode in episodes(table, roles, names):
+        num_episodes += 1
+        with naming(episode):
+            for leaf, column in leaves.items():
+                kinds = set[str]().union(*map(episode.kinds, flat({leaf: column})))
+                seen[leaf].add(vector(episode.steps, column), kinds)
+            for name, column in roles.metadata.items():
+                types[name].add(type(episode.fact(column)))
+    if not num_episodes:
+        raise DataError(f"{table.name} has no rows: give at least one episode")
+    return seen, {name: _fact_type(kinds) for name, kinds in types.items()}, num_episodes
 
 
 def _fact_type(kinds: set[type]) -> Callable[[Fact], Fact]:
-    """Return what makes one type of all values of a metadata column; a data set takes its type from the first."""
+    """Return the function that makes one type of all values of a metadata column: a data set asks for one."""
     if str in kinds:
         return lambda value: None if value is None else str(value)
     if kinds in ({int}, {bool}, {type(None)}):
@@ -139,34 +136,23 @@ def _fact_type(kinds: set[type]) -> Callable[[Fact], Fact]:
     return lambda value: math.nan if value is None else float(value)
 
 
-def _scanned(table: Table, roles: Roles, spec: EnvironmentSpec | None) -> _Found:
-    """Look at all metadata, and without a spec at all observations and actions."""
-    leaves: dict[str, str | tuple[str, ...]] = {} if spec else {**roles.observation, **roles.action}
-    images = _image_spaces(table, roles, leaves)
-    leaves = {name: column for name, column in leaves.items() if name not in images}
-    found = _Found({name: Seen(name) for name in leaves}, images, {name: set() for name in roles.metadata})
-    names = [*roles.metadata.values()]
-    for column in leaves.values():
-        names += [column] if isinstance(column, str) else column
-    for episode in episodes(table, roles, names):
-        found.num_episodes += 1
-        for name, column in leaves.items():
-            columns = [column] if isinstance(column, str) else column
-            with naming(episode):
-                kinds = set[str]().union(*(episode.kinds[key] for key in columns))
-                found.leaves[name].add(vector(episode.steps, column), kinds)
-        for name, column in roles.metadata.items():
-            found.facts[name].add(type(episode.facts[column]))
-    if not found.num_episodes:
-        raise DataError(f"{table.name} has no rows: give at least one episode")
-    return found
+def _check_leaves(spec: EnvironmentSpec, roles: Roles) -> None:
+    for role, leaves, columns in (
+        ("observation", spec.observation_leaves, roles.observation),
+        ("action", spec.action_leaves, roles.action),
+    ):
+        if leaves.keys() != columns.keys():
+            raise UsageError(
+                f"the columns give the {role} as {quote(', '.join(columns))}, the environment has "
+                f"{quote(', '.join(leaves))}: map a column to each leaf"
+            )
 
 
-def _image_spaces(table: Table, roles: Roles, leaves: LeafColumns) -> dict[str, gymnasium.Space]:
+def _image_spaces(table: Table, roles: Roles) -> dict[str, gymnasium.Space]:
     """Return the spaces of leaves whose columns are of images by their type: the first tells, all need not be read."""
-    found: dict[str, gymnasium.Space] = {}
-    for name, column in leaves.items():
-        for block in table.read([column], forced_texts(roles)) if isinstance(column, str) else ():
+    spaces: dict[str, gymnasium.Space] = {}
+    for leaf, column in {**roles.observation, **roles.action}.items():
+        for block in table.read([column], roles.texts) if isinstance(column, str) else ():
             values = column_of(block.rows, str(column))
             if roles.episode is None and is_list(values.type):
                 values = plain(values.flatten())
@@ -174,10 +160,10 @@ def _image_spaces(table: Table, roles: Roles, leaves: LeafColumns) -> dict[str, 
                 break
             values = values.drop_null()
             if len(values):
-                with naming(TableEpisode(block.file, block.first)):
-                    found[name] = image_space(step_values(values.slice(0, 1), str(column)).shape[1:])
+                with naming(TableEpisode(block.file, block.first, None, [])):
+                    spaces[leaf] = images(step_values(values.slice(0, 1), str(column)).shape[1:])
                 break
-    return found
+    return spaces
 
 
 def _is_image_column(kind: pa.DataType) -> bool:
@@ -185,16 +171,3 @@ def _is_image_column(kind: pa.DataType) -> bool:
     while is_list(kind):
         kind, num_axes = kind.value_type, num_axes + 1
     return is_image(kind) or (num_axes >= 2 and pa.types.is_uint8(kind))
-
-
-def _spec_of(found: _Found, roles: Roles) -> EnvironmentSpec:
-    spaces = {name: found.images[name] if name in found.images else space_of(found.leaves[name])
-              for name in (*roles.observation, *roles.action)}  # fmt: skip
-    return EnvironmentSpec(_nested(spaces, "observation"), _nested(spaces, "action"))
-
-
-def _nested(spaces: Mapping[str, gymnasium.Space], role: str) -> gymnasium.Space:
-    if role in spaces:
-        return spaces[role]
-    inner = [(name.removeprefix(f"{role}."), space) for name, space in spaces.items() if name.startswith(f"{role}.")]
-    return Dict(OrderedDict(inner))

@@ -7,16 +7,19 @@ by a pass over all of it, so that a number is one everywhere.
 import csv
 import itertools
 import json
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
-from seqdec import storage
 from seqdec.errors import DataError, suggest
+from seqdec.formats.arrays import json_lines, plain
 from seqdec.formats.guard import opened_parquet, reading
 from seqdec.spaces.space import quote
 
@@ -26,7 +29,6 @@ BLOCK_ROWS = 4096
 _AGAIN = "; make or fetch it again"
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of Arrow's stream format
 _NULLS = ("", "#N/A", "N/A", "n/a", "NA", "NULL", "null", "NaN", "nan", "-NaN", "-nan", "None")
-_TRUTH = {"true", "false", "True", "False", "TRUE", "FALSE"}
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,17 @@ def parquet_names(path: Path) -> list[str]:
 
 def parquet_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
     """Yield the rows of a Parquet file."""
-    found = 0
+    num_rows = 0
     with opened_parquet(path, _AGAIN) as file:
         _check_names(path, file.schema_arrow.names, names)
         declared = file.metadata.num_rows
         size = sum(file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups))
         fitting = BLOCK_BYTES * max(declared, 1) // max(size, 1)
         for batch in file.iter_batches(max(1, min(BLOCK_ROWS, fitting)), columns=list(names), use_threads=False):
-            yield Block(batch, str(path), found)
-            found += len(batch)
-    if found != declared:
-        raise DataError(f"{path}: expected {declared} rows, found {found}; make or fetch it again")
+            yield Block(batch, str(path), num_rows)
+            num_rows += len(batch)
+    if num_rows != declared:
+        raise DataError(f"{path}: expected {declared} rows, found {num_rows}; make or fetch it again")
 
 
 def arrow_names(path: Path) -> list[str]:
@@ -82,7 +84,7 @@ def arrow_names(path: Path) -> list[str]:
 
 def arrow_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
     """Yield the rows of a file in Arrow's stream format; a stream without its end is cut off."""
-    found = 0
+    num_rows = 0
     with reading(path, _AGAIN), pa.memory_map(str(path)) as file:
         file.seek(max(0, file.size() - len(_END_OF_STREAM)))
         if file.read() != _END_OF_STREAM:
@@ -93,8 +95,8 @@ def arrow_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
         for batch in reader:
             chosen = batch.select(list(names))
             chosen.validate(full=True)
-            yield Block(chosen, str(path), found)
-            found += len(batch)
+            yield Block(chosen, str(path), num_rows)
+            num_rows += len(batch)
 
 
 def json_names(path: Path) -> list[str]:
@@ -117,29 +119,36 @@ def csv_names(path: Path) -> list[str]:
 
 
 def csv_blocks(path: Path, names: Sequence[str], kinds: Mapping[str, pa.DataType]) -> Iterator[Block]:
-    """Yield the rows of a CSV in the types that `csv_kinds` found."""
-    found = 0
+    """Yield the rows of a CSV in the types that `csv_kinds` tells."""
+    num_rows = 0
     _check_names(path, csv_names(path), names)
     with reading(path, _AGAIN), _open_csv(path, kinds, names) as reader:
         for batch in reader:
-            yield Block(batch, str(path), found)
-            found += len(batch)
+            yield Block(batch, str(path), num_rows)
+            num_rows += len(batch)
 
 
 def csv_kinds(paths: Sequence[Path], names: Sequence[str]) -> tuple[dict[str, pa.DataType], dict[str, str]]:
-    """Return the type of each column of some CSVs, and where a column of numbers turns out to hold text as well."""
-    kinds: dict[str, pa.DataType] = dict.fromkeys(names, pa.null())
-    mixed: dict[str, str] = {}
+    """Return the type that all values of a column have in some CSVs, and where text stands among numbers.
+
+    Arrow alone would take the type from the first rows, and stop at the first value of another one.
+    """
+    fitting = {name: [pa.int64(), pa.float64(), pa.bool_()] for name in names}
+    known, mixed = set[str](), dict[str, str]()
     for path in paths:
         for block in csv_blocks(path, names, dict.fromkeys(names, pa.string())):
-            for column in names:
-                values = block.rows.column(block.rows.schema.get_field_index(column))
-                before, (kinds[column], wrong) = kinds[column], _widened(kinds[column], values)
-                if wrong is not None:
-                    words = "truth values" if before == pa.bool_() else "numbers"
-                    came = f"{quote(values[wrong].as_py())} where the lines before have {words}"
-                    mixed[column] = f"{place(str(path), block.first + wrong)}: column {quote(column)} holds {came}"
-    return kinds, mixed
+            for name in names:
+                words = pc.utf8_trim_whitespace(column_of(block.rows, name))  # pyright: ignore[reportAttributeAccessIssue]
+                kinds, fitting[name] = fitting[name], [kind for kind in fitting[name] if _fits(words, kind)]
+                if kinds and not fitting[name]:
+                    row = bisect_left(range(len(words)), True, key=partial(_is_wrong, words, kinds))
+                    if name in known or len(_known(words.slice(0, row))):
+                        where, word = place(str(path), block.first + row), quote(words[row].as_py())
+                        mixed[name] = f"{where}: column {quote(name)} holds {word} where the lines before hold numbers"
+                if len(_known(words)):
+                    known.add(name)
+    kinds = {name: fitting[name][0] if fitting[name] else pa.string() for name in names}
+    return {name: kind if name in known else pa.null() for name, kind in kinds.items()}, mixed
 
 
 def _check_names(path: Path, has: Sequence[str], names: Sequence[str]) -> None:
@@ -148,32 +157,23 @@ def _check_names(path: Path, has: Sequence[str], names: Sequence[str]) -> None:
         raise DataError(f"{path} has no column {quote(lacking)}{suggest(lacking, has)}; it has {quote(', '.join(has))}")
 
 
+def column_of(rows: pa.RecordBatch, name: str) -> pa.Array:
+    """Return a column of some rows."""
+    return plain(rows.column(rows.schema.get_field_index(name)))
+
+
 def _json_rows(path: Path) -> Iterator[tuple[list[dict[str, object]], int]]:
     """Yield some objects at a time, and how many came before."""
     rows: list[dict[str, object]] = []
-    first = size = 0
-    with reading(path, _AGAIN), path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            rows.append(_json_object(line, f"{path}, line {number}"))
-            size += len(line)
-            if size >= BLOCK_BYTES or len(rows) >= BLOCK_ROWS:
-                yield rows, first
-                first, rows, size = first + len(rows), [], 0
+    first = num_bytes = 0
+    for size, row in json_lines(path, _AGAIN):
+        rows.append(row)
+        num_bytes += size
+        if num_bytes >= BLOCK_BYTES or len(rows) >= BLOCK_ROWS:
+            yield rows, first
+            first, rows, num_bytes = first + len(rows), [], 0
     if rows:
         yield rows, first
-
-
-def _json_object(line: bytes, where: str) -> dict[str, object]:
-    try:
-        value = json.loads(line.decode("utf-8-sig"), object_pairs_hook=storage.unique)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else quote(error)[1:-1]
-        raise DataError(f"{where} is no JSON ({reason}): write one object a line") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{where} is a JSON {type(value).__name__}: write one object a line")
-    return value
 
 
 def _json_column(values: Sequence[object], name: str, path: Path, first: int) -> pa.Array:
@@ -185,10 +185,9 @@ def _json_column(values: Sequence[object], name: str, path: Path, first: int) ->
             try:
                 pa.array([known, value])
             except (pa.ArrowException, OverflowError, TypeError, ValueError):
-                came, before = (quote(json.dumps(entry))[1:-1] for entry in (value, known))
-                why = "which is of no one type" if value is known else f"unlike {before} before it"
+                entry, before = (quote(json.dumps(part))[1:-1] for part in (value, known))
                 where = place(str(path), first + row)
-                raise DataError(f"{where}: column {quote(name)} holds {came}, {why}") from error
+                raise DataError(f"{where}: column {quote(name)} holds {entry}, unlike {before} before it") from error
         raise DataError(f"{path}: column {quote(name)} holds values of several types ({quote(error)[1:-1]})") from error
 
 
@@ -203,40 +202,17 @@ def _open_csv(
     return pyarrow.csv.open_csv(path, read_options=read, parse_options=parse, convert_options=convert)
 
 
-def _widened(kind: pa.DataType, values: pa.Array) -> tuple[pa.DataType, int | None]:
-    """Return the type of a CSV's values so far and these, and the first row that goes with none but text."""
-    if kind == pa.string():
-        return kind, None
-    words = [word.strip() for word in values.to_pylist()]
-    rows = [row for row, word in enumerate(words) if word not in _NULLS]
-    known = pa.array([words[row] for row in rows], pa.string())
-    if not rows:
-        return kind, None
-    found = next((wider for wider in (pa.int64(), pa.float64(), pa.bool_()) if _holds(wider, known)), pa.string())
-    numbers = (pa.int64(), pa.float64())
-    if found in numbers and kind in numbers:
-        return (found if found == kind else pa.float64()), None
-    if found == kind or (kind == pa.null() and found != pa.string()):
-        return found, None
-    if kind == pa.null() and not _is_number(words[rows[0]]):
-        return pa.string(), None
-    fits = _TRUTH.__contains__ if kind == pa.bool_() else _is_number
-    return pa.string(), next(row for row in rows if not fits(words[row]))
+def _known(words: pa.Array) -> pa.Array:
+    return words.filter(pc.invert(pc.is_in(words, pa.array(_NULLS))))  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _holds(kind: pa.DataType, words: pa.Array) -> bool:
-    if kind == pa.bool_():
-        return set(words.unique().to_pylist()) <= _TRUTH
+def _fits(words: pa.Array, kind: pa.DataType) -> bool:
     try:
-        words.cast(kind)
+        _known(words).cast(kind)
     except pa.ArrowInvalid:
         return False
     return True
 
 
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+def _is_wrong(words: pa.Array, kinds: Sequence[pa.DataType], row: int) -> bool:
+    return not any(_fits(words.slice(0, row + 1), kind) for kind in kinds)

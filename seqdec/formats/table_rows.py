@@ -4,25 +4,27 @@
     action       a0 a1 a2      a0 a1 a2 null    a0 a1 a2
     final        o2 again      oT               its last value
 
-What ends an episode is said at its last step, or beside the final observation.
+The end of an episode is said at its last step, or beside the final observation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import gymnasium
 import numpy as np
 
-from seqdec.data.episode import RowValue, final_name
+from seqdec.data.episode import Row, final_name, make_row
 from seqdec.errors import DataError
 from seqdec.formats.arrays import is_unknown, joined, leaf_values
 from seqdec.formats.columns import Roles
-from seqdec.formats.table_episodes import TableEpisode
-from seqdec.spaces.leaves import MISSING, all_known, leaf_kind
+from seqdec.formats.table_episodes import Fact, TableEpisode
+from seqdec.spaces.leaves import MISSING, all_known, shape_of_missing
 from seqdec.spaces.space import quote
 
 
-def row_of(episode: TableEpisode, roles: Roles, spaces: Mapping[str, gymnasium.Space]) -> dict[str, RowValue]:
-    """Return an episode as `Episode.to_row` gives it, its arrays as the spaces of the leaves have them.
+def row_of(
+    episode: TableEpisode, roles: Roles, spaces: Mapping[str, gymnasium.Space], metadata: Mapping[str, Fact]
+) -> Row:
+    """Return an episode as a row, its arrays as the spaces of the leaves have them.
 
     Raises:
         DataError: its parts do not fit together, or not into the spaces.
@@ -37,18 +39,34 @@ def row_of(episode: TableEpisode, roles: Roles, spaces: Mapping[str, gymnasium.S
     if num_observed not in (num_steps, num_steps + (not roles.final)):
         more = "" if roles.final else ", or one more for the final observation"
         raise DataError(f"observation has {num_observed} steps, action has {num_steps}: expected as many{more}")
-    row: dict[str, RowValue] = {}
+    steps: dict[str, np.ndarray] = {}
     for leaf in roles.observation:
-        row |= _observation(episode, roles, leaf, spaces[leaf], observed[leaf], num_steps)
+        steps |= _observation(episode, roles, leaf, spaces[leaf], observed[leaf], num_steps)
     for leaf, values in acted.items():
-        row[leaf] = all_known(leaf_values(values[:num_steps], spaces[leaf], leaf), leaf)
-    row["reward"] = _rewards(episode.steps[roles.reward], num_steps, num_observed)
-    row["terminated"], row["truncated"] = _ends(episode, roles, num_steps)
-    text = None if roles.text is None else episode.facts[roles.text]
+        steps[leaf] = all_known(leaf_values(values[:num_steps], spaces[leaf], leaf), leaf)
+    steps["reward"] = _rewards(episode.steps(roles.reward), num_steps, num_observed)
+    terminated, truncated = _ends(episode, roles, num_steps)
+    text = None if roles.text is None else episode.fact(roles.text)
     if not isinstance(text, str | None):
         raise DataError(f"column {quote(roles.text)} holds {quote(text)}, expected a text")
-    row["text"] = text or ""
-    return row
+    return make_row(steps, terminated=terminated, truncated=truncated, text=text or "", metadata=metadata)
+
+
+def vector(read: Callable[[str], np.ndarray], column: str | tuple[str, ...]) -> np.ndarray:
+    """Return the values of a leaf: one column's, or several columns side by side."""
+    if isinstance(column, str):
+        return read(column)
+    parts = []
+    for name in column:
+        values = read(name)
+        if values.dtype == object or values.ndim > 2:
+            kind = "texts" if values.dtype == object else f"shape {list(values.shape[1:])}"
+            raise DataError(f"column {quote(name)} holds {kind}: only numbers go side by side with others")
+        parts.append(values.reshape(len(values), -1))
+    counts = {len(part) for part in parts}
+    if len(counts) > 1:
+        raise DataError(f"columns {quote(', '.join(column))} have {sorted(counts)} steps: expected one number")
+    return np.concatenate(parts, axis=1)
 
 
 def _num_steps(arrays: Mapping[str, np.ndarray]) -> int:
@@ -61,61 +79,38 @@ def _num_steps(arrays: Mapping[str, np.ndarray]) -> int:
 
 def _observation(
     episode: TableEpisode, roles: Roles, name: str, leaf: gymnasium.Space, values: np.ndarray, num_steps: int
-) -> dict[str, RowValue]:
-    """Return the columns of one leaf of the observation: its steps, the final one, and what of them is missing."""
-    mask_column = roles.missing.get(name)
-    mask = None if mask_column is None else _mask(episode.steps[mask_column], mask_column)
-    last = slice(len(values) - 1, None)
+) -> dict[str, np.ndarray]:
+    """Return the values of one leaf of the observation and their mask, the final one last: [T + 1, ...]."""
     if len(values) == num_steps:
-        final = _final(episode, roles, name) if roles.final else values[last]
+        final = _final(episode, roles, name) if roles.final else values[-1:]
         values = joined([values, final], final_name(name) if roles.final else name)
-    found = leaf_values(values, leaf, name)
-    unknown = found.get(MISSING + name)
-    if mask is not None:
-        unknown = np.zeros(_shape_of_mask(found[name], leaf), bool) if unknown is None else unknown
-        if len(mask) == num_steps:
-            final_column = roles.missing.get(final_name(name))
-            final_mask = _mask(episode.finals[final_column], final_column)[None] if final_column else None
-            rest = final_mask if final_mask is not None else unknown[-1:] if roles.final else mask[last]
-            mask = np.concatenate([_spread(mask, unknown[:-1]), _spread(rest, unknown[-1:])])
-        mask = _spread(mask, unknown)
-        wrong = np.flatnonzero((unknown & ~mask).reshape(len(mask), -1).any(axis=1))
-        if len(wrong):
-            raise DataError(f"{name} is null or nan at step {wrong[0]}, column {quote(mask_column)} calls it known")
-        found[name] = found[name].copy()
-        found[name][mask] = "" if found[name].dtype == object else 0
-        found[MISSING + name] = mask
-    row: dict[str, RowValue] = {}
-    for key, array in found.items():
-        row[key], row[final_name(key)] = array[:-1], array[-1]
-    return row
+    steps = leaf_values(values, leaf, name)
+    if roles.missing.get(name) is None:
+        return steps
+    unknown = steps.get(MISSING + name)
+    if unknown is None:
+        unknown = np.zeros((len(values), *shape_of_missing(leaf)), bool)
+    mask = _mask(episode, roles, name, unknown)
+    wrong = np.flatnonzero((unknown & ~mask).reshape(len(mask), -1).any(axis=1))
+    if len(wrong):
+        column = quote(roles.missing[name])
+        raise DataError(f"{name} is null or nan at step {wrong[0]}, column {column} calls it known")
+    known = steps[name].copy()
+    known[mask] = "" if known.dtype == object else 0
+    return {name: known, MISSING + name: mask}
 
 
-def _final(episode: TableEpisode, roles: Roles, leaf: str) -> np.ndarray:
-    """Return the final observation of a leaf: [1, ...]; of a list with one entry a step, the last."""
-    seen, column = roles.observation[leaf], roles.final[final_name(leaf)]
-    if isinstance(column, str):
-        num_axes = vector(episode.steps, seen).ndim - 1
-        value = episode.finals[column]
-        return (value[-1] if value.ndim > num_axes else value)[None]
-    single = [episode.steps[name].ndim - 1 for name in seen] if len(seen) == len(column) else [0] * len(column)
-    values = {}
-    for name, num_axes in zip(column, single, strict=True):
-        value = episode.finals[name]
-        values[name] = (value[-1] if value.ndim > num_axes else value)[None]
-    return vector(values, column)
-
-
-def _mask(values: np.ndarray, name: str) -> np.ndarray:
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values)
-    if values.dtype == object or not np.isin(values, (0, 1)).all():
-        raise DataError(f"column {quote(name)} holds something else than true and false")
-    return values.astype(bool)
-
-
-def _shape_of_mask(values: np.ndarray, leaf: gymnasium.Space) -> tuple[int, ...]:
-    return values.shape if leaf_kind(leaf) == "vector" else values.shape[:1]
+def _mask(episode: TableEpisode, roles: Roles, name: str, unknown: np.ndarray) -> np.ndarray:
+    """Return where a column marks a leaf as missing, in the shape of `unknown`, which holds null and NaN."""
+    column, final_column = str(roles.missing[name]), roles.missing.get(final_name(name))
+    mask = _truths(episode.steps(column), column)
+    if len(mask) == len(unknown):
+        return _spread(mask, unknown)
+    if final_column:
+        final = _truths(episode.last(final_column), final_column)[None]
+    else:
+        final = unknown[-1:] if roles.final else mask[-1:]
+    return np.concatenate([_spread(mask, unknown[:-1]), _spread(final, unknown[-1:])])
 
 
 def _spread(mask: np.ndarray, like: np.ndarray) -> np.ndarray:
@@ -123,9 +118,32 @@ def _spread(mask: np.ndarray, like: np.ndarray) -> np.ndarray:
     if mask.size == like.size:
         return mask.reshape(like.shape)
     if mask.shape != like.shape[:1]:
-        came, wanted = list(mask.shape), list(like.shape)
-        raise DataError(f"what is missing has shape {came}, expected {wanted} or {wanted[:1]}")
+        shapes = f"{list(mask.shape)}, expected {list(like.shape)} or {list(like.shape[:1])}"
+        raise DataError(f"the mask of missing values has shape {shapes}")
     return np.broadcast_to(mask.reshape(-1, *[1] * (like.ndim - 1)), like.shape)
+
+
+def _final(episode: TableEpisode, roles: Roles, leaf: str) -> np.ndarray:
+    """Return the final observation of a leaf: [1, ...]; of a list with one entry a step, the last."""
+    seen, column = roles.observation[leaf], roles.final[final_name(leaf)]
+    names = [column] if isinstance(column, str) else column
+    if isinstance(column, str):
+        num_axes = [vector(episode.steps, seen).ndim - 1]
+    else:
+        num_axes = [episode.steps(name).ndim - 1 for name in seen] if len(seen) == len(column) else [0] * len(column)
+    values = {}
+    for name, num in zip(names, num_axes, strict=True):
+        value = episode.last(name)
+        values[name] = (value[-1] if value.ndim > num else value)[None]
+    return vector(values.__getitem__, column)
+
+
+def _truths(values: np.ndarray, name: str) -> np.ndarray:
+    """Return truth values, null ones as false."""
+    values = np.nan_to_num(values) if values.dtype.kind == "f" else values
+    if values.dtype == object or not np.isin(values, (0, 1)).all():
+        raise DataError(f"column {quote(name)} holds something else than true and false")
+    return values.astype(bool)
 
 
 def _rewards(values: np.ndarray, num_steps: int, num_observed: int) -> np.ndarray:
@@ -135,10 +153,8 @@ def _rewards(values: np.ndarray, num_steps: int, num_observed: int) -> np.ndarra
         step = next(step for step, value in enumerate(values) if value is not None)
         raise DataError(f"reward is {quote(values[step])} at step {step}, expected a number")
     if values.ndim != 1:
-        raise DataError(
-            f"reward has shape {list(values.shape[1:])}, expected one number a step; if a "
-            "row is an episode, name no column for the episode"
-        )
+        hint = "if a row is an episode, name no column for the episode"
+        raise DataError(f"reward has shape {list(values.shape[1:])}, expected one number a step; {hint}")
     if len(values) == num_steps + 1 == num_observed:
         if values[-1] != 0 and not np.isnan(values[-1]):
             raise DataError(
@@ -148,13 +164,12 @@ def _rewards(values: np.ndarray, num_steps: int, num_observed: int) -> np.ndarra
         values = values[:-1]
     if len(values) != num_steps:
         raise DataError(f"reward has {len(values)} steps, action has {num_steps}: expected as many")
-    with np.errstate(over="ignore"):  # what is too large for float32 turns infinite and is found by the finite check
-        return values.astype(np.float32)
+    return values
 
 
 def _ends(episode: TableEpisode, roles: Roles, num_steps: int) -> tuple[bool, bool]:
     terminated, truncated = (
-        None if column is None else _flag(episode.steps[column], column, num_steps)
+        None if column is None else _flag(episode.steps(column, may_be_one=True), column, num_steps)
         for column in (roles.terminated, roles.truncated)
     )
     if terminated is None and truncated is None:
@@ -171,10 +186,7 @@ def _ends(episode: TableEpisode, roles: Roles, num_steps: int) -> tuple[bool, bo
 
 def _flag(values: np.ndarray, name: str, num_steps: int) -> bool:
     """Return a flag of the last step; beside a final observation it counts too."""
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values)
-    if values.dtype == object or not np.isin(values, (0, 1)).all():
-        raise DataError(f"column {quote(name)} holds something else than true and false")
+    values = _truths(values, name)
     if values.ndim == 0:
         return bool(values)
     values = values.reshape(len(values), -1)[:, 0]
@@ -184,20 +196,3 @@ def _flag(values: np.ndarray, name: str, num_steps: int) -> bool:
     if len(early):
         raise DataError(f"column {quote(name)} is true at step {early[0]}, and it goes on to step {num_steps - 1}")
     return bool(values.any())
-
-
-def vector(arrays: Mapping[str, np.ndarray], column: str | tuple[str, ...]) -> np.ndarray:
-    """Return the values of a leaf: one column's, or several columns side by side."""
-    if isinstance(column, str):
-        return arrays[column]
-    parts = []
-    for name in column:
-        values = arrays[name]
-        if values.dtype == object or values.ndim > 2:
-            what = "texts" if values.dtype == object else f"shape {list(values.shape[1:])}"
-            raise DataError(f"column {quote(name)} holds {what}: only numbers go side by side with others")
-        parts.append(values.reshape(len(values), -1))
-    counts = {len(part) for part in parts}
-    if len(counts) > 1:
-        raise DataError(f"columns {quote(', '.join(column))} have {sorted(counts)} steps: expected one number")
-    return np.concatenate(parts, axis=1)

@@ -8,7 +8,6 @@ kind is, refers to no other file, and what it declares is compared with a limit 
 """
 
 import contextlib
-import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,10 +18,10 @@ from PIL import Image
 
 from seqdec import storage
 from seqdec.errors import DataError, UsageError
+from seqdec.formats.arrays import opened_image
 from seqdec.spaces.space import quote
 
 MAX_PIXELS = 2**24
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 # Some files list the frame to start from later than it is shown.
 _SEEK_MARGIN = 1.0  # seconds
 Shape = tuple[int, int, int]  # height, width, channels
@@ -83,23 +82,15 @@ def read_video(path: Path, times: np.ndarray, shape: Shape, *, tolerance: float,
     return frames
 
 
-def read_image(content: bytes, shape: Shape, name: str, *, resize: bool) -> np.ndarray:
+def read_image(entry: object, shape: Shape, name: str, *, resize: bool) -> np.ndarray:
     """Return an encoded image as [height, width, channels] uint8; `name` is for the sentence that says what is wrong.
 
     Raises:
         DataError: it is damaged, of a kind that is not read, or not of this size.
     """
-    try:
-        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
-            _check_pixels(*image.size, name)
-            if image.mode.startswith(("I", "F")):
-                raise DataError(f"{name} has more than 8 bits a pixel: depth maps are not read; leave the camera out")
-            return _fitted(image, shape, resize, name)
-    except DataError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = quote(" ".join(str(error).split())[:120])[1:-1]
-        raise DataError(f"{name} is no whole image ({reason}): fetch the data set again") from error
+    with opened_image(entry, name) as image:
+        _check_pixels(*image.size, name)
+        return _fitted(image, shape, resize, name)
 
 
 def _import_av() -> ModuleType:
@@ -148,7 +139,7 @@ def _fitted(image: Image.Image, shape: Shape, resize: bool, name: str) -> np.nda
     image = image.convert("RGB" if channels == 3 else "L")
     if image.size != (width, height):
         if not resize:
-            found = f"{image.height} x {image.width}"
-            raise DataError(f"{name} has {found} pixels, info.json says {height} x {width}: resize with image_size")
+            size = f"{image.height} x {image.width}"
+            raise DataError(f"{name} has {size} pixels, info.json says {height} x {width}: resize with image_size")
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(shape)

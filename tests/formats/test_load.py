@@ -261,22 +261,22 @@ def resize(name, change):
     [
         (
             resize("actions", lambda values: values[:-1]),
-            r"episode 1: actions has 0 rows, expected 1, one per reward \(3 of 4",
+            r"episode 1: action has 0 rows for 1 rewards: give one per reward \(3 of 4",
         ),
         (
             resize("observations", lambda values: values[:-1]),
-            "observations has 1 rows, expected 2, one more than rewards",
+            "observation has 1 rows for 1 rewards: give one more",
         ),
         (
             resize("observations", lambda values: values[:, :2]),
-            r"observations have shape \[2\], the declared space has \[3\]",
+            r"observation has shape \[2\], the declared space has \[3\]",
         ),
         (
             resize("rewards", lambda values: np.stack([values, values], 1)),
             r"rewards have shape \[2\], expected one number",
         ),
         (resize("actions", lambda values: values.astype("S3")), "has type .*, expected numbers"),
-        (resize("observations", lambda values: values[..., None]), r"have shape \[3, 1\]"),
+        (resize("observations", lambda values: values[..., None]), r"has shape \[3, 1\]"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused_with_the_first_and_the_count(tmp_path, change, message):

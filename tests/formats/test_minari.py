@@ -252,13 +252,13 @@ def test_a_key_that_one_episode_lacks_is_named_with_it(tmp_path, monkeypatch, da
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("observations/joints", np.zeros((3, 2)), "observations.joints has 3 rows, expected 4, one more than rewards"),
+        ("observations/joints", np.zeros((3, 2)), "observation.joints has 3 rows for 3 rewards: give one more"),
         (
             "observations/joints",
             np.zeros((4, 3)),
-            r"observations.joints have shape \[3\], the declared space has \[2\]",
+            r"observation.joints has shape \[3\], the declared space has \[2\]",
         ),
-        ("observations/mode", np.zeros((4, 2), int), r"observations.mode have shape \[2\], .* is Discrete\(2\)"),
+        ("observations/mode", np.zeros((4, 2), int), r"observation.mode has shape \[2\], .* is Discrete\(2\)"),
         ("observations/mode", np.full(4, 0.5), "observation.mode has type float64 with fractions"),
         ("observations/icon", np.full((4, 2, 2), 256), "observation.icon holds 256: an image .* has 0 to 255"),
         ("observations/mission", np.zeros(4), "mission has type 'float64', expected one text per step"),
