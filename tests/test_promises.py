@@ -389,3 +389,22 @@ def test_every_exit_code_is_told(capsys: pytest.CaptureFixture[str]):
     shown = capsys.readouterr().out
     assert set(EXIT_CODES.values()) == {130, 143}
     assert all(str(code) in shown for code in (0, 2, 65, 70, 74, 130, 143))
+
+
+class Exiting(gymnasium.Env):
+    """Ends its process, and says that all is well."""
+
+    observation_space = gymnasium.spaces.Box(-5, 5, (4,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        sys.exit(0)
+
+
+def test_an_environment_that_exits_does_not_end_an_evaluation_as_if_it_were_done(run: Path, tmp_path: Path, capsys):
+    gymnasium.register("seqdec-tests/Exiting-v0", Exiting)
+    said = refusal(f"eval {run / 'policy'} --env seqdec-tests/Exiting-v0 --output {tmp_path}", 2, capsys)
+    assert "step 0: SystemExit: 0" in said

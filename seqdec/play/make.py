@@ -122,13 +122,13 @@ def check_spaces(spec: EnvironmentSpec, envs: VectorEnv) -> None:
         ("observation", spec.observation_space, envs.single_observation_space),
         ("action", spec.action_space, envs.single_action_space),
     )
-    for name, expected, found in sides:
-        found = supported(found, name)
-        if not spaces_agree(expected, found, with_bounds=name == "action"):
+    for name, expected, space in sides:
+        space = supported(space, name)
+        if not spaces_agree(expected, space, with_bounds=name == "action"):
             named = "" if spec.id is None else f", or make the one the data came from ({quote(spec.id)})"
             raise UsageError(
                 f"the data's {name}s are {describe_space(expected)}, the environment's are "
-                f"{describe_space(found)}: choose the environment that fits{named}"
+                f"{describe_space(space)}: choose the environment that fits{named}"
             )
 
 

@@ -39,14 +39,15 @@ def record_parts(
     num_episodes: int | None,
     num_timesteps: int | None,
 ) -> Dataset:
-    """Record into a folder, beginning behind the episodes that a recording of the same request left.
+    """Record into a folder, continuing after the episodes that a recording of the same request left.
 
     Args:
         folder: where the data set will stand.
         spec: the environment that is played.
         request: what the episodes depend on, as JSON.
-        actor: who plays.
-        play: plays the episodes behind those whose lengths it is given; what it yields at once is not torn apart.
+        actor: chooses the actions.
+        play: `play(lengths)` continues after the episodes of these lengths; each list it yields is kept or lost as a
+            whole.
         num_episodes: how many are kept in the end, if they are counted.
         num_timesteps: otherwise so many episodes that they have at least this many timesteps.
 
@@ -65,9 +66,9 @@ def record_parts(
         _write_parts(working, spec, len(kept), play(kept.tolist()))
         parts = _open_parts(working)
         ends = np.cumsum(np.concatenate([lengths(part) for part in parts]))
-        wanted = num_episodes if num_episodes is not None else int(np.searchsorted(ends, num_timesteps or 0)) + 1
+        num_kept = num_episodes if num_episodes is not None else int(np.searchsorted(ends, num_timesteps or 0)) + 1
         with storage.publish(folder) as target:
-            write_joined(parts, target, num_episodes=wanted)
+            write_joined(parts, target, num_episodes=num_kept)
         storage.retire(working)
     return open_folder(folder)
 
@@ -78,9 +79,9 @@ def _check_request(working: Path, request: Mapping[str, object]) -> None:
     if not path.exists():
         storage.write_json(path, request)
         return
-    found = storage.difference(storage.read_json(path), request)
-    if found is not None:
-        name, there, here = found
+    difference = storage.difference(storage.read_json(path), request)
+    if difference is not None:
+        name, there, here = difference
         raise UsageError(
             f"another recording was begun in {working} ({name}: {_word(there)} there, {_word(here)} here): finish it "
             "by its own command, remove that folder, or record into another one"

@@ -26,7 +26,7 @@ from seqdec.play.actors import Actor, FunctionActor, Seekable
 from seqdec.play.guarded import Guarded
 from seqdec.play.make import batch_of, make_envs, spec_of_env
 from seqdec.play.parts import record_parts
-from seqdec.play.rollouts import Failure, rollout
+from seqdec.play.rollouts import play_in_turns
 from seqdec.play.sb3 import Predictor, from_sb3
 from seqdec.spaces.spec import EnvironmentSpec
 
@@ -73,9 +73,9 @@ def record(
     if folder is not None and os.path.lexists(folder):
         raise UsageError(f"{folder} exists already: choose another folder, or remove it first")
     with closing(_open_envs(env, num_envs, max_steps, missing)) as envs:
-        spec = _spec_of(envs, reference_returns, missing)
+        assert isinstance(envs, SyncVectorEnv) and isinstance(envs.envs[0], Guarded)
+        spec = spec_of_env(envs.envs[0].env, reference_returns, missing)
         actor = _actor_of(policy, seed)
-
         count = {"num_episodes": num_episodes, "num_timesteps": num_timesteps}
         play = partial(_waves, actor, envs, **count, seed=seed, policy_name=policy_name, progress=progress)
         if folder is None:
@@ -86,8 +86,8 @@ def record(
 
 def _check_count(num_episodes: int | None, num_timesteps: int | None) -> None:
     if (num_episodes is None) == (num_timesteps is None):
-        came = "neither a number of episodes nor of timesteps is" if num_episodes is None else "both numbers are"
-        raise UsageError(f"{came} given: say how many episodes or how many timesteps to record")
+        problem = "neither a number of episodes nor of timesteps is" if num_episodes is None else "both numbers are"
+        raise UsageError(f"{problem} given: say how many episodes or how many timesteps to record")
     for number, unit in ((num_episodes, "episodes"), (num_timesteps, "timesteps")):
         if number is not None and number < 1:
             raise UsageError(f"{number} {unit} were asked for: give at least 1")
@@ -103,15 +103,6 @@ def _open_envs(
         return make_envs(unknown, num_envs, env_id=env, max_steps=max_steps, missing=missing)
     limit = {} if max_steps is None else {"max_steps": max_steps}
     return batch_of([lambda: Guarded(env(), missing=missing, **limit)] * num_envs)
-
-
-def _spec_of(
-    envs: VectorEnv, reference_returns: tuple[float, float] | None, missing: tuple[str, ...]
-) -> EnvironmentSpec:
-    assert isinstance(envs, SyncVectorEnv)
-    guarded = envs.envs[0]
-    assert isinstance(guarded, Guarded)
-    return spec_of_env(guarded.env, reference_returns, missing)
 
 
 def _actor_of(policy: Actor | Predictor | Callable[..., object], seed: int) -> Actor:
@@ -152,16 +143,14 @@ def _waves(
         progress(len(kept))
     while not is_enough():
         num_rows = envs.num_envs if num_episodes is None else min(envs.num_envs, num_episodes - num_played)
-        failures: list[Failure] = []
-        whole = iter(
-            rollout(actor, envs, num_episodes=num_rows, seed=seed + num_played, progress=progress, failures=failures)
-        )
-        failed = {failure.episode: failure.message for failure in failures}
+        ((_, results),) = play_in_turns([actor], [envs], num_rows, seed + num_played, progress)
         wave: list[Episode] = []
-        while len(wave) < num_rows and not is_enough():
-            if len(wave) in failed:
-                raise NumericsError(f"the environment failed in episode {num_played}: {failed[len(wave)]}")
+        for result in results:
+            if is_enough():
+                break  # a failure behind the last episode is harmless
+            if isinstance(result, str):
+                raise NumericsError(f"the environment failed in episode {num_played}: {result}")
             metadata = {"seed": seed + num_played, **({"policy": policy_name} if policy_name else {})}
-            wave.append(replace(next(whole), metadata=metadata))
-            num_played, num_steps = num_played + 1, num_steps + len(wave[-1])
+            wave.append(replace(result, metadata=metadata))
+            num_played, num_steps = num_played + 1, num_steps + len(result)
         yield wave

@@ -65,30 +65,25 @@ def rollout(
     for batch in batches:
         autoreset_mode(batch)
     results: dict[int, Episode | str] = {}
-    for first, played in _played(actors, batches, num_episodes, seed, progress):
+    for first, played in play_in_turns(actors, batches, num_episodes, seed, progress):
         results |= enumerate(played, first)
         message = next((result for result in played if isinstance(result, str)), None)
         if message is not None and failures is None:
             number = first + played.index(message)
             raise NumericsError(f"the environment failed in episode {number}: {message}")
-    episodes: list[Episode] = []
-    for number in sorted(results):
-        result = results[number]
-        if isinstance(result, Episode):
-            episodes.append(result)
-        elif failures is not None:
-            failures.append(Failure(number, result))
-    return episodes
+    in_order = sorted(results.items())
+    if failures is not None:
+        failures += [Failure(number, result) for number, result in in_order if isinstance(result, str)]
+    return [result for _, result in in_order if isinstance(result, Episode)]
 
 
-def _played(
-    actors: list[Actor],
-    batches: list[VectorEnv],
-    num_episodes: int,
-    seed: int,
-    progress: Callable[[int], None] | None,
+def play_in_turns(
+    actors: list[Actor], batches: list[VectorEnv], num_episodes: int, seed: int, progress: Callable[[int], None] | None
 ) -> Iterator[tuple[int, list[Episode | str]]]:
-    """Play waves until there are enough episodes, the batches in turns; yield each with its first episode's number."""
+    """Play waves until there are enough episodes, the batches in turns; yield each with its first episode's number.
+
+    A message stands in the place of an episode in which the environment failed.
+    """
     playing: dict[int, tuple[int, Generator[None, None, list[Episode | str]]]] = {}
     num_begun = 0
     while num_begun < num_episodes or playing:

@@ -371,9 +371,9 @@ def test_another_recording_in_the_way_is_refused(tmp_path, often):
 
 
 def test_a_recording_that_another_process_plays_is_left_to_it(tmp_path):
-    from seqdec.storage.folders import claim
+    from seqdec.storage import lock_folder
 
-    with claim(tmp_path / ".recording-a"), pytest.raises(UsageError, match="another run is writing"):
+    with lock_folder(tmp_path / ".recording-a"), pytest.raises(UsageError, match="another run is writing"):
         record(Walk, drift, num_episodes=2, seed=0, folder=tmp_path / "a")
 
 
