@@ -30,8 +30,8 @@ from seqdec.data.dataset import from_episodes, save
 from seqdec.data.episode import Episode
 from seqdec.data.schema import environment_of, lengths, returns
 from seqdec.formats.load import load_dataset
-from seqdec.inference.evaluation import Report
 from seqdec.inference.policy import Policy
+from seqdec.inference.report import Report
 from seqdec.model.backbone import load_backbone
 from seqdec.model.sequence_model import SequenceModel, build_model
 from seqdec.play import scripted_cartpole

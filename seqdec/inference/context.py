@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor
 
 from seqdec.data.episode import Episode
@@ -76,6 +77,13 @@ class Context:
         self._steps: list[dict[str, _Written]] = [{}]  # the timesteps of the window, the last one open
         self._times: tuple[int, Tensor] = 0, torch.empty(0)  # embeddings of a range of timesteps from the first on
         self._memory = Memory(model.backbone_source, num_sequences, self.layout.num_tokens) if use_cache else None
+        # actions of vectors whose space holds whole numbers: what is sampled is what is done
+        boxes = {name: leaf for name, leaf in model.data.spec.action_leaves.items() if isinstance(leaf, Box)}
+        self._whole = {
+            name: tuple(torch.as_tensor(bound.reshape(-1), dtype=torch.float32) for bound in (leaf.low, leaf.high))
+            for name, leaf in boxes.items()
+            if leaf.dtype.kind != "f"
+        }
         self._restart()
 
     def _restart(self) -> None:
@@ -216,6 +224,8 @@ class Context:
                 distribution = distribution if top_k is None else distribution.top_k(top_k)
                 distribution = distribution if temperature == 1 else distribution.tempered(temperature)
                 value = distribution.sample(uniform)
+            if name in self._whole:
+                value = value.round().clamp(*self._whole[name])
             if guidance:
                 value = value.repeat_interleave(size, 0)
             self._set(name, value)

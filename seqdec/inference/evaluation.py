@@ -4,126 +4,137 @@
     asked 200  ->  the same 32 seeds           ->  ...
 
 so that two targets, or two policies, differ by what they do and not by the luck of their starts. Failed episodes are
-counted and named; the mean is over the others. Nothing here knows about models: an actor for a target is all it needs.
+counted and named; the mean is over the others. Of models it knows the data's returns and the layout; it asks actors.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, closing
+from dataclasses import replace
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from seqdec.errors import DataError, UsageError
-from seqdec.play import Actor, rollout
+from seqdec.data.episode import Episode
+from seqdec.errors import UsageError
+from seqdec.inference.report import Report, TargetResult, in_words
+from seqdec.model.sequence_model import SequenceModel
+from seqdec.play import Actor, make_envs, rollout
+from seqdec.play.make import check_spaces
 from seqdec.play.rollouts import Failure
+from seqdec.sequence.layout import Layout
 from seqdec.spaces.spec import EnvironmentSpec
 
-if TYPE_CHECKING:
-    pass
-
-
 NUM_RESAMPLES = 2000
+Target = float | str | None
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class TargetResult:
-    """What came of asking for one return.
+def evaluate_policy(
+    make_policy: Callable[[Target], Actor],
+    model: SequenceModel,
+    target_return: Target | Sequence[Target],
+    *,
+    num_episodes: int = 32,
+    num_envs: int = 16,
+    seed: int = 0,
+    env: str | None = None,
+    trust_env: bool = False,
+    max_steps: int | None = None,
+    asynchronous: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Report:
+    """Make the environment that a model's data name, ask policies for each target in it, and report.
 
-    A `target_return` of None says that nothing was asked, "expert" that the policy chose what an expert would get. All
-    returns are in the unit that was asked for: discounted where the policy's are. `ci95` is a bootstrap interval of the
-    mean; `score` is 0 at the first reference return and 100 at the second, and counts every reward in full.
+    Args:
+        make_policy: returns a fresh policy around the model that asks for one target.
+        model: names the environment, the data's returns and the unit of returns.
+        target_return: numbers or words, as `targets_for` takes them.
+        num_episodes: of each target.
+        num_envs: that run at once; it changes the speed, not the result.
+        seed: of the first episode.
+        env: id of an environment to take instead of the data's; it has no known scores, unless it is the same.
+        trust_env: make what the data name even where nothing on this machine vouches for it.
+        max_steps: the longest episode.
+        asynchronous: environments in processes of their own, in two batches that take turns.
+        progress: called with the number of episodes that ended since the last call.
+
+    Raises:
+        UsageError: the environment cannot be made or has other spaces, or a target is none.
     """
+    targets = targets_for(target_return, model.layout, model.data.returns)
+    spec, envs = open_envs(
+        model.data.spec, min(num_envs, num_episodes),
+        env=env, trust_env=trust_env, max_steps=max_steps, asynchronous=asynchronous,
+    )  # fmt: skip
+    with ExitStack() as stack:
+        for batch in envs:
+            stack.enter_context(closing(batch))
+        return evaluate(
+            make_policy, envs, targets=targets, num_episodes=num_episodes, seed=seed, spec=spec,
+            data_returns=model.data.returns, discount=model.layout.discount,
+            delayed_reward=model.layout.delayed_reward, progress=progress,
+        )  # fmt: skip
 
-    target_return: float | str | None
-    mean: float
-    std: float
-    ci95: tuple[float, float]
-    score: float | None
-    episode_returns: list[float]
-    episode_lengths: list[int]
-    failures: list[dict[str, int | str]] = field(default_factory=list)
 
+def open_envs(
+    spec: EnvironmentSpec,
+    num_envs: int,
+    *,
+    env: str | None = None,
+    trust_env: bool = False,
+    max_steps: int | None = None,
+    asynchronous: bool = False,
+) -> tuple[EnvironmentSpec, list[VectorEnv]]:
+    """Return environments to act in, and the spec that they have; arguments as `evaluate_policy` has them.
 
-@dataclass(frozen=True)
-class Report:
-    """What came of asking for several returns: `report.json`, the printed table and the figure.
-
-    >>> report = Report.from_json(read_json(Path("runs/demo/report.json")))
-    >>> print(report.table())
+    Raises:
+        UsageError: the environment cannot be made, or its spaces are not the data's.
     """
+    sizes = [num_envs - num_envs // 2, num_envs // 2] if asynchronous and num_envs > 1 else [num_envs]
+    options = {"env_id": env, "trust_env": trust_env, "max_steps": max_steps, "asynchronous": asynchronous}
+    envs = [make_envs(spec, size, **options) for size in sizes]
+    check_spaces(spec, envs[0])
+    if env and env.split(":")[-1] != spec.id:  # package:ID is the same environment
+        spec = replace(spec, id=env, reference_returns=None)
+    return spec, envs
 
-    env: str
-    seed: int
-    num_episodes: int
-    targets: list[TargetResult]
-    rank_correlation: float | None
-    data_returns: dict[str, float]
-    env_steps_per_second: float
-    discount: float = 1.0
 
-    def to_json(self) -> dict[str, object]:
-        """Return what `report.json` holds."""
-        return asdict(self)
+def targets_for(asked: Target | Sequence[Target], layout: Layout, data_returns: Mapping[str, float]) -> list[Target]:
+    """Return what to ask for, in raw units, and warn of targets far from the data's returns.
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, object]) -> "Report":
-        """Read what `to_json` returned.
+    Args:
+        asked: one target or several: a number; a word such as "median", "q90" or "max" for a quantile of the data's
+            returns; "expert" for what an expert would get; None for nothing.
+        layout: a policy whose layout reads no return is asked for nothing, once.
+        data_returns: quantiles by name.
 
-        Raises:
-            DataError: A key is missing or unknown, or a value is not what it must be.
-        """
-        _check_keys(value, cls, "a report")
-        results = value["targets"]
-        if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
-            raise DataError("a report's targets must be a list of objects; write it again with `seqdec eval`")
-        targets = []
-        for result in results:
-            _check_keys(result, TargetResult, "a report's target")
-            targets.append(TargetResult(**{**result, "ci95": tuple(result["ci95"])}))
-        return cls(**{**value, "targets": targets})  # pyright: ignore[reportArgumentType]
+    Raises:
+        UsageError: a word is neither a finite number nor a name in `data_returns`.
+    """
+    if not reads_return(layout):
+        return [None]
+    several = [asked] if asked is None or isinstance(asked, str | int | float) else asked
+    targets = [target if target is None else resolve_targets([target], data_returns)[0] for target in several]
+    for target in targets:
+        if isinstance(target, float) and not data_returns["min"] <= target <= data_returns["max"]:
+            low, high = data_returns["min"], data_returns["max"]
+            logger.warning("asked %g; the data's returns are %g to %g: expect extrapolation", target, low, high)
+    return targets
 
-    def table(self) -> str:
-        """Return asked against achieved as lines of text, with the rank correlation and the data's returns below."""
-        failed = any(result.failures for result in self.targets)
-        scored = any(result.score is not None for result in self.targets)
-        rows = [["asked", "achieved", "95 % interval", "std", "length"]]
-        rows[0] += ["score"] * scored + ["failed"] * failed
-        for result in self.targets:
-            low, high = result.ci95
-            row = [_asked(result.target_return), _number(result.mean), f"{_number(low)} .. {_number(high)}"]
-            row += [_number(result.std), _number(float(np.mean(result.episode_lengths)))]
-            row += ["" if result.score is None else f"{result.score:.1f}"] * scored
-            row += [f"{len(result.failures)} of {self.num_episodes}"] * failed
-            rows.append(row)
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        lines.insert(1, "  ".join("-" * width for width in widths))
-        lines += [
-            "",
-            f"{self.env}: {self.num_episodes} episodes a target, from seed {self.seed} on",
-            f"data: returns {_number(self.data_returns['min'])} to {_number(self.data_returns['max'])}, "
-            f"median {_number(self.data_returns['q50'])}",
-        ]
-        if self.discount != 1:
-            lines.append(f"returns are discounted by {self.discount:g} a step" + ", scores are not" * scored)
-        if self.rank_correlation is not None:
-            lines.append(f"rank correlation of asked and achieved: {self.rank_correlation:.2f}")
-        for result in self.targets:
-            for failure in result.failures[:1]:
-                lines.append(
-                    f"asked {_asked(result.target_return)}: episode {failure['episode']} failed: {failure['message']}"
-                )
-        return "\n".join(lines)
+
+def reads_return(layout: Layout) -> bool:
+    """Return whether a sequence has a place for the return that is asked for."""
+    return bool({"return_to_go", "target_return"} & {*layout.step_names, *layout.prompt_names})
 
 
 def evaluate(
-    make_actor: Callable[[float | str | None], Actor],
+    make_actor: Callable[[Target], Actor],
     envs: VectorEnv | Sequence[VectorEnv],
     *,
-    targets: Sequence[float | str | None],
+    targets: Sequence[Target],
     num_episodes: int,
     seed: int,
     spec: EnvironmentSpec,
@@ -132,7 +143,7 @@ def evaluate(
     delayed_reward: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Report:
-    """Ask for each target in turn, on the same environment seeds, and report what came.
+    """Ask for each target in turn, on the same environment seeds, and report.
 
     Args:
         make_actor: Returns a fresh actor for one target return.
@@ -154,44 +165,18 @@ def evaluate(
         raise UsageError("no target returns to evaluate: give at least one")
     if num_episodes < 1:
         raise UsageError(f"{num_episodes} episodes asked for: give at least 1")
-    results = []
     batches = envs if isinstance(envs, Sequence) else [envs]
-    num_steps, started = 0, time.perf_counter()
+    results, num_steps, started = list[TargetResult](), 0, time.perf_counter()
     for target in targets:
         failures: list[Failure] = []
-        episodes = rollout(
-            [make_actor(target) for _ in batches],
-            batches,
-            num_episodes=num_episodes,
-            seed=seed,
-            progress=progress,
-            failures=failures,
-        )
+        actors = [make_actor(target) for _ in batches]
+        episodes = rollout(actors, batches, num_episodes=num_episodes, seed=seed, progress=progress, failures=failures)
         if not episodes:
-            asked = "" if target is None else f" for target {_asked(target)}"
-            raise UsageError(
-                f"all {num_episodes} episodes{asked} failed, the first with: "
-                f"{failures[0].message}; mend the environment"
-            )
-        undiscounted = [float(episode.total_return) for episode in episodes]
-        returns = undiscounted
-        if discount != 1:
-            returns = [float(episode.returns_to_go(discount, delayed_reward)[0]) for episode in episodes]
-        lengths = [len(episode) for episode in episodes]
-        num_steps += sum(lengths)
-        mean = float(np.mean(returns))
-        results.append(
-            TargetResult(
-                target_return=float(target) if isinstance(target, int | float) else target,
-                mean=mean,
-                std=float(np.std(returns)),
-                ci95=bootstrap_interval(returns, seed),
-                score=score(float(np.mean(undiscounted)), spec.reference_returns),
-                episode_returns=returns,
-                episode_lengths=lengths,
-                failures=[{"episode": failure.episode, "message": failure.message} for failure in failures],
-            )
-        )
+            asked = "" if target is None else f" for target {in_words(target)}"
+            message = f"the first with: {failures[0].message}; mend the environment"
+            raise UsageError(f"all {num_episodes} episodes{asked} failed, {message}")
+        num_steps += sum(map(len, episodes))
+        results.append(_result_of(target, episodes, failures, seed, spec, discount, delayed_reward))
     asked = [(result.target_return, result.mean) for result in results if isinstance(result.target_return, float)]
     correlation = spearman([target for target, _ in asked], [mean for _, mean in asked])
     return Report(
@@ -206,8 +191,36 @@ def evaluate(
     )
 
 
-def resolve_targets(words: Sequence[str], data_returns: Mapping[str, float]) -> list[float | str]:
-    """Return the targets that words such as "100", "q90", "median" or "max" stand for, in raw units; "expert" stays.
+def _result_of(
+    target: Target,
+    episodes: Sequence[Episode],
+    failures: Sequence[Failure],
+    seed: int,
+    spec: EnvironmentSpec,
+    discount: float,
+    delayed_reward: bool,
+) -> TargetResult:
+    """Return the numbers of one target's episodes: returns in the unit of the target, the score in full rewards."""
+    undiscounted = [float(episode.total_return) for episode in episodes]
+    returns = undiscounted
+    if discount != 1:
+        returns = [float(episode.returns_to_go(discount, delayed_reward)[0]) for episode in episodes]
+    return TargetResult(
+        target_return=float(target) if isinstance(target, int | float) else target,
+        mean=float(np.mean(returns)),
+        std=float(np.std(returns)),
+        ci95=bootstrap_interval(returns, seed),
+        score=score(float(np.mean(undiscounted)), spec.reference_returns),
+        episode_returns=returns,
+        episode_lengths=[len(episode) for episode in episodes],
+        failures=[{"episode": failure.episode, "message": failure.message} for failure in failures],
+    )
+
+
+def resolve_targets(words: Sequence[str | float], data_returns: Mapping[str, float]) -> list[float | str]:
+    """Return the targets that numbers and words such as "100", "q90", "median" or "max" stand for, in raw units.
+
+    "expert" stays.
 
     Raises:
         UsageError: A word is neither a finite number nor a name in `data_returns`.
@@ -215,22 +228,17 @@ def resolve_targets(words: Sequence[str], data_returns: Mapping[str, float]) -> 
     named = {**data_returns, "median": data_returns["q50"]}
     targets: list[float | str] = []
     for word in words:
-        if word == "expert":
-            targets.append(word)
-            continue
-        if word in named:
-            targets.append(float(named[word]))
-            continue
         try:
-            target = float(word)
-        except ValueError:
+            target = named[word] if word in named else word if word == "expert" else float(word)
+        except (TypeError, ValueError):
             target = math.nan
-        if not math.isfinite(target):
+        if not isinstance(target, str) and not math.isfinite(target):
+            names = ", ".join([*named, "expert"])
             raise UsageError(
-                f"target return {word!r} is neither a finite number nor one of {', '.join(named)}, expert: "
-                "give a number or one of these quantiles of the data's returns"
+                f"target return {word!r} is neither a finite number nor one of {names}: give a number or one of these "
+                "quantiles of the data's returns"
             )
-        targets.append(target)
+        targets.append(target if isinstance(target, str) else float(target))
     return targets
 
 
@@ -264,23 +272,3 @@ def _average_ranks(values: np.ndarray) -> np.ndarray:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[inverse]
-
-
-def _asked(target: float | str | None) -> str:
-    return "nothing" if target is None else target if isinstance(target, str) else _number(target)
-
-
-def _number(value: float) -> str:
-    """Return a number as a reader wants it in a table: no decimals where they say nothing."""
-    if value == int(value) or abs(value) >= 1000:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
-
-
-def _check_keys(value: Mapping[str, object], kind: type, what: str) -> None:
-    names = {entry.name for entry in fields(kind)}
-    needed = {entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING}
-    wrong = [f"no {name!r}" for name in sorted(needed - set(value))]
-    wrong += [f"an unknown {name!r}" for name in sorted(set(value) - names)]
-    if wrong:
-        raise DataError(f"{what} has {', '.join(wrong)}; write it again with `seqdec eval`")

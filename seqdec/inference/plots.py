@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seqdec.errors import StorageError, UsageError
+from seqdec.inference.report import Report, TargetResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-from seqdec.inference.evaluation import Report, TargetResult
 
 
 def plot_report(reports: Mapping[str, Report], path: Path) -> None:

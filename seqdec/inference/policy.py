@@ -8,24 +8,29 @@ With guidance, every environment has a block of sequences: one with all evidence
     target_return  goal  | o R a ...        target_return  ?  | o R a ...        ?  goal  | o ? a ...
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 
 from seqdec.errors import UsageError
 from seqdec.inference.context import Context
+from seqdec.inference.evaluation import Target, evaluate_policy
 from seqdec.inference.planning import Planning, check_plannable, plan
 from seqdec.inference.prompt import Prompt, checked_facts, less_evidence, rows_of
+from seqdec.inference.report import Report
 from seqdec.inference.returns import expert_return
 from seqdec.model.sequence_model import SequenceModel
+from seqdec.model.tasks import load_policy, task_of
 from seqdec.sequence import noise
-from seqdec.spaces.leaves import MISSING, Batch, join, split
+from seqdec.spaces.leaves import MISSING, Batch, join, split, stack, unstack
 
 
 class Policy:
-    """Acts in any number of environments at once, asking for what a prompt says: an `Actor` for `rollout`.
+    """Acts in one environment or in a batch of them, asking for what a prompt says: an `Actor` for `rollout`.
 
     Args:
         model: a trained model; it is put into evaluation mode.
@@ -45,8 +50,10 @@ class Policy:
             of range.
 
     Example:
-        >>> envs = make_envs(model.data.spec, num_envs=4)
-        >>> episodes = rollout(Policy(model, target_return=200), envs, num_episodes=8, seed=0)
+        >>> policy = Policy.from_pretrained("my-hopper", target_return=3000)
+        >>> observation, _ = env.reset(seed=0)
+        >>> policy.reset()
+        >>> action = policy.act(observation)  # then act(observation, reward)
     """
 
     def __init__(
@@ -68,7 +75,7 @@ class Policy:
             prompt = replace(prompt, target_return=target_return)
         if temperature < 0:
             raise UsageError(f"temperature is {temperature}: 0 or more is needed")
-        self.model = model.eval()
+        self.model, self.prompt, self.guidance = model.eval(), prompt, guidance
         self._facts = checked_facts(model, prompt.facts())
         self.target_return = prompt.target_return
         self.temperature, self.top_k, self.planning = temperature, top_k, planning
@@ -83,12 +90,81 @@ class Policy:
         self._seed, self._num_begun = seed, 0
         self._context: Context | None = None
 
-    def reset(self, num_envs: int) -> None:
-        """Begin an episode in every environment."""
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: Path | str,
+        target_return: float | np.ndarray | str | None = None,
+        *,
+        task: str = "",
+        **asked: object,
+    ) -> "Policy":
+        """Return the policy of a folder that `save_pretrained` wrote, or of a run; its adapters are merged, for speed.
+
+        Args:
+            folder: of a policy, or of the run that trained it.
+            target_return: and `asked`, as the class takes them.
+            task: which one, of a policy that was trained on several.
+
+        Raises:
+            DataError: the folder holds no policy, or one that is damaged.
+            UsageError: there is no such task, or the policy cannot be asked for that.
+        """
+        folder = Path(folder)
+        folder = folder / "policy" if (folder / "policy").is_dir() else folder
+        return cls(task_of(load_policy(folder, merge_adapters=True), task), target_return, **asked)  # pyright: ignore[reportArgumentType]
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write the model as a policy folder, replacing what is there; what is asked for is not part of it."""
+        self.model.save(folder)
+
+    def evaluate(
+        self,
+        target_return: Target | Sequence[Target] = None,
+        *,
+        num_episodes: int = 32,
+        num_envs: int = 16,
+        seed: int = 0,
+        env: str | None = None,
+        trust_env: bool = False,
+        max_steps: int | None = None,
+        asynchronous: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Report:
+        """Ask for returns in the environment that the data name, with everything else as this policy has it.
+
+        Args:
+            target_return: numbers, or words such as "median", "q90", "max" and "expert"; the policy's own by default.
+            num_episodes: of each target, on the environment seeds from `seed` on.
+            num_envs: that run at once; it changes the speed, not the result.
+            seed: of environments and samples.
+            env: and what follows, as `evaluate_policy` has it.
+
+        Raises:
+            UsageError: the environment cannot be made or has other spaces, or a target is none.
+        """
+        asked = self.target_return if target_return is None else target_return
+        return evaluate_policy(
+            lambda target: self._asking(target, seed), self.model, asked,  # pyright: ignore[reportArgumentType]
+            num_episodes=num_episodes, num_envs=num_envs, seed=seed, env=env, trust_env=trust_env,
+            max_steps=max_steps, asynchronous=asynchronous, progress=progress,
+        )  # fmt: skip
+
+    def _asking(self, target: Target, seed: int) -> "Policy":
+        """Return a policy such as this one that asks for another return."""
+        return Policy(
+            self.model, target, prompt=replace(self.prompt, target_return=None), guidance=self.guidance,
+            planning=self.planning, temperature=self.temperature, top_k=self.top_k, seed=seed,
+        )  # fmt: skip
+
+    def reset(self, num_envs: int | None = None) -> None:
+        """Begin an episode: in one environment, or without batches in each of a number of them."""
+        self._is_single, num_envs = num_envs is None, 1 if num_envs is None else num_envs
         # episode i has random numbers of its own, whatever number of environments it is played beside
         streams = noise.streams(self._seed, self._num_begun, num_envs).repeat(self._block)
         self._context = Context(self.model, num_envs * self._block, streams=streams)
         self._num_begun += num_envs
+        self._has_acted = False
         self._returns_to_go: np.ndarray | None = None
         self._planned: list[dict[str, torch.Tensor]] = []
         if self.target_return is not None and not self._is_expert:
@@ -101,28 +177,86 @@ class Policy:
         """Let the next episode that begins have the random numbers of this one; 0 is the first."""
         self._num_begun = episode
 
-    def act(self, observations: Batch, rewards: np.ndarray | None) -> Batch:
-        """Return an action for every running environment, in raw units, nested as the action space is.
+    def act(self, observation: Batch, reward: np.ndarray | float | None = None) -> Batch:
+        """Return an action in the space's own type, nested as the action space is.
 
         Args:
-            observations: [N, ...], nested as the observation space is; NaN, and None among texts, where unknown.
-            rewards: of the step before [N]; None at the first.
+            observation: one after `reset()`, a batch [N, ...] after `reset(num_envs)`, nested as the observation space
+                is; NaN, and None among texts, where unknown.
+            reward: of the step before, a number or [N]; None at the first step.
+
+        Returns:
+            an action for one environment, or a batch of them for all that run.
+
+        Raises:
+            UsageError: nothing was reset, or the reward or the number of observations is not as expected.
         """
-        assert self._context is not None, "reset comes first"
+        if self._context is None:
+            raise UsageError("no episode has begun: call reset() before the first act")
+        if self._has_acted and reward is None:
+            raise UsageError("the reward of the step before is missing: act(observation, reward)")
+        if not self._has_acted and reward is not None:
+            raise UsageError("an episode's first step has no reward before it: act(observation)")
         spec = self.model.data.spec
-        seen = split(spec.observation_space, observations, "observation")
-        if rewards is None:
+        seen = split(spec.observation_space, stack([observation]) if self._is_single else observation, "observation")
+        self._check_rows(seen)
+        if reward is None:
             self._write_prompt(seen)
         else:
-            self._complete_timestep(np.asarray(rewards, np.float64))
+            self._complete_timestep(np.asarray(reward, np.float64).reshape(-1))
         for name in self._before:
             self._write_or_sample(name, self._returns_to_go if name == "return_to_go" else seen.get(name), seen)
         sampled = self._plan() if self.planning is not None else {name: self._sample(name) for name in self._acted}
-        actions = {}
-        for name, leaf in spec.action_leaves.items():
-            value = sampled[name][:: self._block].cpu().numpy()
-            actions[name] = value.reshape(len(value), *(leaf.shape or ()))
-        return join(spec.action_space, actions, "action")
+        self._has_acted = True
+        actions = {name: self._in_space(name, sampled[name][:: self._block].cpu().numpy()) for name in self._acted}
+        batch = join(spec.action_space, actions, "action")
+        return unstack(batch, 1)[0] if self._is_single else batch
+
+    def predict(
+        self,
+        observation: Batch,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Batch, tuple[np.ndarray, ...]]:
+        """Return an action and a state, as the `predict` of Stable-Baselines3 does, for one observation or a batch.
+
+        The policy itself remembers the episode: without a state, or where `episode_start` is true, a new one begins in
+        all rows. No reward is seen, so the return that is asked for is not counted down: `act` does that.
+        """
+        spec = self.model.data.spec
+        name, leaf = next(iter(spec.observation_leaves.items()))
+        shape = split(spec.observation_space, stack([observation]), "observation")[name].shape
+        num_rows = None if shape == (1, *(leaf.shape or ())) else shape[-1 - len(leaf.shape or ())]
+        is_new = state is None or self._context is None or bool(np.any(episode_start))
+        if is_new:
+            self.reset(num_rows)
+        temperature, self.temperature = self.temperature, 0.0 if deterministic else self.temperature
+        action = self.act(observation, None if is_new else np.zeros(num_rows or 1))
+        self.temperature = temperature
+        assert self._context is not None
+        return action, (np.array([self._context.timestep]),)
+
+    def _check_rows(self, seen: Mapping[str, np.ndarray]) -> None:
+        """Refuse a batch where one observation is expected, and the other way round."""
+        assert self._context is not None
+        num_rows = self._context.num_sequences // self._block
+        for name, leaf in self.model.data.spec.observation_leaves.items():
+            expected = (num_rows, *(leaf.shape or ()))
+            if seen[name].shape != expected:
+                if self._is_single:
+                    shape, what = seen[name].shape[1:], f"one of shape {expected[1:]} is expected after reset()"
+                    raise UsageError(f"{name} has shape {shape}: {what}; for a batch, call reset(num_envs)")
+                what = f"{expected} is expected, a row for each running environment"
+                raise UsageError(f"{name} has shape {seen[name].shape}: {what}; for one observation, call reset()")
+
+    def _in_space(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Return actions in the shape and type of their space, inside its bounds."""
+        leaf = self.model.data.spec.action_leaves[name]
+        values = values.reshape(len(values), *(leaf.shape or ()))
+        if isinstance(leaf, Box) and leaf.dtype != values.dtype:  # of its own type a codec keeps inside
+            values = np.clip(values, leaf.low, leaf.high)
+        return values.astype(leaf.dtype, copy=False)
 
     def _plan(self) -> dict[str, torch.Tensor]:
         """Write the actions of the running plan, or of a new one, and return them."""

@@ -22,7 +22,7 @@ class Actor(Protocol):
         """Start `num_envs` new episodes."""
         ...
 
-    def act(self, observations: Batch, rewards: np.ndarray | None) -> Batch:
+    def act(self, observations: Batch, rewards: np.ndarray | None, /) -> Batch:
         """Return one action for each running row: [rows, ...], nested as the action space is.
 
         Args:

@@ -24,7 +24,7 @@ from seqdec.data.dataset import save
 from seqdec.data.schema import lengths
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError
 from seqdec.formats.load import load_dataset
-from seqdec.inference.evaluation import Report
+from seqdec.inference.report import Report
 from seqdec.model.backbone import load_backbone
 from seqdec.play import scripted_cartpole
 from seqdec.storage.files import read_json

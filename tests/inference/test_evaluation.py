@@ -10,16 +10,9 @@ import numpy as np
 import pytest
 
 from seqdec.errors import DataError, StorageError, UsageError
-from seqdec.inference.evaluation import (
-    Report,
-    TargetResult,
-    bootstrap_interval,
-    evaluate,
-    resolve_targets,
-    score,
-    spearman,
-)
+from seqdec.inference.evaluation import bootstrap_interval, evaluate, resolve_targets, score, spearman
 from seqdec.inference.plots import _title, plot_report
+from seqdec.inference.report import Report, TargetResult
 from seqdec.play import make_envs
 from seqdec.play.make import spec_of_env
 from seqdec.spaces.spec import EnvironmentSpec
