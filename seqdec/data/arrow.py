@@ -18,11 +18,12 @@ from datasets.features.features import Array2DExtensionType
 from datasets.table import InMemoryTable, MemoryMappedTable
 
 from seqdec import storage
-from seqdec.data.check import MAX_MAGNITUDE, check
-from seqdec.data.episode import METADATA, Row, RowValue, final_name
+from seqdec.data.check import check
+from seqdec.data.episode import METADATA, Row, RowValue
+from seqdec.data.masks import known_rows
 from seqdec.data.schema import METADATA_TYPES, Column, columns_of, dataset_of, environment_of, features_of, lengths
 from seqdec.errors import DataError, suggest
-from seqdec.spaces.leaves import MISSING, leaf_dtype, leaf_kind, role_of, shape_of_missing
+from seqdec.spaces.leaves import leaf_dtype, leaf_kind, role_of
 from seqdec.spaces.space import describe_space, quote
 from seqdec.spaces.spec import EnvironmentSpec
 
@@ -109,8 +110,8 @@ def tables_of(rows: Iterable[Row], spec: EnvironmentSpec, numbers: Iterable[int]
     metadata: dict[str, pa.DataType] | None = None
     waiting: list[Row] = []
     num_waiting = 0
-    for index, row in enumerate(rows) if numbers is None else zip(numbers, rows, strict=True):
-        row = completed(row, spec, index)
+    numbered = enumerate(rows) if numbers is None else zip(numbers, rows, strict=True)
+    for index, row in known_rows(numbered, spec):
         _check_shapes(row, spec, index)
         num_steps = _num_steps(row)
         if waiting and num_waiting + num_steps > limit:
@@ -133,36 +134,6 @@ def _chunk_limit(spec: EnvironmentSpec) -> int:
 
 def _num_steps(row: Row) -> int:
     return len(np.asarray(row["reward"]))
-
-
-def completed(row: Row, spec: EnvironmentSpec, index: int, *, refuse: bool = True) -> Row:
-    """Return a row whose "missing" arrays are there for every leaf that has them, and for no other.
-
-    Where a leaf may not be missing, its numbers are NaN again, which the checks find and count.
-    """
-    row = dict(row)
-    for name, leaf in {**spec.observation_leaves, **spec.action_leaves}.items():
-        keys = [(name, (_num_steps(row), *shape_of_missing(leaf)))]
-        keys += [(final_name(name), shape_of_missing(leaf))] if name in spec.observation_leaves else []
-        for key, shape in keys:
-            mask = row.pop(MISSING + key, None)
-            if name in spec.missing:
-                given = np.zeros(shape, bool) if mask is None else np.asarray(mask)
-                # all of a vector is missing, or some of its entries
-                given = given.reshape((*given.shape, *[1] * (len(shape) - given.ndim)))
-                row[MISSING + key] = np.broadcast_to(given, shape).astype(np.uint8)
-            elif mask is not None and np.any(mask):
-                if leaf_kind(leaf) != "vector" and refuse:
-                    step = f", step {int(np.flatnonzero(mask)[0])}" if key == name else ""
-                    raise DataError(
-                        f"episode {index}{step}: {key} is missing: say that it may be with --missing {name} "
-                        "(EnvironmentSpec.missing), or drop such episodes with --on-nonfinite drop-episode"
-                    )
-                kept = np.asarray(row[key])
-                values = np.zeros(kept.shape, np.float32) if kept.dtype.kind in "OU" else kept.astype(np.float32)
-                row[key] = np.where(np.asarray(mask).reshape((*np.shape(mask), *[1] * (values.ndim - np.ndim(mask)))),
-                                      np.float32(np.nan), values)  # fmt: skip
-    return row
 
 
 def _metadata_types(rows: Sequence[Row]) -> dict[str, pa.DataType]:
@@ -251,7 +222,3 @@ def _plain(value: RowValue) -> object:
 
 def _nest(counts: Sequence[int], values: pa.Array) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)), values)
-
-
-def is_usable(values: np.ndarray) -> bool:
-    return values.dtype.kind != "f" or bool((np.abs(values) <= MAX_MAGNITUDE).all())

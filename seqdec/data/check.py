@@ -41,8 +41,11 @@ def check(dataset: Dataset, numbers: Sequence[int] | None = None) -> None:
             continue
         first, bad, what = _bad_entries(dataset, name, numbers, -MAX_MAGNITUDE, MAX_MAGNITUDE)
         if bad:
-            advice = "" if "large" in what else "; drop such episodes with --on-nonfinite drop-episode"
-            raise DataError(f"{first}{what} ({bad} of {num_episodes} episodes are affected){advice}")
+            affected = f"({bad} of {num_episodes} episodes are affected)"
+            if "large" in what:
+                raise DataError(f"{first}{what} {affected}")
+            advice = "leave such episodes out with on_nonfinite='drop-episode'"
+            raise DataError(f"{first}{what} {affected}: {advice}", option="on_nonfinite")
     for name, space in {**spec.observation_leaves, **spec.action_leaves}.items():
         if leaf_kind(space) in ("image", "text") or (isinstance(space, Box) and name in spec.observation_leaves):
             continue  # environments are lax with the bounds of their observations, and nothing relies on them
@@ -50,9 +53,12 @@ def check(dataset: Dataset, numbers: Sequence[int] | None = None) -> None:
         for key in (name, final_name(name)) if name in spec.observation_leaves else (name,):
             first, bad, what = _bad_entries(dataset, key, numbers, low, high, missing=name in spec.missing)
             if bad:
-                advice = "; clip them with --clip-actions" if isinstance(space, Box) else ""
-                affected = f"({bad} of {num_episodes} episodes are affected)"
-                raise DataError(f"{first}{what}, outside {describe_space(space)} {affected}{advice}")
+                message = (
+                    f"{first}{what}, outside {describe_space(space)} ({bad} of {num_episodes} episodes are affected)"
+                )
+                if not isinstance(space, Box):
+                    raise DataError(message)
+                raise DataError(f"{message}: clip them with clip_actions=True", option="clip_actions")
 
 
 def _check_complete(dataset: Dataset, columns: Mapping[str, Column]) -> None:

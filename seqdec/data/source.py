@@ -13,10 +13,11 @@ from datasets import Dataset
 from gymnasium.spaces import Box
 
 from seqdec import storage
-from seqdec.data.arrow import completed, from_rows, is_usable, write_rows
-from seqdec.data.check import check
+from seqdec.data.arrow import from_rows, write_rows
+from seqdec.data.check import MAX_MAGNITUDE, check
 from seqdec.data.dataset import load_folder
-from seqdec.data.episode import Row
+from seqdec.data.episode import Row, RowValue
+from seqdec.data.masks import first_missing
 from seqdec.errors import DataError, UsageError
 from seqdec.spaces.space import quote
 from seqdec.spaces.spec import EnvironmentSpec
@@ -56,8 +57,7 @@ def drop_nonfinite(rows: Iterable[Row], spec: EnvironmentSpec) -> Iterator[Row]:
     num_rows = num_dropped = 0
     for row in rows:
         num_rows += 1
-        filled = completed(row, spec, num_rows - 1, refuse=False)
-        if all(is_usable(value) for value in filled.values() if isinstance(value, np.ndarray)):
+        if first_missing(row, spec) is None and all(_is_usable(value) for value in row.values()):
             yield row
         else:
             num_dropped += 1
@@ -169,3 +169,9 @@ def _counted(rows: Iterable[Row], progress: Callable[[int], None] | None) -> Ite
         yield row
         if progress is not None:
             progress(1)
+
+
+def _is_usable(value: RowValue) -> bool:
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+        return True
+    return bool((np.abs(value) <= MAX_MAGNITUDE).all())

@@ -18,7 +18,7 @@ from gymnasium.spaces import Discrete, Text
 
 from seqdec import storage
 from seqdec.errors import DataError, UsageError
-from seqdec.spaces.leaves import all_known, split
+from seqdec.spaces.leaves import split
 from seqdec.spaces.space import describe_space, quote
 from seqdec.spaces.spec import EnvironmentSpec
 
@@ -161,7 +161,7 @@ def steps_of(arrays: Mapping[str, np.ndarray], spec: EnvironmentSpec) -> dict[st
     for name, leaf in spec.observation_leaves.items():
         steps |= split(leaf, _shaped(arrays[name], leaf, name), name)
     for name, leaf in spec.action_leaves.items():
-        steps[name] = all_known(split(leaf, _shaped(arrays[name], leaf, name), name), name)
+        steps |= split(leaf, _shaped(arrays[name], leaf, name), name)
     return steps
 
 

@@ -40,7 +40,7 @@ from seqdec.formats.lerobot_meta import (
     read_tasks,
 )
 from seqdec.formats.lerobot_spaces import FACTS, Cameras, Plan, make_plan
-from seqdec.spaces.leaves import all_known, split
+from seqdec.spaces.leaves import split
 from seqdec.spaces.space import quote
 
 logger = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ def _row(plan: Plan, recording: Recording, table: pa.Table, facts: Mapping[str, 
                 steps |= leaf_values(known_values(table.column(name), name), leaf, name)
     final = {name: values[-1] for name, values in steps.items() if name != "reward"}
     for name, leaf in plan.spec.action_leaves.items():
-        steps[name] = all_known(leaf_values(known_values(table.column(name), name), leaf, name), name)
+        steps |= leaf_values(known_values(table.column(name), name), leaf, name)
     is_cut = "next.truncated" in facts and bool(facts["next.truncated"][-1])
     terminated = bool(facts["next.done"][-1]) and not is_cut
     about = {"task": text, "fps": plan.info.fps, "episode_index": recording.index}

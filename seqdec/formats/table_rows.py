@@ -17,7 +17,7 @@ from seqdec.errors import DataError
 from seqdec.formats.arrays import is_unknown, joined, leaf_values
 from seqdec.formats.columns import Roles
 from seqdec.formats.table_episodes import Fact, TableEpisode
-from seqdec.spaces.leaves import MISSING, all_known, shape_of_missing
+from seqdec.spaces.leaves import MISSING, shape_of_missing
 from seqdec.spaces.space import quote
 
 
@@ -43,7 +43,7 @@ def row_of(
     for leaf in roles.observation:
         steps |= _observation(episode, roles, leaf, spaces[leaf], observed[leaf], num_steps)
     for leaf, values in acted.items():
-        steps[leaf] = all_known(leaf_values(values[:num_steps], spaces[leaf], leaf), leaf)
+        steps |= leaf_values(values[:num_steps], spaces[leaf], leaf)
     steps["reward"] = _rewards(episode.steps(roles.reward), num_steps, num_observed)
     terminated, truncated = _ends(episode, roles, num_steps)
     text = None if roles.text is None else episode.fact(roles.text)

@@ -106,19 +106,16 @@ def join(space: gymnasium.Space, arrays: Mapping[str, np.ndarray], name: str) ->
     return marked
 
 
-def all_known(found: Mapping[str, np.ndarray], leaf: str) -> np.ndarray:
-    """Return what `split` found of a leaf of the action, NaN again where it was: what was done is known or wrong.
+def without_nan(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return numbers with a zero for each NaN, and the mask of these in the same shape; None where there is no NaN.
 
-    Raises:
-        DataError: a value is not known, and its type has no NaN to be found by.
+    Here "not known" becomes a mask: NaN stands for it outside of this package only.
     """
-    values, missing = found[leaf], found.get(MISSING + leaf)
-    if missing is None:
-        return values
-    if values.dtype.kind == "f" and missing.shape == values.shape:
-        return np.where(missing, np.float32(np.nan), values)
-    step = int(np.flatnonzero(missing)[0])
-    raise DataError(f"{leaf} has no value at step {step}: only beside a final observation may an action be missing")
+    with np.errstate(over="ignore", invalid="ignore"):
+        if values.dtype.kind != "f" or math.isfinite(values.sum()):  # a sum is quicker to look at than the values
+            return values, None
+    mask = np.isnan(values)
+    return (np.where(mask, values.dtype.type(0), values), mask) if mask.any() else (values, None)
 
 
 def unstack(batch: Batch, num_rows: int) -> list[Batch]:
@@ -198,19 +195,14 @@ def _typed(values: object, leaf: gymnasium.Space, name: str) -> tuple[np.ndarray
         outside = array[(array < 0) | (array > 255)]
         if outside.size:
             raise DataError(f"{name} holds {outside[0]:g}: an image of {describe_space(leaf)} has 0 to 255")
-    missing: np.ndarray | None = None
-    if array.dtype.kind == "f":
-        unknown = np.asarray(np.isnan(array))
-        if leaf_kind(leaf) != "vector":
-            unknown = np.asarray(unknown.reshape(len(array), -1).any(axis=1))
-            whole = np.where(np.isnan(array), 0, array)
-            if dtype.kind != "f" and (whole != np.floor(whole)).any():
-                raise DataError(f"{name} has type {array.dtype} with fractions, expected whole numbers")
-        if unknown.any():
-            missing, array = np.asarray(unknown), np.where(np.isnan(array), 0, array)
-    # what is too large turns infinite, or the least whole number, and is refused as such
+    array, mask = without_nan(array)
+    if dtype.kind != "f" and array.dtype.kind == "f" and (array != np.floor(array)).any():
+        raise DataError(f"{name} has type {array.dtype} with fractions, expected whole numbers")
+    if mask is not None and leaf_kind(leaf) != "vector":
+        mask = np.asarray(mask.reshape(len(array), -1).any(axis=1))
+    # too large a number turns infinite, or the least whole number, and is refused as such
     with np.errstate(over="ignore", invalid="ignore"):
-        return array.astype(dtype, copy=False), missing
+        return array.astype(dtype, copy=False), mask
 
 
 def _array(values: object) -> np.ndarray:

@@ -158,7 +158,7 @@ def test_data_minari_is_done_once_and_again_on_demand(tmp_path: Path, monkeypatc
     write_minari(tmp_path / "tiny" / "set-v0", make_episodes(), change=spoil(0, "actions", [-3, 1.5]))
     said = errors_of("data minari tiny/set-v0", 65, capsys)
     assert "episode 0, step 0: action[0] is -3, outside Box(2) in [-1, 1] (1 of 4 episodes" in said
-    assert "clip them with --clip-actions" in said
+    assert "clip them with clip_actions=True (--clip-actions)" in said
     run("data minari tiny/set-v0 --clip-actions")
     before = file_times(tmp_path / "data" / "tiny-set-v0")
     assert "nothing to do" not in capsys.readouterr().out
