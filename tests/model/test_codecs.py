@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from seqdec.errors import DataError
-from seqdec.model.codecs import MAX_LOG_STD, MIN_LOG_STD, Binned, Discrete, Gaussian, Regression, build_codec
+from seqdec.model.codecs import MAX_LOG_STD, MIN_LOG_STD, Binned, Discrete, Gaussian, Regression, bin_edges, build_codec
 from seqdec.sequence.layout import Variable
 
 WIDTH = 8
@@ -85,12 +85,13 @@ def test_infinite_bounds_give_finite_losses_and_gradients():
     assert all(p.grad.isfinite().all() for p in codec.parameters() if p.grad is not None)
 
 
-def test_a_prediction_far_from_an_action_on_its_bound_keeps_a_finite_gradient():
+@pytest.mark.parametrize("bound", [-1.0, 1.0])
+def test_a_prediction_far_from_an_action_on_its_bound_keeps_a_finite_gradient(bound: float):
     codec = fitted("gaussian", np.array([[-1.0], [1.0]], np.float32), low=(-1.0,), high=(1.0,))
-    hidden = say(codec, [-400.0, -20.0])
-    loss = codec.predict(hidden).loss(torch.tensor([[1.0]])).sum()
+    hidden = say(codec, [-4e5 * bound, -20.0])
+    loss = codec.predict(hidden).loss(torch.tensor([[bound]])).sum()
     loss.backward()
-    assert loss.isfinite() and codec.head.bias.grad.isfinite().all()
+    assert loss.item() == pytest.approx(3e3**2 / 2, rel=1e-3) and codec.head.bias.grad.isfinite().all()
 
 
 def test_gaussian_samples_have_the_predicted_moments():
@@ -112,6 +113,27 @@ def test_regression_loss_is_the_squared_error_of_normalised_values():
 def test_bounded_regression_ends_in_a_tanh():
     codec = fitted("mse", np.array([[-2.0], [2.0]], np.float32), low=(-2.0,), high=(2.0,))
     assert codec.predict(say(codec, [0.7])).sample(numbers(1, 1)).item() == pytest.approx(2 * math.tanh(0.7), abs=1e-6)
+
+
+def test_regression_squashes_entries_with_two_bounds_and_clips_the_others():
+    values = np.array([[-2.0, -2.0, -2.0], [2.0, 2.0, 2.0]], np.float32)
+    codec = fitted("mse", values, low=(-2.0, -math.inf, -math.inf), high=(2.0, math.inf, 0.5))
+    mean = codec.predict(say(codec, [0.7, 0.7, 0.7])).mode()[0]
+    assert mean.tolist() == pytest.approx([2 * math.tanh(0.7), 1.4, 0.5], abs=1e-6)
+
+
+def test_read_outs_start_nearly_indifferent():
+    variable = Variable("x", "binned", 4, 1.0, num_bins=64)
+    for width in (128, 512):
+        weight = build_codec(variable, width, 0.1).head.weight  # pyright: ignore
+        assert weight.std().item() == pytest.approx(0.02 * math.sqrt(128 / width), rel=0.05)  # pyright: ignore
+
+
+def test_quantile_bins_end_at_values_of_the_data_and_a_value_that_is_two_quantiles_has_its_own():
+    after = np.nextafter(np.array([3, 8, 25], np.float32), np.float32(np.inf)).tolist()
+    common = bin_edges(np.array([0, 1, 2, 3, 3, 3, 3, 7, 8], np.float32), 4, "quantile")
+    assert common.tolist() == [0.0, 2.0, 3.0, after[0], after[1]]
+    assert bin_edges(np.array([0, 1, 4, 9, 16, 25], np.float32), 2, "quantile").tolist() == [0.0, 4.0, after[2]]
 
 
 def test_binned_probabilities_are_those_of_the_bins():
@@ -247,6 +269,14 @@ def test_unknown_values_are_embedded_alike_whatever_stands_there(kind: str):
     first, second = codec.embed(values, unknown)
     assert torch.equal(first, second)
     assert not torch.allclose(codec.embed(values)[0], first)
+
+
+def test_entries_that_are_missing_are_embedded_alike_one_by_one():
+    codec = fitted("gaussian", np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32), optional=True)
+    first, second = codec.embed(torch.tensor([[1.0, 5.0], [1.0, 7.0]]), torch.tensor([[False, True]] * 2))
+    assert torch.equal(first, second)
+    whole = codec.embed(torch.zeros(1, 2), torch.tensor([[True, True]]))
+    assert torch.equal(whole[0], codec.embed_values.unknown) and not torch.allclose(first, whole[0])
 
 
 def test_the_statistics_are_saved_with_the_weights():

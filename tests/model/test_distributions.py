@@ -67,6 +67,11 @@ def test_whole_numbers_are_drawn_by_the_inverse_of_their_distribution():
     assert distribution.loss(torch.tensor([5])).item() == pytest.approx(-math.log(0.25))
 
 
+def test_a_number_on_an_edge_falls_into_what_comes_next_so_that_nothing_impossible_is_drawn():
+    assert number(0.5, 0.5).sample(torch.tensor([0.5])).item() == 1
+    assert number(0.0, 0.5, 0.5).sample(torch.tensor([0.0])).item() == 1
+
+
 def test_entries_add_their_log_probabilities_and_average_their_losses():
     numbers = Numbers(torch.tensor([0, 5]))
     pair = Categorical(torch.tensor([[[0.25, 0.75], [0.5, 0.5]]]).log(), numbers)
