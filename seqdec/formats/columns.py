@@ -10,6 +10,7 @@ Nothing is guessed: seqdec's names are the defaults, and every other name is sai
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 
 from seqdec.data.episode import METADATA, final_name
 from seqdec.errors import UsageError, suggest
@@ -110,29 +111,16 @@ def columns_from_json(value: Mapping[str, object], where: str) -> Columns:
     for key, entry in value.items():
         if key not in known:
             raise UsageError(f"{where}: unknown key {quote(key)}{suggest(key, known)}; it has {', '.join(known)}")
-        if not _is_fit(key, entry):
-            expected = {"metadata": "a list of columns", "missing": "a column, or null, of each leaf"}.get(key)
-            expected = expected or ("columns, or those of each leaf" if key in _NESTED else "the name of a column")
-            raise UsageError(f"{where}: {key} is {quote(entry)}: give {expected}")
+        parts = entry.values() if isinstance(entry, Mapping) and key in (*_LEAVES, "missing") else [entry]
+        may_be_null = key != "reward" and (key == "missing" or not isinstance(entry, Mapping))
+        for part in parts:
+            names = part if isinstance(part, list) and key in (*_LEAVES, "metadata") else [part]
+            if not all(isinstance(name, str) or (name is None and may_be_null) for name in names):
+                raise UsageError(f"{where}: {key} is {quote(entry)}: give names of columns")
     return Columns(**value)  # pyright: ignore[reportArgumentType]
 
 
-_NESTED = ("observation", "action", "final")
-
-
-def _is_fit(key: str, entry: object) -> bool:
-    if key == "missing":
-        return isinstance(entry, Mapping) and all(isinstance(column, str | None) for column in entry.values())
-    if key == "metadata":
-        return isinstance(entry, list) and _are_names(entry)
-    if key in _NESTED:
-        parts = entry.values() if isinstance(entry, Mapping) else [entry]
-        return all(map(_are_names, parts)) or (entry is None and key == "final")
-    return isinstance(entry, str) or (entry is None and key != "reward")
-
-
-def _are_names(entry: object) -> bool:
-    return isinstance(entry, str) or (isinstance(entry, list) and all(isinstance(name, str) for name in entry))
+_LEAVES = ("observation", "action", "final")
 
 
 def roles_of(columns: Columns, names: Sequence[str], where: str) -> Roles:
@@ -142,35 +130,13 @@ def roles_of(columns: Columns, names: Sequence[str], where: str) -> Roles:
         UsageError: a column that is not there, with the nearest name.
     """
 
-    def existing(name: str, role: str) -> str:
-        if name not in names:
-            raise UsageError(
-                f"{where} has no column {quote(name)} for the {role}{suggest(name, names)}; it has {_list(names)}"
-            )
-        return name
+    existing = partial(_existing, names, where)
 
     def optional(name: str | None, role: str) -> str | None:
         return None if name is None or (name == role and name not in names) else existing(name, role)
 
-    def of_leaves(entry: Names, role: str) -> dict[str, str | tuple[str, ...]]:
-        if entry == role and role not in names:
-            nested: dict[str, str | tuple[str, ...]] = {name: name for name in names if name.startswith(f"{role}.")}
-            if nested or role == "final":
-                return nested
-        if not entry:
-            raise UsageError(f"no column is named for the {role}: name one of {_list(names)}")
-        by_leaf = entry if isinstance(entry, Mapping) else {role: entry}
-        for leaf in by_leaf:
-            if leaf != role and (not leaf.startswith(f"{role}.") or role in by_leaf):
-                hint = f"write {role!r} alone, or leaves such as '{role}.camera'"
-                raise UsageError(f"the {role} is mapped by {_list(by_leaf)}: {hint}")
-        return {
-            leaf: existing(column, role) if isinstance(column, str) else tuple(existing(name, role) for name in column)
-            for leaf, column in by_leaf.items()
-        }
-
-    observation = of_leaves(columns.observation, "observation")
-    final = {} if columns.final is None else of_leaves(columns.final, "final")
+    observation = _by_leaf(columns.observation, "observation", names, where)
+    final = {} if columns.final is None else _by_leaf(columns.final, "final", names, where)
     expected = {final_name(leaf) for leaf in observation}
     if final and final.keys() != expected:
         leaves = f"is {_list(final)}, the observation has {_list(sorted(expected))}"
@@ -189,7 +155,7 @@ def roles_of(columns: Columns, names: Sequence[str], where: str) -> Roles:
     return Roles(
         episode=None if columns.episode is None else existing(columns.episode, "episode"),
         observation=observation,
-        action=of_leaves(columns.action, "action"),
+        action=_by_leaf(columns.action, "action", names, where),
         reward=existing(columns.reward, "reward"),
         terminated=optional(columns.terminated, "terminated"),
         truncated=optional(columns.truncated, "truncated"),
@@ -198,6 +164,31 @@ def roles_of(columns: Columns, names: Sequence[str], where: str) -> Roles:
         metadata={METADATA + name.removeprefix(METADATA): name for name in kept},
         missing=missing,
     )
+
+
+def _existing(names: Sequence[str], where: str, name: str, role: str) -> str:
+    if name not in names:
+        raise UsageError(
+            f"{where} has no column {quote(name)} for the {role}{suggest(name, names)}; it has {_list(names)}"
+        )
+    return name
+
+
+def _by_leaf(entry: Names, role: str, names: Sequence[str], where: str) -> dict[str, str | tuple[str, ...]]:
+    if entry == role and role not in names:
+        nested: dict[str, str | tuple[str, ...]] = {name: name for name in names if name.startswith(f"{role}.")}
+        if nested or role == "final":
+            return nested
+    if not entry:
+        raise UsageError(f"no column is named for the {role}: name one of {_list(names)}")
+    by_leaf = entry if isinstance(entry, Mapping) else {role: entry}
+    for leaf in by_leaf:
+        if leaf != role and (not leaf.startswith(f"{role}.") or role in by_leaf):
+            hint = f"write {role!r} alone, or leaves such as '{role}.camera'"
+            raise UsageError(f"the {role} is mapped by {_list(by_leaf)}: {hint}")
+    existing = partial(_existing, names, where, role=role)
+    return {leaf: existing(column) if isinstance(column, str) else tuple(map(existing, column))
+            for leaf, column in by_leaf.items()}  # fmt: skip
 
 
 def flat(columns: LeafColumns) -> list[str]:

@@ -8,42 +8,55 @@
     task_index of the frames                           text and metadata.task: "; " between several
 
 The format has no observation after the last action, so `final` is the last frame again. Numbers become float32 without
-bounds, whatever meta/stats.json says of them. Frames are large: an episode of 500 at 480 x 640 takes 460 MB a camera,
-and `image_size` makes them smaller as they are read, one episode at a time. Where images are in Parquet, the row group
-at hand takes about three times its size in the file, of which LeRobot makes 100 MB.
+bounds, whatever meta/stats.json says of them, a single truth value or an integer whose values are named Discrete.
+Frames are large: an episode of 500 at 480 x 640 takes 460 MB a camera, and `image_size` makes them smaller as they are
+read, one episode at a time. Where images are in Parquet, the row group at hand takes about three times its size in the
+file, of which LeRobot makes 100 MB.
 """
 
 import itertools
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
+import gymnasium
 import numpy as np
 import pyarrow as pa
+from gymnasium.spaces import Box, Discrete, MultiBinary, Text
 
 from seqdec.data.episode import Row, make_row
 from seqdec.data.source import Source, file_identity
-from seqdec.errors import DataError, UsageError
+from seqdec.errors import DataError, UsageError, suggest
+from seqdec.formats import lerobot_meta as meta
 from seqdec.formats import video
 from seqdec.formats.arrays import known_values, leaf_values, step_values
 from seqdec.formats.guard import at, opened_parquet, per_step
-from seqdec.formats.lerobot_meta import (
-    AGAIN,
-    Info,
-    Recording,
-    fetch,
-    locate,
-    member,
-    read_info,
-    read_recordings,
-    read_tasks,
-)
-from seqdec.formats.lerobot_spaces import FACTS, Cameras, Plan, make_plan
-from seqdec.spaces.leaves import split
-from seqdec.spaces.space import quote
+from seqdec.formats.infer import images, nested, numbers
+from seqdec.formats.lerobot_meta import AGAIN, Feature, Info, Recording, member
+from seqdec.spaces.leaves import leaf_kind, split
+from seqdec.spaces.space import MAX_ENTRIES, MAX_TEXT, is_int, quote
+from seqdec.spaces.spec import EnvironmentSpec
 
 logger = logging.getLogger(__name__)
+NUMBERS = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+FACTS = ("next.reward", "next.success", "next.done", "next.truncated", "task_index", "frame_index", "timestamp")
+Cameras = Literal["read", "skip"] | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is read of each episode: columns of its frames, and the videos among its cameras; `resize` their images."""
+
+    info: Info
+    spec: EnvironmentSpec
+    cameras: tuple[str, ...]
+    columns: tuple[str, ...]
+    videos: tuple[str, ...]
+    resize: bool
 
 
 def source(
@@ -65,16 +78,16 @@ def source(
         UsageError: no such data set, camera or episode, or PyAV is needed and not installed.
         DataError: what the data set says of itself cannot be true, or files are missing.
     """
-    folder, repo_id = locate(str(name))
-    plan = make_plan(read_info(folder), cameras, image_size)
+    folder, repo_id = meta.locate(str(name))
+    plan = _plan(meta.read_info(folder), cameras, image_size)
     if plan.videos:
         video.check_decoder()
-    recordings = _selected(read_recordings(plan.info, plan.videos), episodes, str(name))
+    recordings = _selected(meta.read_recordings(plan.info, plan.videos), episodes, str(name))
     names = [recording.data for recording in recordings]
     names += [path for recording in recordings for path, _ in recording.videos.values()]
     names = list(dict.fromkeys(names))
     if repo_id is not None:
-        fetch(repo_id, folder, names, whole=episodes is None)
+        meta.fetch(repo_id, folder, names, whole=episodes is None)
     identity = {
         "kind": "lerobot",
         "name": repo_id or str(folder.resolve()),
@@ -84,6 +97,103 @@ def source(
         "files": file_identity(_present(plan.info, names)),
     }
     return Source(plan.spec, partial(_rows, plan, recordings), identity, len(recordings))
+
+
+def _plan(info: Info, cameras: Cameras, image_size: tuple[int, int] | None) -> Plan:
+    """Choose the features to read and the spaces of their values."""
+    if image_size is not None and (len(image_size) != 2 or not all(is_int(size) and size >= 1 for size in image_size)):
+        raise UsageError(f"image_size is {quote(image_size)}: expected height and width, such as (240, 320)")
+    seen = _cameras(info, cameras)
+    observed = {
+        name: _leaf(feature, image_size, info)
+        for name, feature in info.features.items()
+        if name.startswith("observation.") and (name in seen or not feature.is_camera)
+    }
+    acted = {name: _leaf(info.features[name], None, info) for name in _action_names(info)}
+    if not observed:
+        raise DataError(f"{info.path} has no feature observation.* to read, besides cameras that are left out")
+    spec = EnvironmentSpec(nested(observed, "observation"), nested(acted, "action"))
+    videos = tuple(name for name in seen if info.features[name].dtype == "video")
+    columns = [name for name in (*observed, *acted) if name not in videos]
+    columns += [name for name in FACTS if name in info.features]
+    return Plan(info, spec, tuple(seen), tuple(columns), videos, resize=image_size is not None)
+
+
+def _action_names(info: Info) -> list[str]:
+    """Return "action", or where there is none, all its parts; with it, parts are the same told otherwise."""
+    parts = [name for name in info.features if name.startswith("action.")]
+    if "action" in info.features:
+        if parts:
+            logger.info("%s: action is read, %s are left out", info.path, ", ".join(map(quote, parts)))
+        return ["action"]
+    if not parts:
+        raise DataError(f"{info.path} has no feature action")
+    return parts
+
+
+def _cameras(info: Info, cameras: Cameras) -> list[str]:
+    known = [name for name, feature in info.features.items() if feature.is_camera and name.startswith("observation.")]
+    if isinstance(cameras, str) and cameras not in ("read", "skip"):
+        raise UsageError(
+            f"cameras is {quote(cameras)}: expected 'read', 'skip', or names in a list, as [{quote(cameras)}]"
+        )
+    if cameras == "skip":
+        return []
+    chosen = known if cameras == "read" else [_camera(name, known, info) for name in cameras]
+    depth = [name for name in chosen if info.features[name].is_depth]
+    if depth:
+        rest = [name for name in known if not info.features[name].is_depth]
+        raise UsageError(f"{info.path}: {quote(depth[0])} holds depth maps, which are not read: pass cameras={rest}")
+    return [name for name in known if name in chosen]
+
+
+def _camera(name: str, known: Sequence[str], info: Info) -> str:
+    matches = [name] if name in known else [camera for camera in known if camera.endswith(f".{name}")]
+    if len(matches) != 1:
+        nearest = suggest(name, known) or f"; it has {', '.join(map(quote, known)) or 'none'}"
+        reason = "is the end of several names" if matches else "is no camera of this data set"
+        raise UsageError(f"{info.path}: {quote(name)} {reason}{nearest}")
+    return matches[0]
+
+
+def _leaf(feature: Feature, image_size: tuple[int, int] | None, info: Info) -> gymnasium.Space:
+    """Return the space of a feature's values."""
+    shape = feature.shape
+    place = f"{info.path}: {quote(feature.name)}"
+    if feature.is_camera:
+        return images(_image_shape(feature, image_size, place))
+    if feature.dtype == "string":
+        return Text(MAX_TEXT)
+    if math.prod(shape) > MAX_ENTRIES:
+        raise DataError(f"{place} has shape {list(shape)}: at most {MAX_ENTRIES} entries are supported")
+    if feature.dtype == "bool":
+        return Discrete(2) if shape == (1,) else MultiBinary(shape)
+    if feature.dtype not in NUMBERS:
+        raise DataError(
+            f"{place} has dtype {quote(feature.dtype)}: expected image, video, string, bool or numbers; take the "
+            "feature out of info.json to leave it out"
+        )
+    if shape == (1,) and feature.dtype.startswith(("int", "uint")) and len(feature.names) > 1:
+        return Discrete(len(feature.names))
+    return numbers(shape)
+
+
+def _image_shape(feature: Feature, image_size: tuple[int, int] | None, place: str) -> video.Shape:
+    if len(feature.shape) != 3:
+        raise DataError(f"{place} has shape {list(feature.shape)}: expected height, width and channels")
+    named_last = feature.names[2:] and feature.names[2].startswith("channel")
+    named_first = feature.names[:1] and feature.names[0].startswith("channel")
+    is_first = named_first or (not named_last and feature.shape[2] not in (1, 3) and feature.shape[0] in (1, 3))
+    channels, height, width = feature.shape if is_first else (feature.shape[2], *feature.shape[:2])
+    if channels not in (1, 3):
+        raise DataError(f"{place} has {channels} channels: images of 1 or 3 are read; leave the camera out")
+    height, width = image_size or (height, width)
+    if height * width * channels > MAX_ENTRIES:
+        raise UsageError(
+            f"{place} has {height} x {width} x {channels} entries, at most {MAX_ENTRIES} are supported: give an "
+            "image_size, such as (240, 320)"
+        )
+    return height, width, channels
 
 
 def _selected(recordings: list[Recording], episodes: Sequence[int] | None, name: str) -> list[Recording]:
@@ -101,7 +211,7 @@ def _selected(recordings: list[Recording], episodes: Sequence[int] | None, name:
 
 def _rows(plan: Plan, recordings: Sequence[Recording]) -> Iterator[Row]:
     """Yield one row an episode; no more than one is in memory."""
-    tasks = read_tasks(plan.info) if "task_index" in plan.columns else {}
+    tasks = meta.read_tasks(plan.info) if "task_index" in plan.columns else {}
     num_early = 0
     for name, group in itertools.groupby(recordings, key=lambda recording: recording.data):
         for recording, table in _tables(plan, name, group):
@@ -172,16 +282,13 @@ def _row(plan: Plan, recording: Recording, table: pa.Table, facts: Mapping[str, 
     """Return an episode as a row: the last frame is the final observation as well."""
     steps = {"reward": _rewards(facts)}
     for name, leaf in plan.spec.observation_leaves.items():
-        shape = tuple(leaf.shape or ())
-        match plan.info.features[name].dtype:
-            case "video":
-                steps |= split(leaf, _filmed(plan, recording, name, shape, facts["timestamp"]), name)
-            case "image":
-                steps |= split(leaf, _photographed(plan, table, name, shape), name)
-            case "string":
-                steps |= split(leaf, step_values(table.column(name), name), name)
-            case _:
-                steps |= leaf_values(known_values(table.column(name), name), leaf, name)
+        if isinstance(leaf, Box) and leaf_kind(leaf) == "image":
+            height, width, channels = leaf.shape
+            seen = _seen(plan, recording, table, name, (height, width, channels), facts["timestamp"])
+            steps |= split(leaf, seen, name)
+        else:
+            read = step_values if leaf_kind(leaf) == "text" else known_values
+            steps |= leaf_values(read(table.column(name), name), leaf, name)
     final = {name: values[-1] for name, values in steps.items() if name != "reward"}
     for name, leaf in plan.spec.action_leaves.items():
         steps |= leaf_values(known_values(table.column(name), name), leaf, name)
@@ -208,26 +315,19 @@ def _rewards(facts: Mapping[str, np.ndarray]) -> np.ndarray:
     return rewards
 
 
-def _filmed(plan: Plan, recording: Recording, name: str, shape: tuple[int, ...], times: np.ndarray) -> np.ndarray:
-    path, begin = recording.videos[name]
-    height, width, channels = shape
-    return video.read_video(
-        member(plan.info.folder, path),
-        begin + times.astype(np.float64),
-        (height, width, channels),
-        tolerance=0.5 / plan.info.fps + 1e-6,
-        resize=plan.resize,
-    )
-
-
-def _photographed(plan: Plan, table: pa.Table, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    height, width, channels = shape
-    images = np.empty((table.num_rows, *shape), np.uint8)
+def _seen(
+    plan: Plan, recording: Recording, table: pa.Table, name: str, shape: video.Shape, times: np.ndarray
+) -> np.ndarray:
+    """Return the images of a camera: [T, height, width, channels]."""
+    if name in plan.videos:
+        path, begin = recording.videos[name]
+        times, tolerance = begin + times.astype(np.float64), 0.5 / plan.info.fps + 1e-6
+        path = member(plan.info.folder, path)
+        return video.read_video(path, times, shape, tolerance=tolerance, resize=plan.resize)
+    frames = np.empty((table.num_rows, *shape), np.uint8)
     for step, value in enumerate(table.column(name)):
-        images[step] = video.read_image(
-            value.as_py(), (height, width, channels), f"step {step}: {name}", resize=plan.resize
-        )
-    return images
+        frames[step] = video.read_image(value.as_py(), shape, f"step {step}: {name}", resize=plan.resize)
+    return frames
 
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray:

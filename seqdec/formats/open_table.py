@@ -4,6 +4,7 @@ What a file is, is looked at before it is parsed: a git-LFS pointer would make a
 in a folder is followed, and nothing is fetched that is here already.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,26 +20,13 @@ from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImp
 
 from seqdec import storage
 from seqdec.errors import DataError, UsageError, suggest
+from seqdec.formats import table_formats as files
 from seqdec.formats.guard import PICKLES, is_pickled
-from seqdec.formats.table_formats import (
-    BLOCK_ROWS,
-    LINES,
-    Block,
-    arrow_blocks,
-    arrow_names,
-    csv_blocks,
-    csv_kinds,
-    csv_names,
-    json_blocks,
-    json_names,
-    parquet_blocks,
-    parquet_names,
-)
 from seqdec.hub import hub_host, is_hub_reachable
 from seqdec.spaces.space import quote
 
 PARQUET = (".parquet", ".pq")
-SUFFIXES = (*PARQUET, *LINES, ".csv")
+SUFFIXES = (*PARQUET, *files.LINES, ".csv")
 _HUB_FORMATS = ("parquet", "arrow", "json", "csv", "cache")
 
 
@@ -62,7 +50,7 @@ class Table:
 
     name: str
     columns: tuple[str, ...]
-    read: Callable[[Sequence[str], Collection[str]], Iterator[Block]]
+    read: Callable[[Sequence[str], Collection[str]], Iterator[files.Block]]
     files: tuple[Path, ...] = ()
     mixed: Mapping[str, str] = field(default_factory=dict)
     revision: str | None = None
@@ -104,11 +92,24 @@ def _open_files(paths: Sequence[Path]) -> Table:
         raise UsageError(f"{paths[0]} and others are of several formats, {_list(sorted(formats))}: give those of one")
     name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
     if ".csv" in formats:
-        columns = _distinct(csv_names(paths[0]), paths[0])
-        kinds, mixed = csv_kinds(paths, columns)
+        columns = _distinct(files.csv_names(paths[0]), paths[0])
+        kinds, mixed = files.csv_kinds(paths, columns)
         return Table(name, columns, partial(_read_csvs, paths, kinds), tuple(paths), mixed)
-    names, read = (parquet_names, parquet_blocks) if ".parquet" in formats else (json_names, json_blocks)
-    return Table(name, _distinct(names(paths[0]), paths[0]), partial(_read_files, read, paths), tuple(paths))
+    if ".parquet" in formats:
+        return _of_files(name, paths, files.parquet_names, files.parquet_blocks)
+    return _of_files(name, paths, files.json_names, files.json_blocks)
+
+
+def _of_files(
+    name: str,
+    paths: Sequence[Path],
+    names_of: Callable[[Path], Sequence[str]],
+    blocks_of: Callable[[Path, Sequence[str]], Iterator[files.Block]],
+) -> Table:
+    def read(names: Sequence[str], texts: Collection[str]) -> Iterator[files.Block]:
+        return itertools.chain.from_iterable(blocks_of(path, names) for path in paths)
+
+    return Table(name, _distinct(names_of(paths[0]), paths[0]), read, tuple(paths))
 
 
 def _open_folder(folder: Path, split: str) -> Table:
@@ -137,8 +138,7 @@ def _open_saved(folder: Path) -> Table:
     for path in paths:
         if not path.is_file():
             raise DataError(f"{path} is missing, which {folder / 'state.json'} names: copy or fetch the folder again")
-    columns = _distinct(arrow_names(paths[0]), paths[0])
-    return Table(str(folder), columns, partial(_read_files, arrow_blocks, paths), tuple(paths))
+    return _of_files(str(folder), paths, files.arrow_names, files.arrow_blocks)
 
 
 def _open_hub(name: str, split: str, config: str | None) -> Table:
@@ -181,31 +181,21 @@ def _offline_if_out_of_reach() -> Iterator[None]:
         datasets.config.HF_HUB_OFFLINE = was_offline
 
 
-def _read_files(
-    read: Callable[[Path, Sequence[str]], Iterator[Block]],
-    paths: Sequence[Path],
-    names: Sequence[str],
-    texts: Collection[str],
-) -> Iterator[Block]:
-    for path in paths:
-        yield from read(path, names)
-
-
 def _read_csvs(
     paths: Sequence[Path], kinds: Mapping[str, pa.DataType], names: Sequence[str], texts: Collection[str]
-) -> Iterator[Block]:
+) -> Iterator[files.Block]:
     for path in paths:
-        yield from csv_blocks(path, names, {**kinds, **dict.fromkeys(texts, pa.string())})
+        yield from files.csv_blocks(path, names, {**kinds, **dict.fromkeys(texts, pa.string())})
 
 
 def _read_dataset(
     dataset: datasets.Dataset, name: str, names: Sequence[str], texts: Collection[str]
-) -> Iterator[Block]:
-    found = 0
-    for table in dataset.select_columns(list(names)).with_format("arrow").iter(BLOCK_ROWS):
+) -> Iterator[files.Block]:
+    num_rows = 0
+    for table in dataset.select_columns(list(names)).with_format("arrow").iter(files.BLOCK_ROWS):
         for batch in pa.Table.to_batches(table):
-            yield Block(batch, name, found)
-            found += len(batch)
+            yield files.Block(batch, name, num_rows)
+            num_rows += len(batch)
 
 
 def _is_hub_id(name: str) -> bool:
@@ -215,7 +205,7 @@ def _is_hub_id(name: str) -> bool:
 
 def _format(path: Path) -> str:
     suffix = path.suffix.lower()
-    return next((group[0] for group in (PARQUET, LINES) if suffix in group), suffix)
+    return next((group[0] for group in (PARQUET, files.LINES) if suffix in group), suffix)
 
 
 def _in_counting_order(path: Path) -> list[str]:
@@ -227,11 +217,11 @@ def _of_split(paths: Sequence[Path], folder: Path, split: str) -> list[Path]:
     parts: dict[str, list[Path]] = {}
     counts: dict[str, int] = {}
     for path in paths:
-        found = re.fullmatch(r"(.+)-\d{5}-of-(\d{5})", path.stem)
-        if found is None:
+        match = re.fullmatch(r"(.+)-\d{5}-of-(\d{5})", path.stem)
+        if match is None:
             return list(paths)
-        parts.setdefault(found[1], []).append(path)
-        counts[found[1]] = int(found[2])
+        parts.setdefault(match[1], []).append(path)
+        counts[match[1]] = int(match[2])
     chosen = next(iter(parts)) if len(parts) == 1 else _existing_split(split, list(parts), str(folder))
     if len(parts[chosen]) != counts[chosen]:
         raise DataError(
@@ -265,7 +255,7 @@ def _check_file(path: Path) -> None:
     foreign = _what_it_is(start)
     if foreign:
         raise DataError(f"{path} is {foreign}")
-    if suffix in LINES and start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+    if suffix in files.LINES and start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
         raise DataError(f"{path} is one JSON list, which cannot be read bit by bit: write one object a line")
 
 
