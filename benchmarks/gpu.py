@@ -56,8 +56,8 @@ class Cost:
     loss: float
 
 
-class Measured(Exception):
-    """Ends a training that has been measured, so that nothing of it is saved."""
+class Measured(BaseException):
+    """Ends a training that has been measured; no `Exception`, which training would survive."""
 
 
 class Endless(CartPoleEnv):
@@ -128,7 +128,7 @@ def cost_of(
     torch.cuda.empty_cache()
     profiler, quarters, peak, lines = profile(activities=[ProfilerActivity.CUDA]), 0, 0, []
 
-    def turn(_: seqdec.SequenceModel) -> dict[str, float]:
+    def turn() -> dict[str, float]:
         nonlocal quarters, peak
         quarters += 1
         torch.cuda.synchronize()
@@ -169,7 +169,7 @@ def data_ms(windows: seqdec.Windows, batch_size: int) -> float:
     """Return milliseconds in which the CPU draws and gathers a batch."""
     began = time.perf_counter()
     for step in range(10):
-        windows.gather(windows.draw(step, 0, batch_size))
+        windows.draw(step, 0, batch_size).gather()
     return 1e2 * (time.perf_counter() - began)
 
 
@@ -238,12 +238,12 @@ def agreement_rows(given: argparse.Namespace, folder: Path) -> Rows:
     for network, layout in itertools.product(list(LAYERS)[:2], ("fused", "decision_transformer")):
         windows = windows_of(dataset, layout)
         model = model_of(windows, network, folder, dropout=0.0)
-        indices, found = windows.draw(0, 0, 64), []
-        batch = windows.gather(indices)
+        drawn, found = windows.draw(0, 0, 64), []
+        batch = drawn.gather()
         for device in (torch.device("cpu"), DEVICE):
             model.train().to(device).zero_grad()
             losses = model({name: value.to(device) for name, value in batch.items()})
-            loss = losses["action"] / windows.num_valid(indices)
+            loss = losses["action"] / drawn.num_valid
             loss.backward()
             gradient = torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])
             found.append((loss.item(), gradient, played(model, use_cache=True)))
@@ -267,7 +267,7 @@ def resuming_rows(given: argparse.Namespace, folder: Path) -> Rows:
                 often = {"steps": steps, "log_every": 1, "resume": index > 0}
                 seqdec.train(model, windows, out=out, precision=precision, **often)
             found.append(losses_in(out))
-            saved = seqdec.SequenceModel.load(out / "policy").state_dict()
+            saved = seqdec.load_policy(out / "policy").state_dict()
             states.append(torch.cat([value.flatten() for value in saved.values()]))
         row = [network, precision]
         for losses, state in zip(found[1:], states[1:], strict=True):

@@ -103,7 +103,7 @@ def training(data: str) -> dict[str, object]:
     gathering, steps, first = [], [], 0.0
     for step in range(40):
         start = time.perf_counter()
-        batch = windows.gather(windows.draw(step, 0, 64))
+        batch = windows.draw(step, 0, 64).gather()
         gathering.append(time.perf_counter() - start)
         (model(batch)["action"] / 1280).backward()
         optimizer.step()
@@ -112,12 +112,12 @@ def training(data: str) -> dict[str, object]:
         first = first or time.perf_counter() - began
     for step in range(40, 240):  # pages that are touched for the first time come from the disk
         start = time.perf_counter()
-        windows.gather(windows.draw(step, 0, 64))
+        windows.draw(step, 0, 64).gather()
         gathering.append(time.perf_counter() - start)
     warm = [windows.draw(40 + index, 0, 64) for index in range(200)]
     start = time.perf_counter()
-    for indices in warm:
-        windows.gather(indices)
+    for drawn in warm:
+        drawn.gather()
     return {
         "first_step_seconds": round(first, 2),
         "gather_ms": round(1e3 * (time.perf_counter() - start) / len(warm), 3),

@@ -73,9 +73,9 @@ def trainer(model: seqdec.SequenceModel, windows: seqdec.Windows, batch_size: in
     model.train()
 
     def step() -> None:
-        indices = windows.draw(next(steps), 0, batch_size)
-        losses = model(windows.gather(indices))
-        (losses["action"] / windows.num_valid(indices)).backward()
+        drawn = windows.draw(next(steps), 0, batch_size)
+        losses = model(drawn.gather())
+        (losses["action"] / drawn.num_valid).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
         optimizer.step()
         optimizer.zero_grad()
@@ -382,7 +382,7 @@ def padding_table() -> None:
         windows = windows_of(CARTPOLE, "decision_transformer", context_length)
         whole, computed, valid, passes = 0, 0, 0, 0
         for step in range(100):
-            sizes = windows.sizes(windows.draw(step, 0, BATCH))
+            sizes = windows.draw(step, 0, BATCH).sizes
             parts = parts_of(sizes, 1)
             whole, valid, passes = whole + BATCH * context_length, valid + int(sizes.sum()), passes + len(parts)
             computed += sum(len(part) * int(sizes[part].max()) for part in parts)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from seqdec.inference.questions import explain, infer_goal, inverse, predict
     from seqdec.inference.returns import expert_return, returns
     from seqdec.model.backbone import load_backbone
+    from seqdec.model.folder import load_policy
     from seqdec.model.sequence_model import SequenceModel, build_model
-    from seqdec.model.tasks import MultiTaskModel, TaskWindows, load_policy
     from seqdec.play import Actor, from_sb3, make_envs, random_policy, record, rollout, scripted_cartpole
     from seqdec.sequence.layout import Layout, Variable
     from seqdec.sequence.presets import layout_from_spaces
@@ -54,8 +54,8 @@ _HOMES = {
     "inference.questions": ["explain", "infer_goal", "inverse", "predict"],
     "inference.returns": ["expert_return", "returns"],
     "model.backbone": ["load_backbone"],
+    "model.folder": ["load_policy"],
     "model.sequence_model": ["SequenceModel", "build_model"],
-    "model.tasks": ["MultiTaskModel", "TaskWindows", "load_policy"],
     "play": ["Actor", "from_sb3", "make_envs", "random_policy", "record", "rollout", "scripted_cartpole"],
     "sequence.layout": ["Layout", "Variable"],
     "sequence.presets": ["layout_from_spaces"],
@@ -66,8 +66,8 @@ _HOMES = {
 }
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
-    "Actor", "Columns", "Context", "EnvironmentSpec", "Episode", "Layout", "MultiTaskModel", "Planning", "Policy",
-    "Prompt", "SequenceModel", "StreamWindows", "TaskWindows", "Variable", "Windows", "build_model", "describe",
+    "Actor", "Columns", "Context", "EnvironmentSpec", "Episode", "Layout", "Planning", "Policy",
+    "Prompt", "SequenceModel", "StreamWindows", "Variable", "Windows", "build_model", "describe",
     "environment_of", "evaluate", "expert_return", "explain", "from_episodes", "from_sb3", "infer_goal", "inverse",
     "is_in_data", "layout_from_spaces", "load_backbone", "load_dataset", "load_policy", "log_prob", "make_envs", "mix",
     "plan", "plot_report", "predict", "random_policy", "rank_checkpoints", "record", "returns", "rollout", "save",

@@ -19,7 +19,6 @@ from seqdec.cli.main import main
 from seqdec.data.dataset import episode_at
 from seqdec.inference.policy import Policy as Actor
 from seqdec.model.sequence_model import SequenceModel
-from seqdec.model.tasks import MultiTaskModel
 from seqdec.spaces.leaves import join, split
 
 GOLDEN = Path(__file__).parent / "golden" / "0.1.0"
@@ -31,15 +30,11 @@ def long_ones(episodes: list[Episode]) -> list[Episode]:
 
 
 def run_policy() -> SequenceModel:
-    model = load_policy(GOLDEN / "run" / "checkpoints" / "step-000004" / "policy")
-    assert isinstance(model, SequenceModel)
-    return model
+    return load_policy(GOLDEN / "run" / "checkpoints" / "step-000004" / "policy")
 
 
 def task_policy(name: str) -> SequenceModel:
-    model = load_policy(GOLDEN / "policy-of-tasks")
-    assert isinstance(model, MultiTaskModel)
-    return model.task(name)
+    return load_policy(GOLDEN / "policy-of-tasks", task=name)
 
 
 def actions_of(policy: Actor, episodes: list[Episode]) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from seqdec.data.schema import environment_of
 from seqdec.errors import NumericsError
 from seqdec.inference.policy import Policy
 from seqdec.model.backbone import load_backbone
+from seqdec.model.folder import load_policy, save_policy
 from seqdec.model.sequence_model import SequenceModel, build_model
 from seqdec.play import make_envs, random_policy, record, rollout
 from seqdec.play.guarded import Guarded
@@ -199,8 +200,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> SequenceModel:
     for name in layout.predicted:
         torch.nn.init.normal_(made.codec(name).head.weight, std=0.3)  # pyright: ignore
     folder = tmp_path_factory.mktemp("missing") / "policy"
-    made.save(folder)
-    return SequenceModel.load(folder)
+    save_policy(made, folder)
+    return load_policy(folder)
 
 
 def test_what_a_policy_did_is_what_its_recording_says_that_it_would_do(model: SequenceModel):

@@ -13,6 +13,7 @@ from seqdec.inference.context import Context
 from seqdec.inference.policy import Policy
 from seqdec.inference.prompt import Prompt
 from seqdec.model.backbone import Backbone, load_backbone
+from seqdec.model.folder import load_policy, save_policy
 from seqdec.model.perception import Image, image_axes
 from seqdec.model.sequence_model import SequenceModel, build_model
 from seqdec.sequence.presets import layout_from_spaces
@@ -140,8 +141,8 @@ def test_a_policy_acts_in_nested_spaces_and_its_folder_acts_alike(small, tmp_pat
     assert isinstance(first, tuple) and first[0].shape == (2, 2) and first[1].shape == (2, 2)
     assert second[0].shape == (1, 2) and second[1].dtype == np.int64
     assert ((first[1] >= [0, -1]) & (first[1] <= [1, 1])).all()
-    model.save(tmp_path / "policy")
-    again = actions(Policy(SequenceModel.load(tmp_path / "policy"), 1.0, prompt=Prompt(text="open the red door")))
+    save_policy(model, tmp_path / "policy")
+    again = actions(Policy(load_policy(tmp_path / "policy"), 1.0, prompt=Prompt(text="open the red door")))
     for ours, theirs in zip((*first, *second), (*again[0], *again[1]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     other, _ = actions(Policy(model, 1.0, prompt=Prompt(text="stop")))
@@ -292,7 +293,7 @@ def test_what_changes_within_an_episode_cannot_stand_in_the_prompt():
 
 def test_a_loss_is_the_mean_over_the_timesteps_at_which_its_variable_is_known(small, tmp_path):
     model, windows = nested_model(small, "trajectory", missing=MASKED)
-    indices = windows.draw(0, 0, 6)
+    indices = windows.draw(0, 0, 6).indices
     batch = windows.gather(indices)
     known = batch["mask"] & ~batch[MISSING + "observation.direction"]
     counts = windows.num_known(indices)

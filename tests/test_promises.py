@@ -33,7 +33,8 @@ from seqdec.formats.load import load_dataset
 from seqdec.inference.policy import Policy
 from seqdec.inference.report import Report
 from seqdec.model.backbone import load_backbone
-from seqdec.model.sequence_model import SequenceModel, build_model
+from seqdec.model.folder import load_policy
+from seqdec.model.sequence_model import build_model
 from seqdec.play import scripted_cartpole
 from seqdec.sequence.presets import layout_from_spaces
 from seqdec.sequence.windows import Windows
@@ -147,7 +148,7 @@ def test_a_run_repeats_from_its_config_and_evaluating_touches_nothing(run: Path,
 
 
 def test_a_policy_keeps_the_environment_the_returns_and_how_they_are_counted(run: Path, data: Path):
-    model, dataset = SequenceModel.load(run / "policy"), load_dataset(data)
+    model, dataset = load_policy(run / "policy"), load_dataset(data)
     assert model.data.spec == environment_of(dataset)
     assert (model.layout.discount, model.layout.delayed_reward) == (0.9, True)
     assert model.layout.context_length == 4

@@ -6,6 +6,7 @@ Run plainly or under torchrun by `test_two_processes_follow_one`; what goes wron
 import os
 import signal
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from seqdec.model.backbone import load_backbone
 from seqdec.model.sequence_model import SequenceModel, build_model
 from seqdec.sequence.presets import layout_from_spaces
 from seqdec.sequence.stream import StreamWindows
-from seqdec.sequence.windows import Windows
+from seqdec.sequence.windows import Draw, Windows
 from seqdec.training.loop import train
 
 RANK, NUM_PROCESSES = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -46,42 +47,69 @@ def stop(losses):
     return losses
 
 
+def fail() -> dict[str, float]:
+    raise RuntimeError("the environment broke")
+
+
 def lengthened(values: torch.Tensor, length: int) -> torch.Tensor:
     """Pad windows [B, K, ...] with zeros to a length."""
     return torch.cat([values, values.new_zeros(len(values), length - values.shape[1], *values.shape[2:])], 1)
 
 
+@dataclass
+class DrawOfBoth:
+    """What two processes draw from their parts of a stream, for one process to compute.
+
+    `indices` are those of the first part, and -1 - those of the second.
+    """
+
+    draws: list[Draw]
+    indices: np.ndarray
+    task: str = ""
+
+    @property
+    def windows(self) -> Windows:
+        return self.draws[0].windows
+
+    def part(self, places: np.ndarray | slice) -> "DrawOfBoth":
+        return replace(self, indices=self.indices[places])
+
+    def by_part(self) -> list[Draw]:
+        first, second = self.indices[self.indices >= 0], -1 - self.indices[self.indices < 0]
+        return [replace(draw, indices=own) for draw, own in zip(self.draws, (first, second), strict=True)]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        sizes = np.zeros(len(self.indices), np.int64)
+        first, second = self.by_part()
+        sizes[self.indices >= 0], sizes[self.indices < 0] = first.sizes, second.sizes
+        return sizes
+
+    @property
+    def num_valid(self) -> int:
+        return sum(draw.num_valid for draw in self.by_part())
+
+    def num_known(self) -> dict[str, int]:
+        first, second = (draw.num_known() for draw in self.by_part())
+        return {name: count + second[name] for name, count in first.items()}
+
+    def gather(self) -> dict[str, torch.Tensor]:
+        first, second = (draw.gather() for draw in self.by_part())
+        length = max(len(first["mask"].T), len(second["mask"].T))
+        return {name: torch.cat([lengthened(first[name], length), lengthened(second[name], length)]) for name in first}
+
+
 class BothParts:
-    """What two processes draw from their parts of a stream, for one process to compute."""
+    """Both parts of a stream on one process."""
 
     def __init__(self, parts: list[StreamWindows]):
         self.parts = parts
 
-    def draw(self, step: int, seed: int, batch_size: int) -> np.ndarray:
-        first, second = (part.draw(step, seed, batch_size) for part in self.parts)
+    def draw(self, step: int, seed: int, batch_size: int) -> DrawOfBoth:
+        draws = [part.draw(step, seed, batch_size) for part in self.parts]
         share = batch_size // 2
-        return np.concatenate([first[:share], -1 - second[share:]])
-
-    def by_part(self, indices: np.ndarray) -> list[tuple[StreamWindows, np.ndarray]]:
-        return [(self.parts[0], indices[indices >= 0]), (self.parts[1], -1 - indices[indices < 0])]
-
-    def sizes(self, indices: np.ndarray) -> np.ndarray:
-        found = np.zeros(len(indices), np.int64)
-        (first, mine), (second, theirs) = self.by_part(indices)
-        found[indices >= 0], found[indices < 0] = first.sizes(mine), second.sizes(theirs)
-        return found
-
-    def num_valid(self, indices: np.ndarray) -> int:
-        return sum(part.num_valid(own) for part, own in self.by_part(indices))
-
-    def num_known(self, indices: np.ndarray) -> dict[str, int]:
-        first, second = (part.num_known(own) for part, own in self.by_part(indices))
-        return {name: count + second[name] for name, count in first.items()}
-
-    def gather(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        first, second = (part.gather(own) for part, own in self.by_part(indices))
-        length = max(len(first["mask"].T), len(second["mask"].T))
-        return {name: torch.cat([lengthened(first[name], length), lengthened(second[name], length)]) for name in first}
+        indices = np.concatenate([draws[0].indices[:share], -1 - draws[1].indices[share:]])
+        return DrawOfBoth(draws, indices)
 
 
 def fresh_on_a_stream(spoilt: int | None = None) -> tuple[SequenceModel, StreamWindows | BothParts, StreamWindows]:
@@ -108,7 +136,7 @@ if __name__ == "__main__":
     model, windows = fresh()
     train(
         model, windows, out=folder / sys.argv[2], steps=12, batch_size=12, log_every=4, heldout=windows,
-        eval_every=6, checkpoint_every=6,
+        eval_every=6, checkpoint_every=6, evaluate=fail,
     )  # fmt: skip
     model, windows = fresh()
     at_step(model, 3, lambda losses: {name: value * float("nan") for name, value in losses.items()})

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from seqdec.cli.train import Train
     from seqdec.model.backbone import Backbone
     from seqdec.model.sequence_model import SequenceModel
-    from seqdec.model.tasks import MultiTaskModel
     from seqdec.sequence.layout import Layout
     from seqdec.spaces.spec import EnvironmentSpec
 
@@ -61,7 +60,7 @@ def open_envs(
 
 def make_evaluation(
     given: "Train", tasks: Sequence[Task]
-) -> "Callable[[SequenceModel | MultiTaskModel], dict[str, float]] | None":
+) -> "Callable[[Mapping[str, SequenceModel]], dict[str, float]] | None":
     """Return what measures a model in its tasks' environments while training; None where there are none to be had."""
     if given.env and len(tasks) > 1:
         raise UsageError("--env names one environment, the run has several tasks: leave it out")
@@ -69,14 +68,12 @@ def make_evaluation(
     if not any(measures.values()):
         return None
 
-    def measure(model: "SequenceModel | MultiTaskModel") -> dict[str, float]:
-        from seqdec.model.tasks import MultiTaskModel
-
+    def measure(models: "Mapping[str, SequenceModel]") -> dict[str, float]:
         found = {}
         for name, of_task in measures.items():
             if of_task is not None:
                 prefix = f"eval/return_{name}/" if name else "eval/return_"
-                results = of_task(model.task(name) if isinstance(model, MultiTaskModel) else model)
+                results = of_task(models[name])
                 found |= {f"{prefix}{word}": value for word, value in results.items()}
         return found
 
@@ -133,14 +130,12 @@ def _make_measure(given: "Train", task: Task) -> "Callable[[SequenceModel], dict
     return measure
 
 
-def build(given: "Train", tasks: Sequence[Task]) -> "SequenceModel | MultiTaskModel":
-    """Return the model of one task, or of several around one backbone."""
+def build(given: "Train", tasks: Sequence[Task]) -> "dict[str, SequenceModel]":
+    """Return the models of the tasks around one backbone."""
     from seqdec.model.sequence_model import build_model
-    from seqdec.model.tasks import MultiTaskModel
 
     backbone = make_backbone(given, [task.layout for task in tasks])
-    models = {task.name: build_model(task.windows, backbone, seed=given.seed) for task in tasks}
-    return MultiTaskModel(models) if tasks[0].name else models[""]
+    return {task.name: build_model(task.windows, backbone, seed=given.seed) for task in tasks}
 
 
 def reads_return(layout: "Layout") -> bool:
@@ -183,14 +178,15 @@ def backbone_rate(given: "Train", init: str) -> float:
     return given.learning_rate / 10 if init == "pretrained" else given.learning_rate
 
 
-def describe_run(given: "Train", folder: Path, tasks: Sequence[Task], model: "SequenceModel | MultiTaskModel") -> str:
+def describe_run(given: "Train", folder: Path, tasks: Sequence[Task], models: "Mapping[str, SequenceModel]") -> str:
     """Return, in lines, what is about to be trained, on what, as what."""
     from seqdec.model.sequence_model import summarize_returns
 
-    sizes = [parameter.numel() for parameter in model.parameters()]
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = {id(parameter): parameter for model in models.values() for parameter in model.parameters()}
+    sizes = [parameter.numel() for parameter in parameters.values()]
+    learning = [parameter for parameter in parameters.values() if parameter.requires_grad]
     dtypes = ", ".join(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in learning}))
-    source = model.backbone_source.source
+    source = models[tasks[0].name].backbone_source.source
     layers = "all layers" if not source.num_layers else f"first {source.num_layers} layers"
     layers = "first layer" if source.num_layers == 1 else layers
     rows = []

@@ -74,11 +74,11 @@ def evaluate_run(given: Eval) -> int:
         from seqdec.inference.evaluation import evaluate, resolve_targets
         from seqdec.inference.plots import plot_report
         from seqdec.inference.policy import Policy
-        from seqdec.model.tasks import load_policy, task_of
+        from seqdec.model.folder import load_policy
         from seqdec.play.make import check_spaces
         from seqdec.training.processes import join_processes
 
-    model = task_of(load_policy(policy_folder, merge_adapters=True), given.task)
+    model = load_policy(policy_folder, task=given.task, merge_adapters=True)
     targets: list[float | str | None] = [*resolve_targets(given.target_return, model.data.returns)]
     prompt = asking.make_prompt(given, model)
     guidance, planning = asking.make_guidance(given), asking.make_planning(given)

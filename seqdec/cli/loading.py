@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from seqdec.cli.data import DataTable
     from seqdec.cli.train import Train
     from seqdec.formats.columns import Columns
-    from seqdec.model.tasks import TaskWindows
     from seqdec.sequence.layout import Layout
     from seqdec.sequence.stream import StreamWindows
     from seqdec.sequence.windows import Windows
@@ -68,6 +67,8 @@ def load_tasks(given: "Train") -> list[Task]:
     if given.streaming:
         if len(names) > 1 or given.fraction is not None or given.best is not None:
             raise UsageError("--streaming reads one source as it comes: leave other --data, --fraction and --best out")
+        if tasks[0]:
+            raise UsageError("--streaming trains one task without a name: leave NAME= out of --data")
         return [_stream_task(given, *names[0])]
     for flag, value in (("--columns", given.columns), ("--heldout-episodes", given.heldout_episodes)):
         if value:
@@ -236,23 +237,6 @@ def _layout_from_file(given: "Train") -> "Layout":
         return Layout.from_json(value)
     except (DataError, UsageError) as error:
         raise type(error)(f"{given.layout}: {error}") from error
-
-
-def all_windows(
-    tasks: Sequence[Task],
-) -> "tuple[Windows | TaskWindows | StreamWindows, Windows | TaskWindows | None]":
-    """Return the windows to train on and those held out, of one task or of several."""
-    from seqdec.model.tasks import TaskWindows
-    from seqdec.sequence.windows import Windows
-
-    if not tasks[0].name:
-        return tasks[0].windows, tasks[0].heldout
-    held = {task.name: task.heldout for task in tasks if task.heldout is not None}
-    named = {task.name: task.windows for task in tasks if isinstance(task.windows, Windows)}
-    if len(named) < len(tasks):
-        raise UsageError("--streaming trains one task without a name: leave NAME= out of --data")
-    windows = TaskWindows(named, {task.name: task.weight for task in tasks})
-    return windows, TaskWindows(held) if held else None
 
 
 def spec_of(env_id: str) -> "EnvironmentSpec":

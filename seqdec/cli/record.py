@@ -103,10 +103,10 @@ def _recorded_policy(given: DataRecord) -> "tuple[Actor | Callable[..., object],
 
     from seqdec.inference.evaluation import resolve_targets
     from seqdec.inference.policy import Policy
-    from seqdec.model.tasks import load_policy, task_of
+    from seqdec.model.folder import load_policy
     from seqdec.training.processes import join_processes
 
-    model = task_of(load_policy(folder, merge_adapters=True), given.task)
+    model = load_policy(folder, task=given.task, merge_adapters=True)
     with closing(make_envs(model.data.spec, 1, env_id=given.env_id)) as envs:
         check_spaces(model.data.spec, envs)
     device = join_processes().device

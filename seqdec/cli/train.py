@@ -199,23 +199,23 @@ def _train(given: Train, folder: Path) -> int:
         from seqdec.training.processes import join_processes
 
     processes = join_processes()
-    windows, heldout = loading.all_windows(tasks)
     measure = assembly.make_evaluation(given, tasks)
     config = assembly.make_config(given, tasks)
     if given.resume:
         assembly.check_same_run(given, folder, config)
-    model = assembly.build(given, tasks)
+    models = assembly.build(given, tasks)
     if is_main_process():
-        print(assembly.describe_run(given, folder, tasks, model), flush=True)
+        print(assembly.describe_run(given, folder, tasks, models), flush=True)
         storage.write_json(folder / "config.json", config)
     outcome = train(
-        model,
-        windows,
+        models,
+        {task.name: task.windows for task in tasks},
         out=folder,
         steps=given.steps,
+        weights={task.name: task.weight for task in tasks},
         batch_size=given.batch_size,
         learning_rate=given.learning_rate,
-        backbone_learning_rate=assembly.backbone_rate(given, model.backbone_source.source.init),
+        backbone_learning_rate=assembly.backbone_rate(given, models[tasks[0].name].backbone_source.source.init),
         weight_decay=given.weight_decay,
         warmup_steps=given.warmup_steps,
         schedule=given.schedule,
@@ -228,8 +228,8 @@ def _train(given: Train, folder: Path) -> int:
         eval_every=given.eval_every,
         checkpoint_every=given.checkpoint_every,
         keep_checkpoints=given.keep_checkpoints,
-        heldout=heldout,
-        evaluate=measure,
+        heldout={task.name: task.heldout for task in tasks if task.heldout is not None},
+        evaluate=None if measure is None else lambda: measure(models),
         tracker=given.tracker,
         config=config,
         resume=given.resume,

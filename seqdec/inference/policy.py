@@ -23,8 +23,8 @@ from seqdec.inference.planning import Planning, check_plannable, plan
 from seqdec.inference.prompt import Prompt, checked_facts, less_evidence, rows_of
 from seqdec.inference.report import Report
 from seqdec.inference.returns import expert_return
+from seqdec.model.folder import load_policy, save_policy
 from seqdec.model.sequence_model import SequenceModel
-from seqdec.model.tasks import load_policy, task_of
 from seqdec.sequence import noise
 from seqdec.spaces.leaves import MISSING, Batch, join, split, stack, unstack
 
@@ -112,11 +112,11 @@ class Policy:
         """
         folder = Path(folder)
         folder = folder / "policy" if (folder / "policy").is_dir() else folder
-        return cls(task_of(load_policy(folder, merge_adapters=True), task), target_return, **asked)  # pyright: ignore[reportArgumentType]
+        return cls(load_policy(folder, task=task, merge_adapters=True), target_return, **asked)  # pyright: ignore[reportArgumentType]
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write the model as a policy folder, replacing what is there; what is asked for is not part of it."""
-        self.model.save(folder)
+        save_policy(self.model, folder)
 
     def evaluate(
         self,

@@ -1,23 +1,20 @@
 """The sequence model: codecs write a window into tokens, a backbone reads them, codecs read its states.
 
-A policy folder holds one: the backbone in Hugging Face format, everything else in one safetensors file, the layout
-and what the data was. It loads and acts without the data set, and nothing in it is executable.
+    batch {name: [B, K, ...]} -> codecs embed -> tokens [B, L, D] -> backbone -> states [B, L, D] -> losses by variable
+
+It computes; `folder` writes and reads it, `training` moves its parameters, `inference` asks it.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Self, cast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import seqdec
-from seqdec import storage
-from seqdec.errors import DataError
-from seqdec.model.backbone import Backbone, reload_backbone, save_backbone
+from seqdec.model.backbone import Backbone
 from seqdec.model.codecs import Codec, build_codec
 from seqdec.model.perception import Text, Vocabulary, marks_of, time_frequencies, time_projection, waves
 from seqdec.sequence.facts import HIDDEN
@@ -28,9 +25,6 @@ from seqdec.spaces.spec import EnvironmentSpec
 if TYPE_CHECKING:  # acting needs no data
     from seqdec.sequence.stream import StreamWindows
     from seqdec.sequence.windows import Windows
-
-
-POLICY_FORMAT = 2  # 1 had discount, delayed_reward and prompt_dropout in policy.json; now the layout tells them
 
 
 @dataclass(frozen=True)
@@ -232,105 +226,9 @@ class SequenceModel(nn.Module):
         """Trainable parameters of the backbone."""
         return [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
 
-    def save(self, folder: Path | str) -> None:
-        """Publish a policy folder, replacing what is there, so that it stands whole or not at all.
-
-        Raises:
-            StorageError: if it cannot be written; the old folder is kept.
-        """
-        with storage.publish(Path(folder), replace=True) as open_folder:
-            self.write(open_folder)
-
-    def write(self, folder: Path) -> None:
-        """Write the policy's files into a folder that somebody else publishes."""
-        (folder / "backbone").mkdir(parents=True)
-        save_backbone(self.backbone_source, folder / "backbone")
-        self.write_own(folder)
-        storage.write_text(folder / "README.md", self._card())
-
-    def write_own(self, folder: Path) -> None:
-        """Write everything but the backbone."""
-        own = {name: t for name, t in self.state_dict().items() if not name.startswith("backbone.")}
-        storage.write_tensors(folder / "codecs.safetensors", own)
-        storage.write_json(folder / "layout.json", self.layout.to_json())
-        policy = {
-            "format": POLICY_FORMAT,
-            "seqdec": seqdec.__version__,
-            "environment": self.data.spec.to_json(),
-            "data_returns": dict(self.data.returns),
-            "text": self.data.text,
-        }
-        storage.write_json(folder / "policy.json", policy)
-
-    @classmethod
-    def load(cls, folder: Path | str, *, merge_adapters: bool = False) -> Self:
-        """Read a policy folder; it is in evaluation mode, on the CPU.
-
-        Args:
-            folder: what `save` wrote.
-            merge_adapters: add LoRA's matrices to the weights, which acts faster.
-
-        Raises:
-            DataError: for a folder that is no policy, is damaged, or is of a newer format.
-        """
-        folder = Path(folder)
-        storage.verify(folder)
-        return cls.read_own(folder, lambda: reload_backbone(folder / "backbone", merge_adapters=merge_adapters)).eval()
-
-    @classmethod
-    def read_own(cls, folder: Path, backbone: Backbone | Callable[[], Backbone]) -> Self:
-        """Read what `write_own` wrote, around a backbone or what loads one."""
-        policy = storage.read_json(folder / "policy.json")
-        if policy.get("format") not in (1, POLICY_FORMAT):
-            raise DataError(
-                f"{folder} has policy format {policy.get('format')!r}; this seqdec {seqdec.__version__} reads 1 to "
-                f"{POLICY_FORMAT}: the folder was written by seqdec {policy.get('seqdec')!r}"
-            )
-        layout = Layout.from_json(storage.read_json(folder / "layout.json"))
-        try:
-            data = DataSummary(
-                spec=EnvironmentSpec.from_json(policy["environment"]),
-                returns={str(key): float(value) for key, value in policy["data_returns"].items()},
-                text=str(policy.get("text", "")),
-            )
-            if policy["format"] == 1:
-                layout = replace(
-                    layout,
-                    discount=float(policy["discount"]),
-                    delayed_reward=bool(policy["delayed_reward"]),
-                    prompt_dropout=float(policy.get("prompt_dropout", 0.0)),
-                )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{folder / 'policy.json'} is no policy description: {error}") from error
-        model = cls(layout, backbone if isinstance(backbone, Backbone) else backbone(), data)
-        model.load_own(storage.read_tensors(folder / "codecs.safetensors"), folder / "codecs.safetensors")
-        return model
-
-    def load_own(self, tensors: Mapping[str, Tensor], source: Path) -> None:
-        """Set everything but the backbone; raises DataError, naming `source`, if a tensor does not fit."""
-        expected = {name: t for name, t in self.state_dict().items() if not name.startswith("backbone.")}
-        for name, tensor in expected.items():
-            if name not in tensors or tensors[name].shape != tensor.shape:
-                found = tuple(tensors[name].shape) if name in tensors else "nothing"
-                raise DataError(f"{source}: {name} should have shape {tuple(tensor.shape)}, found {found}")
-        unknown = sorted(tensors.keys() - expected.keys())
-        if unknown:
-            raise DataError(f"{source} holds {unknown[0]!r}, which the layout does not know")
-        self.load_state_dict(dict(tensors), strict=False)
-
-    def _card(self) -> str:
-        spec, returns, source = self.data.spec, self.data.returns, self.backbone_source.source
-        slots = (*self.layout.prompt, *self.layout.step)
-        env = storage.plain_text(spec.id or "an unnamed environment")
-        return (
-            "---\nlibrary_name: seqdec\ntags:\n- reinforcement-learning\n- decision-transformer\n---\n\n"
-            f"# A seqdec policy for {env}\n\n"
-            f"- backbone: {storage.plain_text(source.name)} ({source.init}, finetuned: {source.finetune})\n"
-            f"- layout: {' '.join('+'.join(slot) for slot in slots)}, "
-            f"{self.layout.context_length} timesteps\n"
-            f"- returns in the data: {returns['min']:.6g} to {returns['max']:.6g}\n\n"
-            "Act with it:\n\n```\nseqdec eval PATH_OF_THIS_FOLDER --target-return max\n```\n"
-        )
+    def own_state(self) -> dict[str, Tensor]:
+        """Everything but the backbone, as `state_dict` has it."""
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("backbone.")}
 
 
 def build_model(windows: "Windows | StreamWindows", backbone: Backbone, *, seed: int = 0) -> SequenceModel:

@@ -15,7 +15,6 @@ from dataclasses import replace
 from itertools import islice
 
 import numpy as np
-from torch import Tensor
 
 from seqdec.data.arrow import from_rows
 from seqdec.data.check import check
@@ -23,7 +22,7 @@ from seqdec.data.episode import Row
 from seqdec.data.source import Source
 from seqdec.errors import DataError, StorageError, UsageError
 from seqdec.sequence.layout import Layout
-from seqdec.sequence.windows import Windows, concatenate
+from seqdec.sequence.windows import Draw, Windows, concatenate
 
 BLOCKS = 16  # in which a buffer is replaced: fewer read more at once, more make a batch slower
 
@@ -57,7 +56,7 @@ class StreamWindows:
         >>> source = Source(spec, read=lambda: map(Episode.to_row, map(Episode.from_row, dataset)), identity={})
         >>> layout = layout_from_spaces("multi_game", spec.observation_space, spec.action_space)
         >>> windows = StreamWindows(source, layout, buffer=16, num_heldout=4)
-        >>> windows.gather(windows.draw(step=0, seed=0, batch_size=8))["observation"].shape
+        >>> windows.draw(step=0, seed=0, batch_size=8).gather()["observation"].shape
         torch.Size([8, 20, 4])
     """
 
@@ -110,10 +109,10 @@ class StreamWindows:
     def __len__(self) -> int:
         return len(self._held)
 
-    def draw(self, step: int, seed: int, batch_size: int) -> np.ndarray:
-        """Bring the buffer to an optimizer step and return the indices of windows in it, int64 [B].
+    def draw(self, step: int, seed: int, batch_size: int) -> Draw:
+        """Bring the buffer to an optimizer step and draw windows of it.
 
-        B counts the windows of all processes, each of which has its own buffer and takes its slice of the indices.
+        They are as many as all processes need, each of which has its own buffer and takes a part of its own draw.
 
         Raises:
             DataError: an episode that is read for this step cannot be trained on.
@@ -121,22 +120,6 @@ class StreamWindows:
         """
         self._move(self._block_of(step, batch_size))
         return self._held.draw(step, seed, batch_size)
-
-    def sizes(self, indices: np.ndarray) -> np.ndarray:
-        """Return how many timesteps each of these windows has, of the last step that was drawn, int64 [B]."""
-        return self._held.sizes(indices)
-
-    def num_valid(self, indices: np.ndarray) -> int:
-        """Count the timesteps of these windows, of the last step that was drawn, that are not padding."""
-        return self._held.num_valid(indices)
-
-    def num_known(self, indices: np.ndarray) -> dict[str, int]:
-        """Count, as `Windows.num_known` does, in these windows of the last step that was drawn."""
-        return self._held.num_known(indices)
-
-    def gather(self, indices: np.ndarray) -> dict[str, Tensor]:
-        """Return windows of the last step that was drawn as a batch, as `Windows.gather` does."""
-        return self._held.gather(indices)
 
     def statistics(self) -> dict[str, np.ndarray]:
         """Return the values that codecs are fitted to, by variable, of the first `buffer` episodes.

@@ -11,6 +11,7 @@ An index counts through the windows again and again: in each round a window has 
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import datasets
 import numpy as np
@@ -35,6 +36,37 @@ ROUNDS = 2**20  # in which the facts of a prompt are drawn
 REWARD_BLOCK = 2_000_000  # timesteps whose returns are computed at once
 
 
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """Some windows, as a step draws them: `indices` [B] of `windows`, all of one `task`."""
+
+    windows: "Windows"
+    indices: np.ndarray
+    task: str = ""
+
+    def part(self, places: np.ndarray | slice) -> "Draw":
+        """Return those of the windows that stand at these places, of 0 to B - 1."""
+        return replace(self, indices=self.indices[places])
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """How many timesteps each of the windows has, padding apart, int64 [B]."""
+        return self.windows.sizes(self.indices)
+
+    @property
+    def num_valid(self) -> int:
+        """How many timesteps are not padding."""
+        return self.windows.num_valid(self.indices)
+
+    def num_known(self) -> dict[str, int]:
+        """Count, for each variable that the layout predicts, the timesteps at which it is known."""
+        return self.windows.num_known(self.indices)
+
+    def gather(self) -> dict[str, Tensor]:
+        """Return the windows as a batch, as `Windows.gather` does."""
+        return self.windows.gather(self.indices)
+
+
 class Windows:
     """The windows of a data set, one for each of its timesteps.
 
@@ -56,7 +88,7 @@ class Windows:
         >>> spec = environment_of(dataset)
         >>> layout = layout_from_spaces("multi_game", spec.observation_space, spec.action_space)
         >>> windows = Windows(dataset, layout)
-        >>> windows.gather(windows.draw(step=0, seed=0, batch_size=8))["observation"].shape
+        >>> windows.draw(step=0, seed=0, batch_size=8).gather()["observation"].shape
         torch.Size([8, 20, 4])
     """
 
@@ -122,11 +154,13 @@ class Windows:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def draw(self, step: int, seed: int, batch_size: int) -> np.ndarray:
-        """Return the indices of the windows of an optimizer step, uniform over timesteps if unweighted, int64 [B]."""
+    def draw(self, step: int, seed: int, batch_size: int) -> Draw:
+        """Draw the windows of an optimizer step, uniformly over timesteps if unweighted."""
         random = np.random.default_rng((seed, step))
-        windows = self._draw_windows(random, batch_size)
-        return windows + len(self) * random.integers(ROUNDS, size=batch_size) if self._facts.are_drawn else windows
+        indices = self._draw_windows(random, batch_size)
+        if self._facts.are_drawn:
+            indices = indices + len(self) * random.integers(ROUNDS, size=batch_size)
+        return Draw(self, indices)
 
     def _draw_windows(self, random: np.random.Generator, batch_size: int) -> np.ndarray:
         if self._mass is None:

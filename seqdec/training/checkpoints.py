@@ -1,6 +1,6 @@
 """Checkpoints: a policy and what its optimizer remembers, published together, so that training can go on.
 
-    runs/NAME/checkpoints/step-000400/   policy/   what SequenceModel.save writes
+    runs/NAME/checkpoints/step-000400/   policy/   what `save_policy` writes
                                          train/    the optimizer's moments by parameter name, the step,
                                                    of fp16 how gradients are scaled
                                          manifest.json
@@ -9,18 +9,20 @@ The newest is the one with the highest step and a manifest: there is no link or 
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from seqdec import storage
 from seqdec.errors import DataError, StorageError, UsageError
+from seqdec.model.folder import load_tasks, write_policy
 from seqdec.model.sequence_model import SequenceModel
-from seqdec.model.tasks import MultiTaskModel, load_policy
 
+Models = Mapping[str, SequenceModel]
 logger = logging.getLogger(__name__)
 
 
@@ -30,12 +32,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def save_checkpoint(
-    run: Path,
-    model: SequenceModel | MultiTaskModel,
-    optimizer: Optimizer,
-    step: int,
-    keep: int,
-    scaler: GradScaler | None = None,
+    run: Path, models: Models, optimizer: Optimizer, step: int, keep: int, scaler: GradScaler | None = None
 ) -> None:
     """Publish the checkpoint of a step, then retire all but the newest `keep`.
 
@@ -46,10 +43,10 @@ def save_checkpoint(
     try:
         with storage.publish(folder, replace=True) as open_folder:
             (open_folder / "policy").mkdir()
-            model.write(open_folder / "policy")
+            write_policy(models, open_folder / "policy")
             storage.write_manifest(open_folder / "policy")  # so that it can be loaded, or copied away, by itself
             (open_folder / "train").mkdir()
-            tensors, counts = _optimizer_state(model, optimizer)
+            tensors, counts = _optimizer_state(models, optimizer)
             storage.write_tensors(open_folder / "train" / "optimizer.safetensors", tensors)
             scaling = {} if scaler is None else {"scaler": scaler.state_dict()}
             storage.write_json(open_folder / "train" / "state.json", {"step": step, "updates": counts, **scaling})
@@ -60,34 +57,32 @@ def save_checkpoint(
         storage.retire(old)
 
 
-def restore_checkpoint(
-    run: Path, model: SequenceModel | MultiTaskModel, optimizer: Optimizer, scaler: GradScaler | None = None
-) -> int:
-    """Load the newest undamaged checkpoint into a model, an optimizer and a scaler made by the same settings.
+def restore_checkpoint(run: Path, models: Models, optimizer: Optimizer, scaler: GradScaler | None = None) -> int:
+    """Load the newest undamaged checkpoint into models, an optimizer and a scaler made by the same settings.
 
     Returns:
         the step to go on from; 0 if there is no checkpoint.
 
     Raises:
         DataError: if there are checkpoints and all of them are damaged.
-        UsageError: if the model is not the one that was saved.
+        UsageError: if a model is not the one that was saved.
     """
-    found = checkpoints(run)
-    for folder in reversed(found):
+    folders = checkpoints(run)
+    for folder in reversed(folders):
         try:
             storage.verify(folder)
         except DataError as error:
-            if folder == found[0]:
+            if folder == folders[0]:
                 raise
             logger.warning("%s: going on from the checkpoint before", error)
             continue
-        saved = load_policy(folder / "policy").state_dict()
-        _check_same_model(folder, model.state_dict(), saved)
-        model.load_state_dict(saved)
+        saved = load_tasks(folder / "policy")
+        _check_same_models(folder, models, saved)
+        for name, model in models.items():
+            model.load_state_dict(saved[name].state_dict())
         state = storage.read_json(folder / "train" / "state.json")
-        _load_optimizer(
-            model, optimizer, storage.read_tensors(folder / "train" / "optimizer.safetensors"), state["updates"]
-        )
+        moments = storage.read_tensors(folder / "train" / "optimizer.safetensors")
+        _load_optimizer(models, optimizer, moments, state["updates"])
         if scaler is not None and "scaler" in state:  # older checkpoints, and those of another precision, have none
             scaler.load_state_dict(state["scaler"])
         logger.info("resuming from step %d", state["step"])
@@ -95,22 +90,34 @@ def restore_checkpoint(
     return 0
 
 
-def _check_same_model(folder: Path, model: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
-    for name in (*model, *saved):
-        shapes = [tuple(tensors[name].shape) if name in tensors else "nothing" for tensors in (saved, model)]
-        if shapes[0] != shapes[1]:
-            raise UsageError(
-                f"{folder} was trained with another model: {name} has shape {shapes[0]} there, {shapes[1]} here; "
-                "resume with the flags of that run"
-            )
+def _check_same_models(folder: Path, models: Models, saved: Models) -> None:
+    if models.keys() != saved.keys():
+        raise UsageError(f"{folder} has the tasks {', '.join(saved)}, this run has {', '.join(models)}")
+    for task, model in models.items():
+        there, here = saved[task].state_dict(), model.state_dict()
+        for name in (*here, *there):
+            shapes = [tuple(tensors[name].shape) if name in tensors else "nothing" for tensors in (there, here)]
+            if shapes[0] != shapes[1]:
+                raise UsageError(
+                    f"{folder} was trained with another model: {name} has shape {shapes[0]} there, {shapes[1]} here; "
+                    "resume with the settings of that run"
+                )
 
 
-def _optimizer_state(
-    model: SequenceModel | MultiTaskModel, optimizer: Optimizer
-) -> tuple[dict[str, Tensor], dict[str, float]]:
+def _named_parameters(models: Models) -> dict[str, nn.Parameter]:
+    """Return all parameters by the names that checkpoints have: those of the backbone once, other tasks' apart."""
+    parameters = {}
+    for task, model in models.items():
+        for name, parameter in model.named_parameters():
+            is_own = task and not name.startswith("backbone.")
+            parameters[f"tasks.{task}.{name}" if is_own else name] = parameter
+    return parameters
+
+
+def _optimizer_state(models: Models, optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The optimizer's moments, and how often each parameter was updated, by the parameter's name."""
     moments, counts = {}, {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in _named_parameters(models).items():
         for key, value in optimizer.state.get(parameter, {}).items():
             if key == "step":
                 counts[name] = float(value)
@@ -120,9 +127,9 @@ def _optimizer_state(
 
 
 def _load_optimizer(
-    model: SequenceModel | MultiTaskModel, optimizer: Optimizer, moments: dict[str, Tensor], counts: dict[str, float]
+    models: Models, optimizer: Optimizer, moments: Mapping[str, Tensor], counts: Mapping[str, float]
 ) -> None:
-    parameters = dict(model.named_parameters())
+    parameters = _named_parameters(models)
     for name, count in counts.items():
         optimizer.state[parameters[name]]["step"] = torch.tensor(count, dtype=torch.float32)
     for key, moment in moments.items():

@@ -1,19 +1,95 @@
-"""Where the numbers of a run go: one line a log in `metrics.jsonl` always, and to a tracker if asked.
+"""The numbers of a run: summed between two logs, written as lines of `metrics.jsonl` always, and to a tracker if asked.
 
 A tracker that is asked for and not installed is an error at the start. One that fails later is reported once and
 left alone: it never stops training.
 """
 
+import contextlib
 import logging
+import math
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
 
 from seqdec import storage
 from seqdec.errors import UsageError
+from seqdec.sequence.windows import Draw
+from seqdec.training.step import Counts
 
 TRACKERS = ("none", "wandb", "tensorboard", "trackio")
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Sums:
+    """What the steps since the last log come to: losses, and timesteps, by variable ("TASK/VARIABLE" of a named task).
+
+    `num_known` counts the timesteps at which a variable was known, `num_present` all those in whose batches it was.
+    """
+
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    num_known: dict[str, int] = field(default_factory=dict)
+    num_present: dict[str, int] = field(default_factory=dict)
+    num_valid: int = 0
+    num_skipped: int = 0  # steps, of the whole run
+    num_skipped_in_a_row: int = 0
+
+    def add(self, mine: Draw, losses: Mapping[str, Tensor], counts: Counts, norm: float) -> None:
+        """Count a step, which was skipped where its gradient's norm is not finite."""
+        is_skipped = not math.isfinite(norm)
+        self.num_skipped += is_skipped
+        self.num_skipped_in_a_row = self.num_skipped_in_a_row + 1 if is_skipped else 0
+        self.num_valid += counts.num_valid
+        for variable, loss in losses.items():
+            name = f"{mine.task}/{variable}" if mine.task else variable
+            self.losses[name] = self.losses[name] + loss if name in self.losses else loss
+            self.weights[name] = mine.windows.layout.variable(variable).loss_weight
+            self.num_known[name] = self.num_known.get(name, 0) + counts.num_known[variable]
+            self.num_present[name] = self.num_present.get(name, 0) + counts.num_valid
+
+    def clear(self) -> None:
+        """Begin anew, but for the number of steps that were skipped."""
+        self.losses, self.num_known, self.num_present, self.num_valid = {}, {}, {}, 0
+
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        """Return the mean loss of each variable over all processes, and of all together, as they were weighted."""
+        names = sorted(self.losses)
+        stacked = accelerator.reduce(torch.stack([self.losses[name] for name in names]), reduction="sum")
+        assert isinstance(stacked, Tensor)
+        totals = dict(zip(names, stacked.tolist(), strict=True))
+        means = {name: total / max(1, self.num_known[name]) for name, total in totals.items()}
+        together = sum(self.weights[name] * self.num_present[name] / self.num_valid * means[name] for name in names)
+        return {**{f"train/loss_{name}": mean for name, mean in means.items()}, "train/loss": together}
+
+
+class Clock:
+    """Seconds of training, without evaluation and saving."""
+
+    def __init__(self, step: int):
+        self.step, self.start = step, time.perf_counter()
+
+    def speeds(self, step: int, num_valid: int) -> dict[str, float]:
+        """Rates since the last call."""
+        now = time.perf_counter()
+        seconds, self.start = now - self.start, now
+        num_steps, self.step = step - self.step, step
+        return {"speed/steps_per_second": num_steps / seconds, "speed/timesteps_per_second": num_valid / seconds}
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count the time of a block."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.start += time.perf_counter() - begin
 
 
 class Metrics:
@@ -30,6 +106,9 @@ class Metrics:
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
             storage.truncate_lines(self.path, lambda line: line.get("step", 0) <= step)
+        self.measured: dict[int, list[str]] = {}  # beside training, by step: names
+        for line in storage.read_lines(self.path) if self.path.exists() else []:
+            self._remember(line.get("step", 0), line)
         self._close: Callable[[], None] | None = None
         self._track = self._guard(lambda: _open_tracker(tracker, folder, dict(config)), tracker)
 
@@ -53,8 +132,14 @@ class Metrics:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         logger.warning("%s unavailable (%s), continuing with %s", name, reason, self.path)
 
+    def _remember(self, step: int, names: Iterable[str]) -> None:
+        measured = [name for name in names if name != "step" and not name.startswith(("train/", "speed/"))]
+        if measured:
+            self.measured.setdefault(step, []).extend(measured)
+
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line; numbers that are not finite become null."""
+        self._remember(step, values)
         finite = {name: value if abs(value) < float("inf") else None for name, value in values.items()}
         storage.append_line(self.path, {"step": step, **finite})
         if self._track is not None:

@@ -1,45 +1,67 @@
-"""One optimizer step: its windows, its gradients, its rates."""
+"""One optimizer step: its windows, its gradients, its rates. All of them are functions of the settings and its number.
+
+A step's batch is of one task. Every process computes its part of it, with losses divided by the counts of all.
+"""
 
 import contextlib
+import math
 from collections.abc import Mapping
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqdec.errors import DataError, StorageError, UsageError
 from seqdec.model.sequence_model import SequenceModel
-from seqdec.model.tasks import MultiTaskModel, TaskWindows
 from seqdec.sequence.stream import StreamWindows
-from seqdec.sequence.windows import Windows
+from seqdec.sequence.windows import Draw, Windows
 
 Schedule = Literal["constant", "cosine"]
-Model = SequenceModel | MultiTaskModel
-TrainingWindows = Windows | TaskWindows | StreamWindows
+TaskWindows = Mapping[str, Windows | StreamWindows]
 UNREADABLE = (DataError, UsageError, StorageError)  # what a stream may come to when it reads on
 WORTH_A_PASS = 64  # timesteps: computing fewer takes no longer than what a pass costs beside them
 
 
-def make_optimizer(model: Model, learning_rate: float, backbone_rate: float, weight_decay: float) -> torch.optim.AdamW:
+class Counts(NamedTuple):
+    """How many timesteps a step's batch has on all processes: `num_valid` in all, `num_known` by predicted variable."""
+
+    num_valid: int
+    num_known: Mapping[str, int]
+
+
+class TaskModels(nn.Module):
+    """The models of all tasks as one module, as accelerate wants it: a batch is for its task's model."""
+
+    def __init__(self, models: Mapping[str, SequenceModel]):
+        super().__init__()
+        self._places = {name: place for place, name in enumerate(models)}
+        self.models = nn.ModuleList(models.values())
+
+    def forward(self, task: str, batch: Mapping[str, Tensor], mask_observation: float) -> dict[str, Tensor]:
+        return self.models[self._places[task]](batch, mask_observation)
+
+
+def make_optimizer(
+    models: Mapping[str, SequenceModel], learning_rate: float, backbone_rate: float, weight_decay: float
+) -> torch.optim.AdamW:
     """AdamW with the rates of new and of backbone parameters; norms, biases and embeddings are not decayed."""
-    is_table = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    modules = [module for model in models.values() for module in model.modules()]
+    is_table = {id(module.weight) for module in modules if isinstance(module, nn.Embedding)}
+    new = [parameter for model in models.values() for parameter in model.new_parameters()]
+    shared = next(iter(models.values())).backbone_parameters()
     groups = []
-    for origin, parameters, rate in (
-        ("new", model.new_parameters(), learning_rate),
-        ("backbone", model.backbone_parameters(), backbone_rate),
-    ):
+    for origin, parameters, rate in (("new", new, learning_rate), ("backbone", shared, backbone_rate)):
         if not parameters:
             raise UsageError(f"no {origin} parameter is trainable: its learning rate would match nothing")
         matrices = [p for p in parameters if p.ndim > 1 and id(p) not in is_table]
         others = [p for p in parameters if p.ndim <= 1 or id(p) in is_table]
-        groups += [
-            {"params": group, "lr": rate, "weight_decay": decay}
-            for group, decay in ((matrices, weight_decay), (others, 0.0))
-            if group
-        ]
+        decays = ((matrices, weight_decay), (others, 0.0))
+        groups += [{"params": group, "lr": rate, "weight_decay": decay} for group, decay in decays if group]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
 
 
@@ -62,61 +84,105 @@ def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tenso
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
+def shares_of(windows: TaskWindows, weights: Mapping[str, float] | None) -> dict[str, float]:
+    """Return how often a batch is of each task; all alike where no weights are given."""
+    if weights is not None and weights.keys() != windows.keys():
+        raise UsageError(f"there are weights of {', '.join(weights)}, the tasks are {', '.join(windows)}")
+    shares = np.array([1.0 if weights is None else weights[name] for name in windows])
+    if not np.isfinite(shares).all() or (shares < 0).any() or shares.sum() == 0:
+        raise UsageError(f"the weights of the tasks are {shares.tolist()}: finite ones, not all 0, are needed")
+    return dict(zip(windows, (shares / shares.sum()).tolist(), strict=True))
+
+
+def task_of_step(shares: Mapping[str, float], step: int, seed: int) -> str:
+    """Return the task of a step's batch; in which order the tasks are given makes no difference."""
+    names = sorted(shares)
+    if len(names) == 1:
+        return names[0]
+    random = np.random.default_rng((seed, step, 1))  # numbers of its own, which no window has
+    return names[int(random.choice(len(names), p=[shares[name] for name in names]))]
+
+
 def draw(
-    accelerator: Accelerator, windows: TrainingWindows, step: int, seed: int, batch_size: int
-) -> tuple[np.ndarray, int, dict[str, int]]:
-    """Return the indices of a step's windows, and how many timesteps all processes have: in all, and known ones."""
-    if not isinstance(windows, StreamWindows) or accelerator.num_processes == 1:
-        indices = windows.draw(step, seed, batch_size)
-        return indices, windows.num_valid(indices), windows.num_known(indices)
+    accelerator: Accelerator, windows: TaskWindows, shares: Mapping[str, float], step: int, seed: int, batch_size: int
+) -> tuple[Draw, Counts]:
+    """Return this process's part of the windows of a step, all of one task, and the counts of all parts.
+
+    They are those that the task would have alone.
+
+    Raises:
+        DataError, UsageError, StorageError: a stream cannot be read on; on all processes.
+    """
+    task = task_of_step(shares, step, seed)
+    chosen = windows[task]
+    if not isinstance(chosen, StreamWindows) or accelerator.num_processes == 1:
+        drawn = replace(chosen.draw(step, seed, batch_size), task=task)
+        return _part_of(accelerator, drawn), Counts(drawn.num_valid, drawn.num_known())
     # each process knows its own part only: together they count, and hear of one that cannot read on
-    names = windows.layout.predicted
-    failure, indices, counts = None, np.zeros(0, np.int64), [0] * (1 + len(names))
+    predicted = chosen.layout.predicted
+    failure, mine, numbers = None, None, [0] * (1 + len(predicted))
     try:
-        indices = windows.draw(step, seed, batch_size)
-        mine = slice_of(accelerator, indices)
-        counts = [windows.num_valid(mine), *windows.num_known(mine).values()]
+        mine = _part_of(accelerator, replace(chosen.draw(step, seed, batch_size), task=task))
+        numbers = [mine.num_valid, *mine.num_known().values()]
     except UNREADABLE as error:
         failure = error
-    told = torch.tensor([*counts, failure is not None], device=accelerator.device)
-    torch.distributed.all_reduce(told)
-    count, *known, num_failures = told.tolist()
+    sums = torch.tensor([*numbers, failure is not None], device=accelerator.device)
+    torch.distributed.all_reduce(sums)
+    num_valid, *known, num_failures = sums.tolist()
     if num_failures:
         words = gather_object([None if failure is None else str(failure)])
         raise failure or DataError(next(word for word in words if word is not None))
-    return indices, count, dict(zip(names, known, strict=True))
+    assert mine is not None
+    return mine, Counts(num_valid, dict(zip(predicted, known, strict=True)))
 
 
-def slice_of(accelerator: Accelerator, indices: np.ndarray) -> np.ndarray:
-    share = len(indices) // accelerator.num_processes
-    return indices[accelerator.process_index * share :][:share]
+def _part_of(accelerator: Accelerator, drawn: Draw) -> Draw:
+    share = len(drawn.indices) // accelerator.num_processes
+    first = accelerator.process_index * share
+    return drawn.part(slice(first, first + share))
 
 
 def backward(
     accelerator: Accelerator,
-    wrapped: torch.nn.Module,
-    windows: TrainingWindows,
-    mine: np.ndarray,
-    known: Mapping[str, int],
-    weights: Mapping[str, float],
+    wrapped: nn.Module,
+    mine: Draw,
+    counts: Counts,
+    *,
     accumulate: int,
     mask_observation: float,
 ) -> dict[str, Tensor]:
     """Add this process's windows to the gradients, divided by the counts of all; return its losses, summed."""
+    weights = {name: mine.windows.layout.variable(name).loss_weight for name in counts.num_known}
     sums: dict[str, Tensor] = {}
-    parts = parts_of(windows.sizes(mine), accumulate, divide=accelerator.device.type == "cpu")
-    for index, part in enumerate(parts):
-        batch = to_device(windows.gather(mine[part]), accelerator.device)
+    parts = parts_of(mine.sizes, accumulate, divide=accelerator.device.type == "cpu")
+    for index, places in enumerate(parts):
+        batch = to_device(mine.part(places).gather(), accelerator.device)
         is_last = index == len(parts) - 1
         with contextlib.nullcontext() if is_last else accelerator.no_sync(wrapped):
-            losses = wrapped(batch, mask_observation)
-            loss = sum(weights[name] / max(1, known[name]) * value for name, value in losses.items())
+            losses = wrapped(mine.task, batch, mask_observation)
+            loss = sum(weights[name] / max(1, counts.num_known[name]) * value for name, value in losses.items())
             assert isinstance(loss, Tensor)
             # processes average their gradients: undo it, the count is global already
             accelerator.backward(loss * accelerator.num_processes)
         for name, value in losses.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
     return sums
+
+
+def update(
+    accelerator: Accelerator, wrapped: nn.Module, optimizer: AcceleratedOptimizer, rates: list[float], clip_norm: float
+) -> float:
+    """Move the parameters at these rates, but for a gradient that is not finite; return the gradient's norm.
+
+    It is summed over processes by now: every one of them sees the same norm and decides alike.
+    """
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), clip_norm or math.inf))  # pyright: ignore
+    if math.isfinite(norm) or accelerator.mixed_precision == "fp16":  # fp16's scaler skips by itself, and learns of it
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
 
 
 def parts_of(sizes: np.ndarray, accumulate: int, *, divide: bool = True) -> list[np.ndarray]:

@@ -35,7 +35,7 @@ from seqdec.data.schema import environment_of, lengths, returns
 from seqdec.data.select import chosen, mix
 from seqdec.formats.columns import Columns
 from seqdec.formats.load import load_dataset
-from seqdec.model.sequence_model import SequenceModel
+from seqdec.model.folder import load_policy
 from seqdec.sequence.layout import Layout
 from seqdec.spaces.spec import EnvironmentSpec
 
@@ -360,7 +360,7 @@ def test_two_tasks_are_trained_stopped_resumed_and_evaluated_by_name(root: Path,
     }
     capsys.readouterr()
     evaluate = f"eval {tmp_path}/a --episodes 2 --num-envs 2 --max-steps 9 --target-return max"
-    assert "this policy has several tasks: choose one with --task (pole, swing)" in errors_of(evaluate, 2, capsys)
+    assert "this policy has several tasks: name one of them (pole, swing)" in errors_of(evaluate, 2, capsys)
     assert "no task 'swin'; did you mean 'swing'?" in errors_of(f"{evaluate} --task swin", 2, capsys)
     for name, env_id in (("pole", "CartPole-v1"), ("swing", "Pendulum-v1")):
         run(f"{evaluate} --task {name}")
@@ -378,7 +378,7 @@ def test_windows_come_from_two_data_sets_by_their_weights(root: Path, tmp_path: 
     keep(tmp_path / "far", shifted, box_spec())
     words = f"--data {root}/box {tmp_path}/far --weights 1 3 {TINY} --heldout-fraction 0"
     (task,) = loading.load_tasks(options.parse(Train, words.split()))
-    drawn = task.windows.gather(task.windows.draw(0, 0, 4000))["observation"][:, 0, 0]
+    drawn = task.windows.draw(0, 0, 4000).gather()["observation"][:, 0, 0]
     assert abs((drawn > 500).double().mean() - 0.75) < 0.021, "three standard deviations of 4000 draws"
     run(f"train {words} --output {tmp_path}/a")
     config = storage.read_json(tmp_path / "a" / "config.json")
@@ -396,7 +396,7 @@ def test_the_best_and_a_fraction_of_the_episodes_are_what_is_trained_on(root: Pa
         ]
     ):
         run(f"train --data {root}/box --output {tmp_path}/{index} {TINY} --heldout-fraction 0 {words}")
-        model = SequenceModel.load(tmp_path / str(index) / "policy")
+        model = load_policy(tmp_path / str(index) / "policy")
         rows = chosen(dataset, **parts)
         assert model.data.returns["min"] == pytest.approx(every[rows].min(), rel=1e-5)
         assert model.data.returns["max"] == pytest.approx(every[rows].max(), rel=1e-5)
@@ -513,7 +513,7 @@ def test_a_table_streams_by_a_file_of_columns_and_resumes_bit_for_bit(tmp_path: 
     streamed(f"{words} --heldout-episodes 2", tmp_path)
     assert "walk.csv: 10 episodes, read as they come; of the first 3" in capsys.readouterr().out
     assert {"heldout/loss_action", "train/loss_action"} <= {name for line in losses(tmp_path / "a") for name in line}
-    model = SequenceModel.load(tmp_path / "a" / "policy")
+    model = load_policy(tmp_path / "a" / "policy")
     first = np.concatenate([episode.steps["observation"] for episode in episodes[2:5]])
     assert model.codec("observation").embed_values.mean.numpy() == pytest.approx(first.mean(0), abs=1e-5)  # pyright: ignore
     table.write(table.flat_rows(table.step_rows(episodes[:9])), walk)
@@ -621,7 +621,7 @@ def test_constant_entries_and_episodes_of_one_step_train_to_finite_numbers(tmp_p
     for layout in ("trajectory", "fused"):
         run(f"train --data {tmp_path}/data/walk --output {tmp_path}/{layout} {TINY} --layout {layout} --steps 6")
         assert all(np.isfinite(value) for line in metrics(tmp_path / layout) for value in line.values())
-        codec = SequenceModel.load(tmp_path / layout / "policy").codec("observation")
+        codec = load_policy(tmp_path / layout / "policy").codec("observation")
         assert codec.embed_values.std[[0, 2]].tolist() == [1.0, 1.0]  # pyright: ignore
 
 

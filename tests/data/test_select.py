@@ -64,14 +64,14 @@ def test_a_mixture_draws_each_data_set_by_its_weight_and_its_episodes_by_their_l
     assert lengths(merged).tolist() == [30, 10, 5, 5]
     layout = layout_from_spaces("behaviour_cloning", spec.observation_space, spec.action_space, context_length=1)
     windows = Windows(merged, layout, weights=weights)
-    drawn = windows.gather(np.concatenate([windows.draw(step, 0, 100) for step in range(40)]))
+    drawn = windows.gather(np.concatenate([windows.draw(step, 0, 100).indices for step in range(40)]))
     values = drawn["observation"][:, 0, 0].numpy()
     assert abs((values == 2.0).mean() - 0.75) < 0.021  # three standard deviations of 4000 draws
-    indices = np.concatenate([windows.draw(step, 0, 100) for step in range(40)])
+    indices = np.concatenate([windows.draw(step, 0, 100).indices for step in range(40)])
     counts = np.bincount(indices, minlength=50)
     assert (counts > 0).all()
     assert abs(counts[:30].sum() / counts[:40].sum() - 0.75) < 0.05
-    assert windows.draw(7, 1, 20).tolist() == windows.draw(7, 1, 20).tolist()
+    assert windows.draw(7, 1, 20).indices.tolist() == windows.draw(7, 1, 20).indices.tolist()
 
 
 def test_without_weights_every_timestep_counts_alike(dataset):

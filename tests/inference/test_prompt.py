@@ -20,8 +20,8 @@ from seqdec.inference.policy import Policy
 from seqdec.inference.prompt import Prompt
 from seqdec.model.backbone import Backbone, load_backbone
 from seqdec.model.codecs import build_codec
+from seqdec.model.folder import load_policy
 from seqdec.model.sequence_model import SequenceModel
-from seqdec.model.tasks import load_policy
 from seqdec.play import scripted_cartpole
 from seqdec.sequence.facts import HIDDEN
 from seqdec.sequence.layout import Variable
@@ -34,7 +34,7 @@ def test_what_acting_writes_is_what_training_reads(use_cache: bool, backbone: Ba
     """Goal, waypoint, final state, return and demo of a window, written into a context, give its own states."""
     prompt = ["target_return", "goal", "waypoint1", "final", "demo"]
     model, windows = prompted_model(backbone, prompt)
-    batch = windows.gather(windows.draw(2, 0, 6))
+    batch = windows.draw(2, 0, 6).gather()
     num_timesteps = int(batch["mask"].shape[1])
     with torch.inference_mode():
         expected = model._predicting(batch)["action"]

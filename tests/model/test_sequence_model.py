@@ -15,6 +15,7 @@ from conftest import FAMILIES, make_model, make_windows
 from seqdec.errors import DataError, UsageError
 from seqdec.inference.policy import Policy
 from seqdec.model.backbone import load_backbone
+from seqdec.model.folder import load_policy, save_policy
 from seqdec.model.sequence_model import SequenceModel, build_model
 from seqdec.sequence.layout import Layout, Variable
 from seqdec.sequence.presets import PRESETS
@@ -103,18 +104,18 @@ def actions_of(model: SequenceModel, seed: int = 0) -> np.ndarray:
 
 def test_a_saved_policy_acts_the_same_bit_for_bit(backbone, tmp_path: Path):
     model, _ = make_model(backbone)
-    model.save(tmp_path / "policy")
-    assert np.array_equal(actions_of(SequenceModel.load(tmp_path / "policy")), actions_of(model))
+    save_policy(model, tmp_path / "policy")
+    assert np.array_equal(actions_of(load_policy(tmp_path / "policy")), actions_of(model))
 
 
 def test_a_saved_policy_acts_the_same_in_a_new_process(backbone, tmp_path: Path):
     model, _ = make_model(backbone)
-    model.save(tmp_path / "policy")
+    save_policy(model, tmp_path / "policy")
     script = (
         "import sys; sys.path[:0] = ['tests', 'tests/model']; import numpy as np;"
         "from test_sequence_model import actions_of;"
-        "from seqdec.model.sequence_model import SequenceModel;"
-        f"np.save({str(tmp_path / 'actions.npy')!r}, actions_of(SequenceModel.load({str(tmp_path / 'policy')!r})))"
+        "from seqdec.model.folder import load_policy;"
+        f"np.save({str(tmp_path / 'actions.npy')!r}, actions_of(load_policy({str(tmp_path / 'policy')!r})))"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
     assert np.array_equal(np.load(tmp_path / "actions.npy"), actions_of(model))
@@ -125,11 +126,11 @@ def test_a_saved_adapter_acts_the_same_and_merged_almost_the_same(family_folder,
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)  # an adapter fresh from its making does nothing
-    model.save(tmp_path / "policy")
+    save_policy(model, tmp_path / "policy")
     files = {path.name for path in (tmp_path / "policy" / "backbone").iterdir()}
     assert "adapter_model.safetensors" in files and "model.safetensors" not in files
-    assert np.array_equal(actions_of(SequenceModel.load(tmp_path / "policy")), actions_of(model))
-    merged = SequenceModel.load(tmp_path / "policy", merge_adapters=True)
+    assert np.array_equal(actions_of(load_policy(tmp_path / "policy")), actions_of(model))
+    merged = load_policy(tmp_path / "policy", merge_adapters=True)
     assert not any("lora" in name for name, _ in merged.named_parameters())
     np.testing.assert_allclose(actions_of(merged), actions_of(model), atol=1e-4)
 
@@ -137,22 +138,22 @@ def test_a_saved_adapter_acts_the_same_and_merged_almost_the_same(family_folder,
 def test_an_adapter_whose_base_has_changed_is_refused(family_folder, tmp_path: Path):
     base = shutil.copytree(family_folder("llama"), tmp_path / "base")
     model, _ = make_model(load_backbone(str(base), finetune="lora"))
-    model.save(tmp_path / "policy")
+    save_policy(model, tmp_path / "policy")
     weights = load_file(base / "model.safetensors")
     weights["model.norm.weight"] += 0.5
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(DataError, match="not those that"):
-        SequenceModel.load(tmp_path / "policy")
+        load_policy(tmp_path / "policy")
 
 
 def test_saving_into_the_folder_that_was_loaded_from_is_safe(backbone, tmp_path: Path):
     model, _ = make_model(backbone)
-    model.save(tmp_path / "policy")
-    loaded = SequenceModel.load(tmp_path / "policy")
+    save_policy(model, tmp_path / "policy")
+    loaded = load_policy(tmp_path / "policy")
     with torch.no_grad():
         loaded.start += 1.0
-    loaded.save(tmp_path / "policy")
-    assert torch.equal(SequenceModel.load(tmp_path / "policy").start, loaded.start)
+    save_policy(loaded, tmp_path / "policy")
+    assert torch.equal(load_policy(tmp_path / "policy").start, loaded.start)
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
 
 
@@ -177,19 +178,19 @@ def damage(folder: Path, how: str) -> None:
 @pytest.mark.parametrize("how", ["missing", "cut", "flipped", "newer", "unfinished"])
 def test_a_damaged_policy_folder_is_refused(how: str, backbone, tmp_path: Path):
     model, _ = make_model(backbone)
-    model.save(tmp_path / "policy")
+    save_policy(model, tmp_path / "policy")
     damage(tmp_path / "policy", how)
     with pytest.raises(DataError, match="policy"):
-        SequenceModel.load(tmp_path / "policy")
+        load_policy(tmp_path / "policy")
 
 
 def test_weights_that_are_not_numbers_are_refused_by_name(backbone, tmp_path: Path):
     model, _ = make_model(backbone)
     with torch.no_grad():
         model.start[0] = float("nan")
-    model.save(tmp_path / "policy")
+    save_policy(model, tmp_path / "policy")
     with pytest.raises(DataError, match="'start'"):
-        SequenceModel.load(tmp_path / "policy")
+        load_policy(tmp_path / "policy")
 
 
 def test_prompt_facts_reach_the_model(backbone):

@@ -125,7 +125,7 @@ def test_states_that_are_read_are_those_of_the_whole_layer(family: str, family_f
 def test_losses_and_gradients_are_those_of_the_whole_layer(family: str, preset: str, family_folder, monkeypatch):
     backbone = load_backbone(str(family_folder(family)), dropout=0.0)
     model, windows = make_model(backbone, preset)
-    batch = windows.gather(windows.draw(0, 0, 16))
+    batch = windows.draw(0, 0, 16).gather()
     found = {}
     for is_whole in (False, True):
         if is_whole:

@@ -11,12 +11,16 @@ from seqdec.data.dataset import from_episodes
 from seqdec.errors import DataError, UsageError
 from seqdec.inference.policy import Policy
 from seqdec.model.backbone import Backbone, load_backbone
+from seqdec.model.folder import load_policy, load_tasks, save_policy, write_policy
 from seqdec.model.sequence_model import SequenceModel, build_model
-from seqdec.model.tasks import MultiTaskModel, TaskWindows, load_policy, task_of
+from seqdec.model.tasks import check_tasks
 from seqdec.sequence.presets import layout_from_spaces
 from seqdec.sequence.windows import Windows
+from seqdec.storage import publish, read_tensors, write_json
 from seqdec.training.checkpoints import checkpoints
-from seqdec.training.loop import heldout_losses, train
+from seqdec.training.loop import train
+from seqdec.training.run import heldout_losses
+from seqdec.training.step import TaskModels, shares_of, task_of_step
 
 SETS = {
     "box": (box_spec(), box_episodes(), "fused"),
@@ -39,114 +43,131 @@ def backbone() -> Backbone:
     return load_backbone("small", vocabulary=True, num_layers=1)
 
 
-def build(backbone: Backbone, weights=None) -> tuple[MultiTaskModel, TaskWindows]:
+def build(backbone: Backbone) -> tuple[dict[str, SequenceModel], dict[str, Windows]]:
     windows = {name: windows_of(name) for name in SETS}
-    models = {name: build_model(part, backbone) for name, part in windows.items()}
-    return MultiTaskModel(models), TaskWindows(windows, weights)
-
-
-def test_a_batch_holds_one_task_and_the_windows_that_it_would_have_alone(backbone):
-    _, windows = build(backbone)
-    tasks = set()
-    for step in range(12):
-        batch = windows.gather(windows.draw(step, seed=3, batch_size=6))
-        name = list(SETS)[int(batch.pop("task"))]
-        tasks.add(name)
-        alone = windows.tasks[name]
-        expected = alone.gather(alone.draw(step, seed=3, batch_size=6))
-        assert batch.keys() == expected.keys()
-        assert all(torch.equal(batch[key], expected[key]) for key in batch)
-    assert tasks == set(SETS)
+    return {name: build_model(part, backbone) for name, part in windows.items()}, windows
 
 
 def test_tasks_are_drawn_by_their_weights(backbone):
-    _, windows = build(backbone, {"box": 3.0, "count": 1.0, "nested": 0.0})
-    drawn = [int(windows.gather(windows.draw(step, 0, 1))["task"]) for step in range(400)]
-    shares = np.bincount(drawn, minlength=3) / 400
-    assert shares[2] == 0
-    assert abs(shares[0] - 0.75) < 0.07  # three standard deviations of a share of 400 draws
+    _, windows = build(backbone)
+    shares = shares_of(windows, {"box": 3.0, "count": 1.0, "nested": 0.0})
+    drawn = [task_of_step(shares, step, 0) for step in range(400)]
+    assert "nested" not in drawn
+    assert abs(drawn.count("box") / 400 - 0.75) < 0.07  # three standard deviations of a share of 400 draws
+    assert {task_of_step(shares_of(windows, None), step, 3) for step in range(12)} == set(SETS)
 
 
-def test_the_order_in_which_tasks_are_given_does_not_change_what_is_drawn(backbone):
-    _, windows = build(backbone, {"box": 3.0, "count": 1.0, "nested": 2.0})
-    turned = TaskWindows(dict(reversed(windows.tasks.items())), {"nested": 2.0, "box": 3.0, "count": 1.0})
+def test_the_order_in_which_tasks_are_given_does_not_change_what_is_drawn():
+    weights = {"box": 3.0, "count": 1.0, "nested": 2.0}
+    turned = dict(reversed(weights.items()))
     for step in range(12):
-        first, second = (given.gather(given.draw(step, seed=3, batch_size=6)) for given in (windows, turned))
-        assert list(windows.tasks)[int(first["task"])] == list(turned.tasks)[int(second["task"])]
-        assert torch.equal(first["timestep"], second["timestep"])
+        first, second = (task_of_step(shares_of(each, each), step, 3) for each in (weights, turned))  # pyright: ignore
+        assert first == second
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ({"box": 1.0}, "there are weights of box, the tasks are box, count, nested"),
+        ({"box": 0.0, "count": 0.0, "nested": 0.0}, "finite ones, not all 0"),
+    ],
+)
+def test_weights_that_say_nothing_are_refused(weights, words, backbone, tmp_path: Path):
+    models, windows = build(backbone)
+    with pytest.raises(UsageError, match=words):
+        train(models, windows, weights=weights, out=tmp_path, steps=1, batch_size=4)
+    with pytest.raises(UsageError, match="models of box, count, nested, windows of box"):
+        train(models, {"box": windows["box"]}, out=tmp_path, steps=1, batch_size=4)
 
 
 def test_a_tasks_losses_are_those_of_its_own_model(backbone):
-    model, windows = build(backbone)
-    model.eval()
-    for step in range(6):
-        batch = windows.gather(windows.draw(step, 0, 5))
-        name = list(SETS)[int(batch["task"])]
+    models, windows = build(backbone)
+    together = TaskModels(models).eval()
+    for name, part in windows.items():
+        batch = part.draw(0, 0, 5).gather()
         with torch.no_grad():
-            assert {f"{name}/{key}": value for key, value in model.task(name)(batch).items()} == model(batch)
+            assert together(name, batch, 0.0) == models[name](batch)
+
+
+def all_state(models: dict[str, SequenceModel]) -> dict[str, torch.Tensor]:
+    """Everything that is learned, by task and name."""
+    return {f"{task} {name}": value for task, model in models.items() for name, value in model.state_dict().items()}
 
 
 def test_training_moves_the_batchs_task_and_the_backbone_and_resumes_exactly(tmp_path: Path):
-    def run(out: str, *legs: int) -> tuple[MultiTaskModel, set[str]]:
+    def run(out: str, *legs: int) -> tuple[dict[str, SequenceModel], set[str]]:
         for index, steps in enumerate(legs):
-            model, windows = build(load_backbone("small", vocabulary=True, num_layers=1))
-            before = {name: value.clone() for name, value in model.state_dict().items()}
+            models, windows = build(load_backbone("small", vocabulary=True, num_layers=1))
+            before = {name: value.clone() for name, value in all_state(models).items()}
             options = {"batch_size": 4, "log_every": 1, "warmup_steps": 1}
-            train(model, windows, out=tmp_path / out, steps=steps, resume=index > 0, **options)
-        moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-        return model, moved
+            train(models, windows, out=tmp_path / out, steps=steps, resume=index > 0, **options)
+        return models, {name for name, value in all_state(models).items() if not torch.equal(value, before[name])}
 
-    first, moved = run("one", 1)
-    _, windows = build(first.backbone_source)
-    name = list(SETS)[int(windows.gather(windows.draw(0, 0, 4))["task"])]
+    _, moved = run("one", 1)
+    name = task_of_step(dict.fromkeys(SETS, 1 / 3), 0, 0)
     others = set(SETS) - {name}
-    assert any(key.startswith("backbone.") for key in moved)
-    assert any(key.startswith(f"tasks.{name}.codecs") for key in moved)
-    assert not any(key.startswith(f"tasks.{other}.codecs") for key in moved for other in others)
+    assert any(key.startswith(f"{name} backbone.") for key in moved)
+    assert any(key.startswith(f"{name} codecs") for key in moved)
+    assert not any(key.startswith(f"{other} codecs") for key in moved for other in others)
     unbroken, _ = run("unbroken", 9)
     resumed, _ = run("resumed", 4, 9)
     assert len(checkpoints(tmp_path / "resumed")) == 1
-    ours, theirs = unbroken.state_dict(), resumed.state_dict()
+    ours, theirs = all_state(unbroken), all_state(resumed)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    moments = read_tensors(tmp_path / "one" / "checkpoints" / "step-000001" / "train" / "optimizer.safetensors")
+    assert {key.split(":")[1].split(".")[0] for key in moments} == {"backbone", "tasks"}, "as 0.1.0 called them"
 
 
 def test_a_policy_folder_holds_all_tasks_and_the_backbone_once(backbone, tmp_path: Path):
-    model, _ = build(backbone)
-    model.save(tmp_path / "policy")
+    models, _ = build(backbone)
+    save_policy(models, tmp_path / "policy")
     assert len(list((tmp_path / "policy").rglob("model.safetensors"))) == 1
-    loaded = load_policy(tmp_path / "policy")
-    assert isinstance(loaded, MultiTaskModel) and loaded.names == list(SETS)
+    loaded = load_tasks(tmp_path / "policy")
+    assert list(loaded) == list(SETS) and loaded["box"].backbone is loaded["count"].backbone
     actions = []
-    for given in (model, loaded):
-        policy = Policy(task_of(given, "box"), 1.0)
+    for given in (models["box"], load_policy(tmp_path / "policy", task="box")):
+        policy = Policy(given, 1.0)
         policy.reset(2)
         actions.append(policy.act(np.zeros((2, 3)), None))
     assert np.array_equal(*actions)
-    assert task_of(loaded, "count").data.text == "count"
+    assert loaded["count"].data.text == "count"
 
 
 def test_a_task_must_be_named_where_there_are_several(backbone, tmp_path: Path):
-    model, _ = build(backbone)
-    with pytest.raises(UsageError, match="several tasks: choose one with --task .box, count, nested"):
-        task_of(model, "")
+    models, _ = build(backbone)
+    save_policy(models, tmp_path / "several")
+    with pytest.raises(UsageError, match="several tasks: name one of them .box, count, nested"):
+        load_policy(tmp_path / "several")
     with pytest.raises(UsageError, match="no task 'boxx'; did you mean 'box'"):
-        task_of(model, "boxx")
-    with pytest.raises(UsageError, match="one task only: leave --task box out"):
-        task_of(model.task("box"), "box")
-    model.task("box").save(tmp_path / "single")
-    assert isinstance(load_policy(tmp_path / "single"), SequenceModel)
-    with pytest.raises(DataError, match="is no policy of several tasks"):
-        MultiTaskModel.load(tmp_path / "single")
+        load_policy(tmp_path / "several", task="boxx")
+    save_policy(models["box"], tmp_path / "single")
+    assert list(load_tasks(tmp_path / "single")) == [""]
+    with pytest.raises(UsageError, match="one task only"):
+        load_policy(tmp_path / "single", task="box")
+    save_policy({"box": models["box"]}, tmp_path / "named")
+    assert load_policy(tmp_path / "named").data.text == load_policy(tmp_path / "named", task="box").data.text == "box"
     with pytest.raises(UsageError, match="a task is called 'a/b'"):
-        MultiTaskModel({"a/b": model.task("box")})
+        check_tasks({"a/b": models["box"]})
+    with pytest.raises(UsageError, match="backbones of their own"):
+        twin = build_model(windows_of("box"), load_backbone("small", vocabulary=True, num_layers=1))
+        check_tasks({"box": models["box"], "twin": twin})
+
+
+def test_a_folder_that_names_no_tasks_is_no_policy_of_several(backbone, tmp_path: Path):
+    models, _ = build(backbone)
+    with publish(tmp_path / "policy") as folder:
+        write_policy(models, folder)
+        write_json(folder / "policy.json", {"format": 2, "tasks": ["../box"]})
+    with pytest.raises(DataError, match="is no policy of several tasks"):
+        load_tasks(tmp_path / "policy")
 
 
 def test_heldout_losses_are_told_by_task(backbone):
-    model, windows = build(backbone)
-    found = heldout_losses(model, windows)
-    alone = heldout_losses(model.task("count"), windows.tasks["count"])
-    assert found["heldout/loss_count/action"] == alone["heldout/loss_action"]
-    assert {key.split("_")[1].split("/")[0] for key in found} == set(SETS)
+    models, windows = build(backbone)
+    losses = heldout_losses(models, windows)
+    alone = heldout_losses({"": models["count"]}, {"": windows["count"]})
+    assert losses["heldout/loss_count/action"] == alone["heldout/loss_action"]
+    assert {key.split("_")[1].split("/")[0] for key in losses} == set(SETS)
 
 
 def test_a_prompts_text_is_the_episodes_own_or_else_the_tasks_name(backbone):

@@ -32,8 +32,8 @@ from seqdec.errors import DataError, NumericsError, StorageError, UsageError
 from seqdec.formats.load import load_dataset
 from seqdec.inference.policy import Policy
 from seqdec.model.backbone import load_backbone
+from seqdec.model.folder import save_policy
 from seqdec.model.sequence_model import SequenceModel, build_model
-from seqdec.model.tasks import MultiTaskModel
 from seqdec.play import Actor, from_sb3, random_policy, record, scripted_cartpole
 from seqdec.play.actors import Seekable
 from seqdec.play.make import spec_of_env
@@ -573,14 +573,14 @@ def tasks(tmp_path_factory) -> Path:
         layout = layout_from_spaces(preset, spec.observation_space, spec.action_space, context_length=3)
         models[name] = build_model(Windows(dataset, layout), backbone)
     folder = tmp_path_factory.mktemp("tasks") / "policy"
-    MultiTaskModel(models).save(folder)
+    save_policy(models, folder)
     return folder
 
 
 def test_a_task_of_a_policy_is_recorded_by_its_name(tasks, tmp_path, capsys):
     words = f"data record CartPole-v1 --policy {tasks} --timesteps 12 --output {tmp_path}"
     assert main(f"{words}/none".split()) == 2
-    assert "choose one with --task (asked, cloned)" in capsys.readouterr().err
+    assert "several tasks: name one of them (asked, cloned)" in capsys.readouterr().err
     names = {}
     for typed in ("asked --target-return 20", "asked --target-return 30", "cloned"):
         assert main(f"{words}/{typed.split()[0]}{typed[-2:]} --task {typed}".split()) == 0

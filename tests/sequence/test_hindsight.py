@@ -7,7 +7,6 @@ from conftest import box_spec
 from seqdec.data.dataset import from_episodes
 from seqdec.data.episode import Episode
 from seqdec.errors import UsageError
-from seqdec.model.tasks import TaskWindows
 from seqdec.sequence import hindsight
 from seqdec.sequence.facts import HIDDEN
 from seqdec.sequence.layout import Layout
@@ -36,7 +35,7 @@ def telling_windows(prompt: list[str], *, lengths=(12, 3, 30, 7), context_length
 
 def batches(windows: Windows, num_steps: int = 30) -> dict[str, np.ndarray]:
     """Many windows as one batch, longest first so that all have one length."""
-    found = [windows.gather(windows.draw(step, 0, 32)) for step in range(num_steps)]
+    found = [windows.draw(step, 0, 32).gather() for step in range(num_steps)]
     found = [batch for batch in found if batch["mask"].shape[1] == windows.layout.context_length]
     return {name: np.concatenate([batch[name].numpy() for batch in found]) for name in found[0]}
 
@@ -101,7 +100,7 @@ def test_facts_are_unknown_as_often_as_asked_and_all_of_them_too():
 
 def test_the_facts_of_a_window_depend_on_its_round_alone():
     windows = telling_windows(["goal", "demo"], prompt_dropout=0.3)
-    indices = windows.draw(3, 0, 64)
+    indices = windows.draw(3, 0, 64).indices
     assert (indices >= len(windows)).any()
     together, again = windows.gather(indices), windows.gather(indices)
     assert all((together[name] == again[name]).all() for name in together)
@@ -112,23 +111,17 @@ def test_the_facts_of_a_window_depend_on_its_round_alone():
     assert (other["observation"] == together["observation"]).all() and (other["goal"] != together["goal"]).any()
 
 
-def test_joined_and_mixed_windows_have_their_own_facts():
+def test_joined_windows_have_their_own_facts():
     windows = telling_windows(["goal", "demo"], lengths=(12, 8, 30, 7))
     joined = concatenate([windows, windows])
     batch = batches(joined)
     assert (batch["goal"][:, 0, 0] == batch["observation"][:, 0, 0]).all()
     assert (batch["goal"][:, 0, 1] == batch["goal.when"][:, 0, 0]).all()
-    tasks = TaskWindows({"a": windows, "b": telling_windows(["goal"])})
-    for step in range(6):
-        indices = tasks.draw(step, 0, 16)
-        found = tasks.gather(indices)
-        assert (found["goal"][:, 0, 0] == found["observation"][:, 0, 0]).all()
-        assert len(np.unique(indices % len(tasks))) > 1 and tasks.num_valid(indices) > 0
 
 
 def test_without_facts_windows_are_drawn_as_before():
     windows = telling_windows([])
-    assert (windows.draw(0, 0, 64) < len(windows)).all()
+    assert (windows.draw(0, 0, 64).indices < len(windows)).all()
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from seqdec.data.episode import Episode, Row
 from seqdec.data.source import Source
 from seqdec.errors import DataError, StorageError, UsageError
 from seqdec.model.backbone import load_backbone
+from seqdec.model.folder import load_policy
 from seqdec.model.sequence_model import SequenceModel, build_model
 from seqdec.sequence.layout import Layout
 from seqdec.sequence.presets import layout_from_spaces
@@ -52,7 +53,7 @@ def counted(num_episodes: int, length: int = 10) -> list[Episode]:
 
 def held(windows: StreamWindows) -> list[int]:
     """The episodes of `counted` that the buffer holds, in order."""
-    observations = windows.gather(np.arange(len(windows)))["observation"]
+    observations = windows._held.gather(np.arange(len(windows)))["observation"]
     return observations[:, 0, 0].div(100).floor().int().unique().tolist()
 
 
@@ -86,10 +87,10 @@ def test_a_stream_that_the_buffer_holds_whole_is_the_data_set(case: str):
             else (np.array_equal(values, statistics[name], equal_nan=values.dtype.kind == "f"))
         ), name
     for step in (0, 7, 1000):
-        indices = whole.draw(step, 3, 32)
-        assert np.array_equal(stream.draw(step, 3, 32), indices)
-        assert stream.num_valid(indices) == whole.num_valid(indices)
-        assert_same_batch(stream.gather(indices), whole.gather(indices))
+        drawn, expected = stream.draw(step, 3, 32), whole.draw(step, 3, 32)
+        assert np.array_equal(drawn.indices, expected.indices)
+        assert drawn.num_valid == expected.num_valid
+        assert_same_batch(drawn.gather(), expected.gather())
 
 
 @pytest.mark.parametrize("delayed_reward", [False, True])
@@ -101,7 +102,7 @@ def test_a_window_of_the_buffer_is_the_data_sets_window_of_that_episode_and_time
     stream = StreamWindows(source_of(episodes), layout, buffer=5)
     seen = set()
     for step in range(20):
-        batch = stream.gather(stream.draw(step, 0, 16))
+        batch = stream.draw(step, 0, 16).gather()
         rows = [place[tuple(row)] for row in batch["observation"][:, 0].tolist()]
         assert_same_batch(batch, {name: values[rows] for name, values in all_windows.items()})
         seen |= set(rows)
@@ -114,7 +115,7 @@ def test_nested_spaces_stream_as_they_are_kept(case: str):
     whole = Windows(from_episodes(episodes, spec), layout, text="go")
     stream = StreamWindows(source_of(episodes, spec), layout, buffer=18, text="go", num_heldout=1)
     indices = np.arange(0, len(stream), 7)  # of the first 16 episodes after the one that is held out
-    assert_same_batch(stream.gather(indices), whole.gather(indices + whole.lengths[0]))
+    assert_same_batch(stream._held.gather(indices), whole.gather(indices + whole.lengths[0]))
 
 
 @pytest.mark.parametrize("is_counted", [True, False])
@@ -127,13 +128,13 @@ def test_beginning_at_any_step_gives_the_windows_of_having_come_there(is_counted
         )  # fmt: skip
 
     unbroken = stream()
-    batches = [unbroken.gather(unbroken.draw(step, 5, 8)) for step in range(60)]
+    batches = [unbroken.draw(step, 5, 8).gather() for step in range(60)]
     assert unbroken._first_block is not None and unbroken._first_block > 3 * 15 / num_processes  # passes
     for first in (0, 1, 7, 20, 41, 59):
         resumed = stream()
         for step in range(first, min(first + 3, 60)):
-            assert_same_batch(resumed.gather(resumed.draw(step, 5, 8)), batches[step])
-    assert_same_batch(unbroken.gather(unbroken.draw(4, 5, 8)), batches[4])  # and back
+            assert_same_batch(resumed.draw(step, 5, 8).gather(), batches[step])
+    assert_same_batch(unbroken.draw(4, 5, 8).gather(), batches[4])  # and back
 
 
 def streamed(seed: int = 0, source: Source | None = None) -> tuple[SequenceModel, StreamWindows]:
@@ -194,7 +195,7 @@ def test_a_text_that_does_not_fit_is_told_when_it_comes_and_what_was_learned_is_
     assert 0 < steps < 50
     other, windows = built()
     train(other, windows, out=tmp_path / "unbroken", **{**options, "steps": steps})
-    assert_same_weights(other, SequenceModel.load(kept / "policy"))
+    assert_same_weights(other, load_policy(kept / "policy"))
 
 
 def test_over_a_pass_every_episode_is_held_equally_long_and_used_as_often_as_asked():
@@ -202,7 +203,7 @@ def test_over_a_pass_every_episode_is_held_equally_long_and_used_as_often_as_ask
     stream = StreamWindows(source_of(counted(12)), box_layout(5), buffer=4, reuse=4.0)
     steps_held, uses = np.zeros(12, int), 0
     for step in range(12):
-        uses += stream.num_valid(stream.draw(step, 0, 8))
+        uses += stream.draw(step, 0, 8).num_valid
         steps_held[held(stream)] += 1
         assert held(stream) == sorted((step + place) % 12 for place in range(4))
     assert steps_held.tolist() == [4] * 12
@@ -214,7 +215,7 @@ def test_reuse_is_kept_for_episodes_of_all_lengths():
     stream = StreamWindows(source_of(episodes), box_layout(8), buffer=64, reuse=3.0)
     uses = step = 0
     while stream._first_block is not None and stream._first_block * stream._block_size < 300:
-        uses += stream.num_valid(stream.draw(step, 0, 16))
+        uses += stream.draw(step, 0, 16).num_valid
         step += 1
     assert uses / sum(map(len, episodes)) == pytest.approx(3.0, rel=0.1)
 
@@ -249,9 +250,9 @@ def test_a_part_that_the_buffer_holds_whole_is_the_data_set_of_its_episodes():
         source = source_of(episodes, is_counted=is_counted)
         part = StreamWindows(source, layout, buffer=32, num_heldout=2, process_index=1, num_processes=2)
         for step in (0, 50):
-            indices = part.draw(step, 0, 32)
-            assert np.array_equal(indices, whole.draw(step, 0, 32))
-            assert_same_batch(part.gather(indices), whole.gather(indices))
+            drawn, expected = part.draw(step, 0, 32), whole.draw(step, 0, 32)
+            assert np.array_equal(drawn.indices, expected.indices)
+            assert_same_batch(drawn.gather(), expected.gather())
 
 
 def test_what_is_held_out_is_never_trained_on():
@@ -260,7 +261,7 @@ def test_what_is_held_out_is_never_trained_on():
     assert stream.heldout.gather(np.array([0, 19]))["observation"][:, 0, 0].tolist() == [0.0, 105.0]
     seen = set()
     for step in range(20):
-        seen |= set(stream.gather(stream.draw(step, 0, 16))["observation"].div(100).floor().unique().int().tolist())
+        seen |= set(stream.draw(step, 0, 16).gather()["observation"].div(100).floor().unique().int().tolist())
     assert seen == set(range(2, 9))
 
 

@@ -79,7 +79,7 @@ def test_every_timestep_of_the_data_is_in_some_window_and_none_is_rare():
 def test_long_episodes_weigh_by_their_length():
     lengths = np.array([40, 10, 30, 20])
     windows = counting_windows(list(lengths))
-    draws = np.concatenate([windows.draw(step, 0, 64) for step in range(100)])
+    draws = np.concatenate([windows.draw(step, 0, 64).indices for step in range(100)])
     episode = windows.gather(draws)["observation"][:, 0, 0].numpy() // 100
     observed = np.array([(episode == i + 1).sum() for i in range(4)])
     expected = len(draws) * lengths / lengths.sum()
@@ -90,9 +90,9 @@ def test_long_episodes_weigh_by_their_length():
 def test_the_windows_of_a_step_depend_on_seed_and_step_alone():
     first, second = counting_windows([30]), counting_windows([30])
     first.draw(3, 0, 8)
-    assert first.draw(7, 1, 8).tolist() == second.draw(7, 1, 8).tolist()
-    assert first.draw(7, 1, 8).tolist() != first.draw(8, 1, 8).tolist()
-    assert first.draw(7, 1, 8).tolist() != first.draw(7, 2, 8).tolist()
+    assert first.draw(7, 1, 8).indices.tolist() == second.draw(7, 1, 8).indices.tolist()
+    assert first.draw(7, 1, 8).indices.tolist() != first.draw(8, 1, 8).indices.tolist()
+    assert first.draw(7, 1, 8).indices.tolist() != first.draw(7, 2, 8).indices.tolist()
 
 
 def test_num_valid_counts_what_the_mask_shows():
@@ -179,7 +179,7 @@ def test_too_few_episodes_to_hold_one_out_is_an_error():
 
 def test_episodes_of_one_step_and_discrete_values_make_windows():
     windows, _ = make_windows(discrete=True)
-    batch = windows.gather(windows.draw(0, 0, 4))
+    batch = windows.draw(0, 0, 4).gather()
     assert batch["action"].dtype == torch.int64 and batch["action"].shape == (4, 6)
     assert int(batch["action"].min()) >= 1
     assert discrete_episodes()[0].steps["action"].min() >= 1

@@ -23,6 +23,7 @@ from seqdec.errors import DataError, NumericsError, StorageError, UsageError
 from seqdec.inference.evaluation import spearman
 from seqdec.inference.policy import Policy
 from seqdec.model.backbone import load_backbone
+from seqdec.model.folder import load_policy
 from seqdec.model.sequence_model import SequenceModel, build_model
 from seqdec.play import make_envs, rollout, scripted_cartpole
 from seqdec.sequence.presets import layout_from_spaces
@@ -30,7 +31,8 @@ from seqdec.sequence.windows import Windows
 from seqdec.training import processes
 from seqdec.training import step as steps
 from seqdec.training.checkpoints import checkpoints, restore_checkpoint, save_checkpoint
-from seqdec.training.loop import heldout_losses, train
+from seqdec.training.loop import train
+from seqdec.training.run import heldout_losses
 from small_runs import SETTINGS, assert_same_weights, os_signal_at
 
 ROOT = Path(__file__).parents[2]
@@ -68,8 +70,8 @@ def test_a_checkpoint_keeps_how_gradients_of_fp16_are_scaled(tmp_path: Path):
     scalers[0].step(optimizer)
     scalers[0].update()
     assert scalers[0].get_scale() == scalers[1].get_scale() / 2
-    save_checkpoint(tmp_path, model, optimizer, 1, 1, scalers[0])
-    restore_checkpoint(tmp_path, model, optimizer, scalers[1])
+    save_checkpoint(tmp_path, {"": model}, optimizer, 1, 1, scalers[0])
+    restore_checkpoint(tmp_path, {"": model}, optimizer, scalers[1])
     assert scalers[1].state_dict() == scalers[0].state_dict()
 
 
@@ -98,7 +100,7 @@ def test_accumulating_equals_one_large_batch(tmp_path: Path):
 
 def test_the_reported_loss_is_the_mean_over_valid_slots(tmp_path: Path):
     model, windows = fresh(dropout=0.0, context_length=24)
-    indices = windows.draw(0, 0, 16)
+    indices = windows.draw(0, 0, 16).indices
     losses = model(windows.gather(indices))
     valid = int(windows.gather(indices)["mask"].sum())
     assert not windows.gather(indices)["mask"].all()
@@ -114,13 +116,81 @@ def test_evaluating_does_not_touch_training(tmp_path: Path):
     train(plain, windows, out=tmp_path / "plain", steps=20, batch_size=8)
     watched, windows = fresh()
 
-    def evaluate(model: SequenceModel) -> dict[str, float]:
-        return {"eval/action": model.codec("action").predict(torch.randn(4, 128)).sample(torch.rand(4, 2)).sum().item()}
+    def evaluate() -> dict[str, float]:
+        codec = watched.codec("action")
+        return {"eval/action": codec.predict(torch.randn(4, 128)).sample(torch.rand(4, 2)).sum().item()}
 
     out = tmp_path / "watched"
     train(watched, windows, out=out, steps=20, batch_size=8, heldout=windows, eval_every=7, evaluate=evaluate)
     assert_same_weights(plain, watched)
     assert {"eval/action", "heldout/loss_action"} <= set().union(*lines(tmp_path / "watched"))
+
+
+def test_an_evaluation_that_fails_costs_no_step(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    model, windows = fresh()
+    saved = []
+
+    def evaluate() -> dict[str, float]:
+        saved.append(checkpoints(tmp_path)[-1].name)
+        if len(saved) == 2:
+            raise RuntimeError("the environment broke")
+        return {"eval/return_9": 1.5}
+
+    with caplog.at_level(logging.WARNING):
+        outcome = train(
+            model, windows, out=tmp_path, steps=9, batch_size=8, eval_every=3, checkpoint_every=3, evaluate=evaluate
+        )
+    assert (outcome.step, outcome.stopped_by) == (9, None) and (tmp_path / "policy" / "manifest.json").exists()
+    assert saved == ["step-000003", "step-000006", "step-000009"], "a step is saved before it is evaluated"
+    measured = [(line["step"], line["eval/return_9"]) for line in lines(tmp_path) if "eval/return_9" in line]
+    assert measured == [(3, 1.5), (6, None), (9, 1.5)]
+    assert "the evaluation at step 6 failed (RuntimeError: the environment broke)" in caplog.text
+
+
+def test_a_first_evaluation_that_fails_leaves_null(tmp_path: Path):
+    model, windows = fresh()
+
+    def evaluate() -> dict[str, float]:
+        raise ValueError
+
+    train(model, windows, out=tmp_path, steps=2, batch_size=8, heldout=windows, evaluate=evaluate)
+    (line,) = (line for line in lines(tmp_path) if "eval/return" in line)
+    assert line["step"] == 2 and line["eval/return"] is None and line["heldout/loss_action"] > 0
+
+
+def test_an_interrupt_in_an_evaluation_is_no_failure_of_it(tmp_path: Path):
+    model, windows = fresh()
+
+    def evaluate() -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(model, windows, out=tmp_path, steps=2, batch_size=8, evaluate=evaluate)
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["step-000002"]
+
+
+def test_a_resumed_run_makes_up_for_the_evaluation_that_a_signal_cut_off(tmp_path: Path):
+    asked: list[int] = []
+
+    def run(steps: int, *, stop_at: int = 0) -> None:
+        model, windows = fresh()
+        if stop_at:
+            os_signal_at(model, stop_at)
+
+        def evaluate() -> dict[str, float]:
+            asked.append(steps)
+            return {"eval/return": 1.0}
+
+        options = {**SETTINGS, "eval_every": 4, "evaluate": evaluate}
+        train(model, windows, out=tmp_path, steps=steps, resume=True, **options)
+
+    run(20, stop_at=8)
+    assert [line["step"] for line in lines(tmp_path) if "eval/return" in line] == [4]
+    run(20, stop_at=3)  # the third step of this run is step 11
+    assert [line["step"] for line in lines(tmp_path) if "eval/return" in line] == [4, 8]
+    run(12)
+    run(12)  # of a finished run everything is there
+    assert [line["step"] for line in lines(tmp_path) if "eval/return" in line] == [4, 8, 12] and len(asked) == 3
 
 
 def test_mixed_precision_keeps_float32_parameters_and_follows_the_full_one(tmp_path: Path):
@@ -140,7 +210,7 @@ def test_computing_windows_of_like_size_together_changes_no_gradient(preset: str
         monkeypatch.setattr("seqdec.training.step.WORTH_A_PASS", worth)
         windows, spec = make_windows(preset, context_length=28)
         model = build_model(windows, load_backbone("small", num_layers=1, dropout=0.0))
-        sizes = windows.sizes(windows.draw(0, 0, 24))
+        sizes = windows.draw(0, 0, 24).sizes
         assert (len(steps.parts_of(sizes, 1)) > 1) == (worth == 1)
         train(model, windows, out=tmp_path / f"{worth}", steps=1, batch_size=24, clip_norm=0.0, warmup_steps=0)
         gradients.append(
@@ -178,12 +248,14 @@ def test_held_out_losses_count_every_valid_slot_once():
     indices = np.arange(len(windows))
     with torch.no_grad():
         expected = model(windows.gather(indices))["action"].item() / windows.num_valid(indices)
-    assert heldout_losses(model, windows, batch_size=7)["heldout/loss_action"] == pytest.approx(expected, rel=1e-4)
+    assert heldout_losses({"": model}, {"": windows}, batch_size=7)["heldout/loss_action"] == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 def test_new_and_pretrained_parameters_have_their_own_rates():
     model, _ = fresh()
-    optimizer = steps.make_optimizer(model, 1e-3, 1e-5, 0.1)
+    optimizer = steps.make_optimizer({"": model}, 1e-3, 1e-5, 0.1)
     rates = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
     trainable = [p for p in model.parameters() if p.requires_grad]
     assert set(rates) == {id(p) for p in trainable}
@@ -197,7 +269,7 @@ def test_a_rate_that_would_match_no_parameter_is_an_error():
     model, _ = fresh()
     model.backbone.requires_grad_(False)
     with pytest.raises(UsageError, match="no backbone parameter is trainable"):
-        steps.make_optimizer(model, 1e-3, 1e-5, 0.1)
+        steps.make_optimizer({"": model}, 1e-3, 1e-5, 0.1)
 
 
 def test_the_rate_rises_and_falls_as_documented():
@@ -234,7 +306,7 @@ def test_three_such_losses_in_a_row_stop_the_run(tmp_path: Path):
     ):
         train(model, windows, out=tmp_path, steps=9, batch_size=8)
     batch = storage.read_tensors(tmp_path / "not-finite-step-000004.safetensors")
-    assert torch.equal(batch["observation"], windows.gather(windows.draw(4, 0, 8))["observation"])
+    assert torch.equal(batch["observation"], windows.draw(4, 0, 8).gather()["observation"])
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
@@ -286,7 +358,7 @@ def test_resuming_with_another_model_is_refused_by_the_first_difference(tmp_path
     train(model, windows, out=tmp_path, steps=2, batch_size=8)
     windows, spec = make_windows()
     other = build_model(windows, load_backbone("small", num_layers=1))
-    with pytest.raises(UsageError, match=r"another model: backbone\.h\.1.* nothing here; resume with the flags"):
+    with pytest.raises(UsageError, match=r"another model: backbone\.h\.1.* nothing here; resume with the settings"):
         train(other, windows, out=tmp_path, steps=4, batch_size=8, resume=True)
 
 
@@ -301,14 +373,14 @@ def test_without_any_good_checkpoint_resuming_is_an_error(tmp_path: Path):
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path):
     model, windows = fresh()
 
-    def fill_the_disk(model: SequenceModel) -> dict[str, float]:
+    def fill_the_disk() -> dict[str, float]:
         # a folder in the place of the log of file names: publishing step 10 fails on it
         (tmp_path / "checkpoints" / "step-000010").write_text("in the way")
         return {}
 
     with pytest.raises(StorageError, match="could not save step 10: .*step-000005 is kept"):
         train(
-            model, windows, out=tmp_path, steps=10, batch_size=8, checkpoint_every=5, eval_every=10,
+            model, windows, out=tmp_path, steps=10, batch_size=8, checkpoint_every=5, eval_every=5,
             evaluate=fill_the_disk,
         )  # fmt: skip
     assert [folder.name for folder in checkpoints(tmp_path)] == ["step-000005"]
@@ -357,7 +429,7 @@ def test_two_processes_follow_one(tmp_path: Path):
         for key in a:
             if key.startswith(("train/loss", "heldout/")):
                 assert a[key] == pytest.approx(b[key], rel=1e-5), (key, a["step"])
-    assert SequenceModel.load(tmp_path / "two" / "policy").layout.context_length == 12
+    assert load_policy(tmp_path / "two" / "policy").layout.context_length == 12
     # a stream, half of it read by each: as one process that computes the windows of both
     one, two = lines(tmp_path / "one-stream"), lines(tmp_path / "two-stream")
     assert len(one) == 13
@@ -365,12 +437,15 @@ def test_two_processes_follow_one(tmp_path: Path):
         for key in a:
             if key.startswith(("train/loss", "train/gradient", "heldout/")):
                 assert a[key] == pytest.approx(b[key], rel=1e-5), (key, a["step"])
-    models = [SequenceModel.load(tmp_path / name / "policy") for name in ("one-stream", "two-stream")]
+    models = [load_policy(tmp_path / name / "policy") for name in ("one-stream", "two-stream")]
     for (name, weights), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(weights, other, atol=2e-5, rtol=1e-4, msg=name)
     # an episode that one of them cannot train on: both say so
     complaints = {(tmp_path / name).read_text() for name in ("one-bad-0", "two-bad-0", "two-bad-1")}
     assert len(complaints) == 1 and complaints.pop().startswith("episode 12, step 0: observation[1] is nan")
+    # an evaluation that fails on the one that evaluates: the run goes on
+    evaluated = [line for line in lines(tmp_path / "two") if "eval/return" in line]
+    assert [(line["step"], line["eval/return"]) for line in evaluated] == [(6, None), (12, None)]
     # not a number on one process alone: both skip that step
     assert lines(tmp_path / "two-spoilt")[-1]["train/skipped_steps"] == 1
     # a signal to one process alone: both stop after that step, with a checkpoint

@@ -1,0 +1,160 @@
+"""A policy folder: one model, or those of several tasks around one backbone. Nothing in it is executable.
+
+    policy/   backbone/            in Hugging Face format, once
+              codecs.safetensors   everything else that was learned, and how values are normalised
+              layout.json          the order of tokens, and how an episode is told
+              policy.json          format, environment, returns of the data
+              README.md            the model card
+
+Of several tasks the last four stand in `tasks/NAME/`, without cards. It loads and acts without the data set.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import seqdec
+from seqdec import storage
+from seqdec.errors import DataError, UsageError, suggest
+from seqdec.model.backbone import Backbone, reload_backbone, save_backbone
+from seqdec.model.sequence_model import DataSummary, SequenceModel
+from seqdec.model.tasks import TASK_NAME, by_task, check_tasks
+from seqdec.sequence.layout import Layout
+from seqdec.spaces.spec import EnvironmentSpec
+
+FORMAT = 2  # 1 had discount, delayed_reward and prompt_dropout in policy.json; now the layout tells them
+
+
+def save_policy(models: SequenceModel | Mapping[str, SequenceModel], folder: Path | str) -> None:
+    """Publish a policy folder, replacing what is there, so that it stands whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written; the old folder is kept.
+        UsageError: a task has no good name, or a backbone of its own.
+    """
+    with storage.publish(Path(folder), replace=True) as open_folder:
+        write_policy(models, open_folder)
+
+
+def write_policy(models: SequenceModel | Mapping[str, SequenceModel], open_folder: Path) -> None:
+    """Write a policy's files into a folder that somebody else publishes."""
+    tasks = by_task(models)
+    check_tasks(tasks)
+    (open_folder / "backbone").mkdir(parents=True)
+    save_backbone(next(iter(tasks.values())).backbone_source, open_folder / "backbone")
+    if "" in tasks:
+        _write_task(tasks[""], open_folder)
+        storage.write_text(open_folder / "README.md", _card(tasks[""]))
+        return
+    for name, model in tasks.items():
+        (open_folder / "tasks" / name).mkdir(parents=True)
+        _write_task(model, open_folder / "tasks" / name)
+    description = {"format": FORMAT, "seqdec": seqdec.__version__, "tasks": list(tasks)}
+    storage.write_json(open_folder / "policy.json", description)
+
+
+def load_policy(folder: Path | str, *, task: str = "", merge_adapters: bool = False) -> SequenceModel:
+    """Read the model of one task from a policy folder; it is in evaluation mode, on the CPU.
+
+    Args:
+        folder: what `save_policy` wrote.
+        task: which of several; an only one need not be named.
+        merge_adapters: add LoRA's matrices to the weights, which acts faster.
+
+    Raises:
+        DataError: for a folder that is no policy, is damaged, or is of a newer format.
+        UsageError: there is no such task, or there are several and none was named.
+    """
+    models = load_tasks(folder, merge_adapters=merge_adapters)
+    names = ", ".join(models)
+    if "" in models:
+        if task:
+            raise UsageError(f"this policy has one task only: ask for it without the name {task!r}", option="task")
+        return models[""]
+    if not task and len(models) > 1:
+        raise UsageError(f"this policy has several tasks: name one of them ({names})", option="task")
+    if task and task not in models:
+        raise UsageError(f"no task {task!r}{suggest(task, models)}: this policy has {names}", option="task")
+    return models[task or next(iter(models))]
+
+
+def load_tasks(folder: Path | str, *, merge_adapters: bool = False) -> dict[str, SequenceModel]:
+    """Read the models of all tasks from a policy folder, around one backbone; "" is the key of an only, unnamed one.
+
+    Raises:
+        DataError: as `load_policy`.
+    """
+    folder = Path(folder)
+    storage.verify(folder)
+    parts = {"": folder}
+    if (folder / "tasks").is_dir():
+        names = storage.read_json(folder / "policy.json").get("tasks")
+        if not isinstance(names, list) or not names or not all(TASK_NAME.fullmatch(str(name)) for name in names):
+            raise DataError(f"{folder} is no policy of several tasks: its policy.json names none")
+        parts = {str(name): folder / "tasks" / str(name) for name in names}
+    described = {name: _read_description(part) for name, part in parts.items()}
+    backbone = reload_backbone(folder / "backbone", merge_adapters=merge_adapters)
+    return {name: _read_task(parts[name], backbone, *described[name]) for name in parts}
+
+
+def _write_task(model: SequenceModel, folder: Path) -> None:
+    """Write everything but the backbone."""
+    storage.write_tensors(folder / "codecs.safetensors", model.own_state())
+    storage.write_json(folder / "layout.json", model.layout.to_json())
+    description = {
+        "format": FORMAT,
+        "seqdec": seqdec.__version__,
+        "environment": model.data.spec.to_json(),
+        "data_returns": dict(model.data.returns),
+        "text": model.data.text,
+    }
+    storage.write_json(folder / "policy.json", description)
+
+
+def _read_description(folder: Path) -> tuple[Layout, DataSummary]:
+    policy = storage.read_json(folder / "policy.json")
+    if policy.get("format") not in range(1, FORMAT + 1):
+        raise DataError(
+            f"{folder} has policy format {policy.get('format')!r}; this seqdec {seqdec.__version__} reads 1 to "
+            f"{FORMAT}: the folder was written by seqdec {policy.get('seqdec')!r}"
+        )
+    layout = Layout.from_json(storage.read_json(folder / "layout.json"))
+    try:
+        if policy["format"] == 1:
+            discount, is_delayed = float(policy["discount"]), bool(policy["delayed_reward"])
+            dropout = float(policy.get("prompt_dropout", 0.0))
+            layout = replace(layout, discount=discount, delayed_reward=is_delayed, prompt_dropout=dropout)
+        spec = EnvironmentSpec.from_json(policy["environment"])
+        returns = {str(key): float(value) for key, value in policy["data_returns"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{folder / 'policy.json'} is no policy description: {error}") from error
+    return layout, DataSummary(spec, returns, str(policy.get("text", "")))
+
+
+def _read_task(folder: Path, backbone: Backbone, layout: Layout, data: DataSummary) -> SequenceModel:
+    model, source = SequenceModel(layout, backbone, data), folder / "codecs.safetensors"
+    tensors = storage.read_tensors(source)
+    expected = model.own_state()
+    for name, tensor in expected.items():
+        if name not in tensors or tensors[name].shape != tensor.shape:
+            shape = tuple(tensors[name].shape) if name in tensors else "nothing"
+            raise DataError(f"{source}: {name} should have shape {tuple(tensor.shape)}, found {shape}")
+    unknown = sorted(tensors.keys() - expected.keys())
+    if unknown:
+        raise DataError(f"{source} holds {unknown[0]!r}, which the layout does not know")
+    model.load_state_dict(dict(tensors), strict=False)
+    return model.eval()
+
+
+def _card(model: SequenceModel) -> str:
+    spec, returns, source = model.data.spec, model.data.returns, model.backbone_source.source
+    slots = (*model.layout.prompt, *model.layout.step)
+    env = storage.plain_text(spec.id or "an unnamed environment")
+    return (
+        "---\nlibrary_name: seqdec\ntags:\n- reinforcement-learning\n- decision-transformer\n---\n\n"
+        f"# A seqdec policy for {env}\n\n"
+        f"- backbone: {storage.plain_text(source.name)} ({source.init}, finetuned: {source.finetune})\n"
+        f"- layout: {' '.join('+'.join(slot) for slot in slots)}, {model.layout.context_length} timesteps\n"
+        f"- returns in the data: {returns['min']:.6g} to {returns['max']:.6g}\n\n"
+        "Act with it:\n\n```\nseqdec eval PATH_OF_THIS_FOLDER --target-return max\n```\n"
+    )

@@ -1,0 +1,131 @@
+"""A run folder while it is trained: lines of metrics, checkpoints, evaluations. One process writes it for all."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.optim import Optimizer
+
+from seqdec.errors import in_words
+from seqdec.model.folder import save_policy
+from seqdec.model.sequence_model import SequenceModel
+from seqdec.sequence.windows import Windows
+from seqdec.training.checkpoints import Models, save_checkpoint
+from seqdec.training.metrics import Clock, Metrics, Sums
+from seqdec.training.processes import on_main_process
+from seqdec.training.step import to_device
+
+HELDOUT_WINDOWS = 512
+logger = logging.getLogger(__name__)
+
+
+class Run:
+    """Writes what a run leaves; every process calls it alike, the main one works and the others wait.
+
+    Args:
+        folder: of the run.
+        accelerator: knows the processes.
+        models: by task.
+        optimizer: whose moments are saved.
+        first_step: to go on from.
+        keep: how many checkpoints stay.
+        tracker: one of `TRACKERS`.
+        config: what the tracker shows as the run's settings.
+        heldout: windows of each task that are not trained on.
+        evaluate: measures the models in their environments.
+        batch_size: of held-out windows.
+        progress: a bar is shown, so that nothing need be said of evaluations.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        accelerator: Accelerator,
+        models: Models,
+        optimizer: Optimizer,
+        *,
+        first_step: int,
+        keep: int,
+        tracker: str,
+        config: Mapping[str, object],
+        heldout: Mapping[str, Windows],
+        evaluate: Callable[[], Mapping[str, float]] | None,
+        batch_size: int,
+        progress: bool,
+    ):
+        self.folder, self.accelerator, self.models, self.optimizer = folder, accelerator, models, optimizer
+        self.keep, self.heldout, self.evaluate, self.batch_size = keep, heldout, evaluate, batch_size
+        self.is_shown, self.says_results = progress and accelerator.is_main_process, not progress
+        self.clock, self.metrics = Clock(first_step), None
+        if accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.metrics = Metrics(folder, step=first_step, tracker=tracker, config=config)
+
+    def log(self, step: int, sums: Sums, learning_rate: float, norm: float) -> float:
+        """Log what the steps since the last log came to, begin new sums, and return the loss."""
+        values = sums.means(self.accelerator)
+        values |= {"train/gradient_norm": norm, "train/skipped_steps": float(sums.num_skipped)}
+        values |= {"train/learning_rate": learning_rate, **self.clock.speeds(step, sums.num_valid)}
+        sums.clear()
+        if self.metrics is not None:
+            self.metrics.log(step, values)
+        return values["train/loss"]
+
+    def save(self, step: int) -> None:
+        """Publish a checkpoint."""
+        with self.clock.paused(), on_main_process(self.accelerator) as is_mine:
+            if is_mine:
+                save_checkpoint(self.folder, self.models, self.optimizer, step, self.keep, self.accelerator.scaler)
+
+    def measure(self, step: int) -> None:
+        """Log what held-out windows and `evaluate` say, unless it is in the log; a failure of the latter is null."""
+        with self.clock.paused(), on_main_process(self.accelerator):
+            if self.metrics is None or step in self.metrics.measured:
+                return
+            with self.accelerator.autocast():
+                values = heldout_losses(self.models, self.heldout, self.batch_size)
+            try:
+                values |= self.evaluate() if self.evaluate is not None else {}
+            except Exception as error:  # noqa: BLE001 - foreign code, of any kind of failure
+                logger.warning("the evaluation at step %d failed (%s): training goes on", step, in_words(error))
+                before = [name for names in self.metrics.measured.values() for name in names]
+                names = [name for name in before if not name.startswith("heldout/")]
+                values |= dict.fromkeys(names or ["eval/return"], float("nan"))
+            if values:
+                self.metrics.log(step, values)
+            if values and self.says_results:
+                logger.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+
+    def close(self, *, is_trained: bool) -> None:
+        """Let the tracker finish, and publish the policy if it is trained."""
+        with on_main_process(self.accelerator):
+            if self.metrics is not None:
+                self.metrics.close()
+                if is_trained:
+                    save_policy(self.models, self.folder / "policy")
+
+
+def heldout_losses(models: Models, heldout: Mapping[str, Windows], batch_size: int = 64) -> dict[str, float]:
+    """Mean loss of each predicted variable over windows spread evenly over the held-out episodes of each task."""
+    losses = {}
+    for task, windows in heldout.items():
+        prefix = f"heldout/loss_{task}/" if task else "heldout/loss_"
+        for name, loss in _mean_losses(models[task], windows, batch_size).items():
+            losses[prefix + name] = loss
+    return losses
+
+
+def _mean_losses(model: SequenceModel, windows: Windows, batch_size: int) -> dict[str, float]:
+    indices = np.linspace(0, len(windows) - 1, min(HELDOUT_WINDOWS, len(windows))).astype(np.int64)
+    model.eval()
+    sums = dict.fromkeys(model.layout.predicted, 0.0)
+    with torch.no_grad():
+        for start in range(0, len(indices), batch_size):
+            batch = to_device(windows.gather(indices[start : start + batch_size]), model.device)
+            for name, value in model(batch).items():
+                sums[name] += float(value)
+    known = windows.num_known(indices)
+    return {name: value / max(1, known[name]) for name, value in sums.items()}
