@@ -10,15 +10,8 @@ from pathlib import Path
 
 from seqdec.cli.options import debug
 
-EXTRAS = {
-    "lora": "peft",
-    "wandb": "wandb",
-    "tensorboard": "tensorboard",
-    "trackio": "trackio",
-    "mujoco": "mujoco",
-    "video": "av",
-    "sb3": "stable_baselines3",
-}
+EXTRAS = {"lora": "peft", "mujoco": "mujoco", "video": "av", "sb3": "stable_baselines3"}
+EXTRAS |= {tracker: tracker for tracker in ("wandb", "tensorboard", "trackio")}
 PACKAGES = (
     *("seqdec", "torch", "transformers", "datasets", "accelerate", "gymnasium", "minari", "h5py", "safetensors"),
     *("gguf", "numpy", "pyarrow", "peft"),

@@ -2,27 +2,27 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from seqdec.cli import folders, loading
+from seqdec.cli import folders
 from seqdec.cli.console import progress
-from seqdec.cli.options import debug, needed, option
+from seqdec.cli.options import Words, debug, named, needed, option, options_of, whole_numbers
 from seqdec.errors import UsageError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from seqdec.data.source import Source
+    from seqdec.formats.columns import Columns
+    from seqdec.spaces.spec import EnvironmentSpec
 
 OnNonfinite = Literal["refuse", "drop-episode"]
 # Options that converting verbs share.
 _replace = partial(option, False, "Make the folder again if it holds something else.")
-missing_leaves = partial(
-    option, (), "Leaves of the observation whose values may be missing (observation, observation.camera, ...)."
-)
+missing_leaves = partial(option, (), "Leaves whose values may be missing (observation, observation.camera, ...).")
 _clip_actions = partial(option, False, "Clip actions outside the action space instead of refusing them.")
 
 
@@ -47,7 +47,20 @@ class DataMinari:
     id: str = needed("Minari id (such as mujoco/hopper/medium-v0) or the path of a local one.")
     output: str = option("", "Folder to write (default: data/ and the id's last parts).")
     replace: bool = _replace()
-    missing: tuple[str, ...] = missing_leaves()
+    missing: Words = missing_leaves()
+    on_nonfinite: OnNonfinite = _on_nonfinite()
+    clip_actions: bool = _clip_actions()
+    debug: bool = debug()
+
+
+@dataclass(frozen=True)
+class DataConvert:
+    """Convert data of any kind, by its own names and spaces."""
+
+    word: str = needed("KIND:PLACE, as train --data and load_dataset take it: minari:ID, hdf5:FILE, lerobot:NAME, ...")
+    output: str = option("", "Folder to write (default: data/ and the word's last part).")
+    replace: bool = _replace()
+    missing: Words = missing_leaves()
     on_nonfinite: OnNonfinite = _on_nonfinite()
     clip_actions: bool = _clip_actions()
     debug: bool = debug()
@@ -58,16 +71,13 @@ class DataHdf5:
     """Convert a flat HDF5 file, as D4RL has them."""
 
     file: str = needed("File with observations, actions, rewards, terminals and, where there are any, timeouts.")
-    env: str = option(
-        "",
-        "Environment id that the file was recorded in, for its spaces and for evaluations (default: seen in the file).",
-    )
+    env: str = option("", "Environment id of the recording, for spaces and evaluations (default: seen in the data).")
     max_episode_steps: int = option(
-        0, "Time limit that cuts episodes where the file has no timeouts (0: the environment's, or none).", at_least=0
+        0, "Time limit where the file has none (0: the environment's, or none).", at_least=0
     )
     output: str = option("", "Folder to write (default: data/ and the file's name).")
     replace: bool = _replace()
-    missing: tuple[str, ...] = missing_leaves()
+    missing: Words = missing_leaves()
     on_nonfinite: OnNonfinite = _on_nonfinite()
     clip_actions: bool = _clip_actions()
     debug: bool = debug()
@@ -79,29 +89,22 @@ class DataTable:
 
     name: str = needed("File, folder, or a Hub id such as user/name.")
     episode: str = option("", "Column that says which episode a step belongs to (default: one row is one episode).")
-    observation: tuple[str, ...] = option(
-        ("observation",), "Columns of the observation: one, several that make a vector, or KEY=COLUMN,... of a Dict."
-    )
-    action: tuple[str, ...] = option(("action",), "Columns of the action, likewise.")
-    final: tuple[str, ...] = option(("final",), "Columns of what was seen after a step, likewise, where there are any.")
+    observation: Words = option(("observation",), "Columns: one, several of a vector, or KEY=COLUMN,... of a Dict.")
+    action: Words = option(("action",), "Columns of the action, likewise.")
+    final: Words = option(("final",), "Columns of what was seen after a step, likewise, where there are any.")
     reward: str = option("reward", "Column of the reward.")
     terminated: str = option("terminated", "Column that is true where the task ended (none: there is none).")
     truncated: str = option(
         "truncated", "Column that is true where a time limit cut the episode (none: there is none)."
     )
     text: str = option("text", "Column with words about the episode (none: there is none).")
-    keep: tuple[str, ...] = option((), "Further columns to keep of an episode.")
-    env: str = option(
-        "",
-        "Environment id that the table was recorded in, for its spaces and evaluations (default: seen in the table).",
-    )
+    keep: Words = option((), "Further columns to keep of an episode.")
+    env: str = option("", "Environment id of the recording, for spaces and evaluations (default: seen in the data).")
     split: str = option("train", "Part of a data set that has several.")
     config: str = option("", "Configuration of a Hub id that has several.")
     output: str = option("", "Folder to write (default: data/ and the name's last part).")
     replace: bool = _replace()
-    missing: tuple[str, ...] = option(
-        (), "Leaves of the observation whose values may be missing, or LEAF=COLUMN where a column says so."
-    )
+    missing: Words = option((), "Leaves whose values may be missing, or LEAF=COLUMN where a column says so.")
     on_nonfinite: OnNonfinite = _on_nonfinite()
     clip_actions: bool = _clip_actions()
     debug: bool = debug()
@@ -112,14 +115,12 @@ class DataLerobot:
     """Convert a LeRobot data set (v2.0, v2.1, v3.0): a folder or a Hub id."""
 
     name: str = needed("Folder, or a Hub id such as lerobot/pusht.")
-    cameras: tuple[str, ...] = option(
-        ("read",), "Cameras to read by name, or read (all), or skip (none). Videos need seqdec[video]."
-    )
-    image_size: tuple[str, ...] = option((), "Height and width to bring images to (default: their own).")
-    episodes: tuple[str, ...] = option((), "Numbers of the episodes to read (default: all).")
+    cameras: Words = option(("read",), "Cameras by name, or read (all), or skip (none). Videos need seqdec[video].")
+    image_size: Words = option((), "Height and width to bring images to (default: their own).")
+    episodes: Words = option((), "Numbers of the episodes to read (default: all).")
     output: str = option("", "Folder to write (default: data/ and the name's last part).")
     replace: bool = _replace()
-    missing: tuple[str, ...] = missing_leaves()
+    missing: Words = missing_leaves()
     on_nonfinite: OnNonfinite = _on_nonfinite()
     debug: bool = debug()
 
@@ -134,13 +135,20 @@ class DataShow:
     debug: bool = debug()
 
 
+Conversion = DataMinari | DataConvert | DataHdf5 | DataTable | DataLerobot
+
+
 def data_cartpole(given: DataCartpole) -> int:
     """Make the sample data."""
     output = folders.check_new_folder(given.output)
 
+    from seqdec.data.dataset import save
     from seqdec.play import scripted_cartpole
 
-    return _keep(scripted_cartpole(num_episodes=given.episodes, seed=given.seed), output)
+    dataset = scripted_cartpole(num_episodes=given.episodes, seed=given.seed)
+    folders.make_folder(output.parent)
+    save(dataset, output)
+    return show_folder(output)
 
 
 def data_minari(given: DataMinari) -> int:
@@ -150,7 +158,19 @@ def data_minari(given: DataMinari) -> int:
 
     from seqdec.formats import minari
 
-    return _convert(minari.source(name), output, given, clip_actions=given.clip_actions)
+    return _convert(minari.source(name), output, given)
+
+
+def data_convert(given: DataConvert) -> int:
+    """Convert what a word means."""
+    output = folders.check_data_folder(given.output or f"data/{folders.run_folder('', [given.word]).name}")
+
+    from seqdec.formats.load import source_of
+
+    source = source_of(given.word)
+    if source is None:
+        raise UsageError(f"{given.word} is a data set already: train on it, or give KIND:PLACE")
+    return _convert(source, output, given)
 
 
 def data_hdf5(given: DataHdf5) -> int:
@@ -159,9 +179,9 @@ def data_hdf5(given: DataHdf5) -> int:
 
     from seqdec.formats import hdf5
 
-    spec = loading.spec_of(given.env) if given.env else None
+    spec = spec_of(given.env) if given.env else None
     source = hdf5.source(given.file, spec, max_episode_steps=given.max_episode_steps or None)
-    return _convert(source, output, given, clip_actions=given.clip_actions)
+    return _convert(source, output, given)
 
 
 def data_table(given: DataTable) -> int:
@@ -170,17 +190,15 @@ def data_table(given: DataTable) -> int:
 
     from seqdec.formats import table
 
-    spec = loading.spec_of(given.env) if given.env else None
-    source = table.source(
-        given.name, loading.table_columns(given), spec, split=given.split, config=given.config or None
-    )
-    return _convert(source, output, given, clip_actions=given.clip_actions)
+    spec = spec_of(given.env) if given.env else None
+    source = table.source(given.name, table_columns(given), spec, split=given.split, config=given.config or None)
+    return _convert(source, output, given)
 
 
 def data_lerobot(given: DataLerobot) -> int:
     """Convert a LeRobot data set."""
     output = folders.check_data_folder(given.output or folders.default_data_folder(folders.name_of(given.name)))
-    size = loading.whole_numbers(given.image_size, "--image-size")
+    size = whole_numbers(given.image_size, "--image-size")
     if len(size) not in (0, 2):
         raise UsageError(f"--image-size has {len(size)} numbers: give height and width")
 
@@ -190,7 +208,7 @@ def data_lerobot(given: DataLerobot) -> int:
         given.name,
         cameras=given.cameras[0] if given.cameras in (("read",), ("skip",)) else given.cameras,  # pyright: ignore
         image_size=(size[0], size[1]) if size else None,
-        episodes=loading.whole_numbers(given.episodes, "--episodes") or None,
+        episodes=whole_numbers(given.episodes, "--episodes") or None,
     )
     return _convert(source, output, given)
 
@@ -221,11 +239,7 @@ def data_show(given: DataShow) -> int:
 
 
 def _convert(
-    source: "Source",
-    folder: Path,
-    given: DataMinari | DataHdf5 | DataTable | DataLerobot,
-    *,
-    clip_actions: bool = False,
+    source: "Source", folder: Path, given: DataMinari | DataConvert | DataHdf5 | DataTable | DataLerobot
 ) -> int:
     """Write a source to a data folder as it is read, unless it is there already."""
     from seqdec import storage
@@ -237,25 +251,10 @@ def _convert(
     for sentence in storage.recover(folder.parent):
         print(f"seqdec: {sentence}", file=sys.stderr, flush=True)
     with progress(source.num_episodes, "episode") as advance:
-        is_new = convert(
-            source,
-            folder,
-            on_nonfinite=given.on_nonfinite,
-            clip_actions=clip_actions,
-            replace=given.replace,
-            progress=advance,
-        )
+        chosen = named(given, *{"on_nonfinite", "clip_actions", "replace"} & options_of(type(given)).keys())
+        is_new = convert(source, folder, progress=advance, **chosen)
     if not is_new:
         print(f"{folder} holds this already: nothing to do", flush=True)
-    return show_folder(folder)
-
-
-def _keep(dataset: "Dataset", folder: Path) -> int:
-    """Write a data set, describe it and say what to do with it."""
-    from seqdec.data.dataset import save
-
-    folders.make_folder(folder.parent)
-    save(dataset, folder)
     return show_folder(folder)
 
 
@@ -267,3 +266,54 @@ def show_folder(folder: Path) -> int:
     description = describe(load_dataset(folder))
     print(f"{description}\ndata: {folder}\nnext: seqdec train --data {shlex.quote(str(folder))}", flush=True)
     return 0
+
+
+def table_columns(given: DataTable) -> "Columns":
+    """Return which column is what, as the words of `data table` say it."""
+    from seqdec.formats.columns import Columns
+
+    def none(word: str) -> str | None:
+        return None if word in ("none", "") else word
+
+    def names(words: Sequence[str], role: str) -> "str | list[str] | dict[str, list[str] | str]":
+        if not any("=" in word for word in words):
+            return words[0] if len(words) == 1 else list(words)
+        pairs = [word.partition("=")[::2] for word in words]
+        wrong = next((key for key, columns in pairs if not key or not columns), None)
+        if wrong is not None:
+            raise UsageError(f"--{role}: {wrong!r} stands beside KEY=COLUMN words: give all of them a key, or none")
+        _refuse_twice([key for key, _ in pairs], role)
+        return {f"{role}.{key}": columns.split(",") if "," in columns else columns for key, columns in pairs}
+
+    missing = [word.partition("=")[::2] for word in given.missing]
+    _refuse_twice([leaf for leaf, _ in missing], "missing")
+    return Columns(
+        episode=none(given.episode),
+        observation=names(given.observation, "observation"),
+        action=names(given.action, "action"),
+        reward=given.reward,
+        terminated=none(given.terminated),
+        truncated=none(given.truncated),
+        final=None if given.final == ("none",) else names(given.final, "final"),
+        text=none(given.text),
+        metadata=given.keep,
+        missing={leaf: none(column) for leaf, column in missing},
+    )
+
+
+def _refuse_twice(keys: Sequence[str], role: str) -> None:
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise UsageError(f"--{role} gives {twice!r} twice: give each once (several columns as {twice}=A,B)")
+
+
+def spec_of(env_id: str) -> "EnvironmentSpec":
+    """Return the spec of an environment that the user typed; it is made once, to be looked at."""
+    from gymnasium.spaces import Discrete
+
+    from seqdec.play.make import make_envs, spec_of_env
+    from seqdec.spaces.spec import EnvironmentSpec
+
+    unknown = EnvironmentSpec(Discrete(1), Discrete(1))
+    with closing(make_envs(unknown, 1, env_id=env_id)) as envs:
+        return spec_of_env(envs.envs[0].env)  # pyright: ignore[reportAttributeAccessIssue]  (one process, guarded)

@@ -1,12 +1,27 @@
-"""`seqdec eval`: ask a policy for returns, write the report and print the table."""
+"""`seqdec eval`: what a policy is asked for, in which environments, and the report; and the same while training."""
 
-from contextlib import ExitStack, closing
+import logging
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from seqdec.cli import asking, assembly, folders
-from seqdec.cli.console import importing, progress
-from seqdec.cli.options import debug, needed, option
+from seqdec.cli import folders
+from seqdec.cli.console import importing, is_main_process, progress
+from seqdec.cli.options import Words, debug, named, needed, numbers, option
+from seqdec.errors import UsageError
+
+if TYPE_CHECKING:
+    from seqdec.cli.train import Train
+    from seqdec.data.episode import Episode
+    from seqdec.finetune import Task
+    from seqdec.inference.planning import Planning
+    from seqdec.inference.prompt import Prompt
+    from seqdec.model.sequence_model import SequenceModel
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -16,48 +31,29 @@ class Eval:
     run: str = needed("Run folder or policy folder.")
     task: str = option("", "Task of a policy that has several.")
     text: str = option("", "What to do, in words, for a policy with a text in its prompt (default: its data's).")
-    goal: tuple[str, ...] = option(
-        (), "Observation to reach: its numbers, or the leaf of the observation that says it."
-    )
+    goal: Words = option((), "Observation to reach: its numbers, or the leaf of the observation that says it.")
     goal_in: float | None = option(None, "Timesteps until the goal is reached (default: unknown).", at_least=0)
-    waypoints: tuple[str, ...] = option(
-        (), "Observations to pass on the way, in order: what a goal has of the first, of the second, and so on."
-    )
-    waypoints_in: tuple[str, ...] = option((), "Timesteps until each of them is passed (default: unknown).")
-    final: tuple[str, ...] = option(
-        (), "Observation after the last step: its numbers, or the leaf of the observation that says it."
-    )
+    waypoints: Words = option((), "Observations to pass, in order: what a goal has of the first, of the second, ...")
+    waypoints_in: Words = option((), "Timesteps until each of them is passed (default: unknown).")
+    final: Words = option((), "Observation after the last step: its numbers, or the leaf that says it.")
     demo: str = option("", "Data folder or minari:ID, whose best episode is shown as a demo: its best timesteps.")
-    target_return: tuple[str, ...] = option(
+    target_return: Words = option(
         ("q10", "median", "q90", "max"),
         "Returns to ask for: numbers, min, q10 .. q90, median, max of the data, or expert: what one would get.",
     )
-    guidance: tuple[str, ...] = option(
-        (), "How much to sharpen actions towards the evidence: a number, or NAME=NUMBER for pieces of it."
-    )
-    plan: int = option(
-        0,
-        "Timesteps to look ahead by the model's own predictions (0: act without planning).",
-        at_least=0,
-        at_most=10000,
-    )
-    plan_candidates: int = option(16, "Actions that a plan tries at a timestep.", at_least=1, at_most=65536)
-    plan_keep: int = option(4, "How many of them go on to the next timestep.", at_least=1, at_most=65536)
-    plan_outcomes: int = option(
-        8, "What may come of each, over which a plan averages (1: beam search).", at_least=1, at_most=65536
-    )
-    replan_every: int = option(1, "Timesteps that are acted by a plan.", at_least=1, at_most=10000)
+    guidance: Words = option((), "How much to sharpen actions towards the evidence: a number, or NAME=NUMBER.")
+    plan: int = option(0, "Timesteps to look ahead by the model's predictions (0: no planning).", at_least=0)
+    plan_candidates: int = option(16, "Actions that a plan tries at a timestep.", at_least=1)
+    plan_keep: int = option(4, "How many of them go on to the next timestep.", at_least=1)
+    plan_outcomes: int = option(8, "Outcomes of each that a plan averages over (1: beam search).", at_least=1)
+    replan_every: int = option(1, "Timesteps that are acted by a plan.", at_least=1)
     episodes: int = option(32, "Episodes a target.", at_least=1)
-    num_envs: int = option(16, "Environments that run together.", at_least=1, at_most=65536)
-    async_envs: bool = option(
-        False, "Step each environment in a process of its own, half of them while the model works for the others."
-    )
+    num_envs: int = option(16, "Environments that run together.", at_least=1)
+    async_envs: bool = option(False, "Step environments in processes of their own, half of them while the model works.")
     seed: int = option(0, "Seed of the first episode; the next one has the next seed, for every target.", at_least=0)
     temperature: float = option(1.0, "Temperature of sampled actions (0: the most likely).", at_least=0, at_most=1000)
     env: str = option("", "Environment id to evaluate in (default: the data's own).")
-    trust_env: bool = option(
-        False, "Make the environment that the policy names, even from an entry point (runs its code)."
-    )
+    trust_env: bool = option(False, "Make the data's environment even from an entry point (runs its code).")
     max_steps: int = option(0, "Longest episode (0: the environment's own limit).", at_least=0)
     output: str = option("", "Folder for report.json and report.png (default: the run folder).")
     debug: bool = debug()
@@ -71,51 +67,27 @@ def evaluate_run(given: Eval) -> int:
 
     with importing():
         from seqdec import storage
-        from seqdec.inference.evaluation import evaluate, resolve_targets
+        from seqdec.inference.evaluation import evaluate_policy, reads_return
         from seqdec.inference.plots import plot_report
         from seqdec.inference.policy import Policy
-        from seqdec.model.folder import load_policy
-        from seqdec.play.make import check_spaces
-        from seqdec.training.processes import join_processes
 
-    model = load_policy(policy_folder, task=given.task, merge_adapters=True)
-    targets: list[float | str | None] = [*resolve_targets(given.target_return, model.data.returns)]
-    prompt = asking.make_prompt(given, model)
-    guidance, planning = asking.make_guidance(given), asking.make_planning(given)
-    if assembly.reads_return(model.layout):
-        assembly.note_far_targets(targets, model.data.returns)
-    else:
+    model = load_model(policy_folder, given.task)
+    asked = {"prompt": make_prompt(given, model), "guidance": make_guidance(given), "planning": make_planning(given)}
+    num_targets = len(given.target_return)
+    if not reads_return(model.layout):
         print("this policy is not asked for a return: its layout reads none")
-        targets = [None]
-    device = join_processes().device
-    assert device is not None
-    model.to(device)
-    num_envs = min(given.num_envs, given.episodes)
-    spec, envs = assembly.open_envs(given, model.data.spec, num_envs, asynchronous=given.async_envs)
-    with ExitStack() as stack:
-        for batch in envs:
-            stack.enter_context(closing(batch))
-        check_spaces(model.data.spec, envs[0])
-        advance = stack.enter_context(progress(given.episodes * len(targets), "episode"))
-        report = evaluate(
-            lambda target: Policy(
-                model,
-                target,
-                prompt=prompt,
-                guidance=guidance,
-                planning=planning,
-                temperature=given.temperature,
-                seed=given.seed,
-            ),
-            envs,
-            targets=targets,
+        num_targets = 1
+    with progress(given.episodes * num_targets, "episode") as advance:
+        report = evaluate_policy(
+            lambda target: Policy(model, target, **asked, **named(given, "temperature", "seed")),
+            model,
+            given.target_return,
             num_episodes=given.episodes,
-            seed=given.seed,
-            spec=spec,
-            data_returns=model.data.returns,
-            discount=model.layout.discount,
-            delayed_reward=model.layout.delayed_reward,
+            env=given.env or None,
+            max_steps=given.max_steps or None,
+            asynchronous=given.async_envs,
             progress=advance,
+            **named(given, "num_envs", "seed", "trust_env"),
         )
     folders.make_folder(output)
     name = f"report-{given.task}" if given.task else "report"
@@ -123,3 +95,142 @@ def evaluate_run(given: Eval) -> int:
     plot_report({run_folder.name: report}, output / f"{name}.png")
     print(f"{report.table()}\nreport: {output / f'{name}.json'}, {output / f'{name}.png'}", flush=True)
     return 0
+
+
+def load_model(folder: Path, task: str) -> "SequenceModel":
+    """Return the model of a policy folder on this machine's fastest device, its adapters merged."""
+    from seqdec.model.folder import load_policy
+    from seqdec.training.processes import join_processes
+
+    model = load_policy(folder, task=task, merge_adapters=True)
+    device = join_processes().device
+    assert device is not None
+    return model.to(device)
+
+
+def make_evaluation(
+    given: "Train", tasks: "Mapping[str, Task]"
+) -> "Callable[[Mapping[str, SequenceModel]], dict[str, float]] | None":
+    """Return what measures models in their tasks' environments while training; None where there are none to be had."""
+    if given.env and len(tasks) > 1:
+        raise UsageError("--env names one environment, the run has several tasks: leave it out")
+    made = {name: _make_measure(given, task) for name, task in tasks.items()}
+    measures = {name: measure for name, measure in made.items() if measure is not None}
+
+    def measure_all(models: "Mapping[str, SequenceModel]") -> dict[str, float]:
+        values: dict[str, float] = {}
+        for name, measure in measures.items():
+            prefix = f"eval/return_{name}/" if name else "eval/return_"
+            values |= {f"{prefix}{word}": value for word, value in measure(models[name]).items()}
+        return values
+
+    return measure_all if measures else None
+
+
+def _make_measure(given: "Train", task: "Task") -> "Callable[[SequenceModel], dict[str, float]] | None":
+    from seqdec.inference.evaluation import evaluate, open_envs, reads_return, targets_for
+    from seqdec.inference.policy import Policy
+    from seqdec.inference.prompt import check_expert
+    from seqdec.model.sequence_model import summarize_returns
+
+    data_returns, layout = summarize_returns(task.windows.returns), task.windows.layout
+    targets = targets_for(given.target_return, layout, data_returns)
+    if "expert" in targets:
+        check_expert(layout, task.windows.spec.action_leaves)
+    needed = [name for name in layout.facts if name not in ("target_return", "text")]
+    if needed and layout.prompt_dropout == 0:
+        logger.warning("training without evaluations: they need a %s, which seqdec eval takes", needed[0])
+        return None
+    if not is_main_process():
+        return None
+    places = {"env": given.env or None, "trust_env": given.trust_env, "max_steps": given.max_steps or None}
+    try:
+        spec, envs = open_envs(task.windows.spec, min(given.num_envs, given.episodes), **places)
+    except UsageError as error:
+        if given.env or given.trust_env:
+            raise
+        # Training needs no environment; the first evaluation will.
+        logger.warning("training without evaluations: %s", error)
+        return None
+    words = given.target_return if reads_return(layout) else ["unasked"]
+
+    def measure(model: "SequenceModel") -> dict[str, float]:
+        report = evaluate(
+            lambda target: Policy(model, target, **named(given, "temperature", "seed")),
+            envs,
+            targets=targets,
+            num_episodes=given.episodes,
+            seed=given.seed,
+            spec=spec,
+            data_returns=data_returns,
+            **named(layout, "discount", "delayed_reward"),
+        )
+        return {word: result.mean for word, result in zip(words, report.targets, strict=True)}
+
+    return measure
+
+
+def make_prompt(given: "Eval", model: "SequenceModel") -> "Prompt":
+    """Return what --goal, --waypoints, --final, --text and --demo ask for."""
+    from seqdec.inference.prompt import Prompt
+
+    return Prompt(
+        goal=_moment(given.goal, "--goal", model),
+        goal_in=given.goal_in,
+        waypoints=_waypoints(given, model),
+        waypoints_in=numbers(given.waypoints_in, "--waypoints-in"),
+        final=_moment(given.final, "--final", model),
+        text=given.text or None,
+        demo=_best_part(given.demo, model) if given.demo else None,
+    )
+
+
+def _moment(words: tuple[str, ...], flag: str, model: "SequenceModel") -> list[float] | str | None:
+    """Return an observation by its numbers, or the leaf that says it; None where there are no words."""
+    if len(words) == 1 and words[0] in model.data.spec.observation_leaves:
+        return words[0]
+    return numbers(words, flag) or None
+
+
+def _waypoints(given: "Eval", model: "SequenceModel") -> list[list[float]]:
+    """Return the observations that --waypoints has one after the other."""
+    flat = numbers(given.waypoints, "--waypoints")
+    if "waypoint1" not in model.layout.facts:
+        return [flat] if flat else []  # which is refused, by name
+    size = prod(model.layout.variable("waypoint1").shape)
+    if len(flat) % size:
+        raise UsageError(f"--waypoints has {len(flat)} numbers: give {size} for each waypoint")
+    return [flat[first : first + size] for first in range(0, len(flat), size)]
+
+
+def _best_part(data: str, model: "SequenceModel") -> "Episode":
+    """Return the timesteps that earn most of the best episode of a data set, as many as a demo shows."""
+    from seqdec.data import schema
+    from seqdec.data.episode import Episode
+    from seqdec.formats.load import load_dataset
+    from seqdec.sequence.hindsight import best_part
+
+    dataset = load_dataset(data)
+    episode = Episode.from_row(dataset[int(schema.returns(dataset).argmax())])
+    length = max(model.layout.demo_length, 1)
+    first = best_part(episode.steps["reward"], length)
+    return episode[first : first + length]
+
+
+def make_guidance(given: "Eval") -> float | dict[str, float]:
+    """Return what --guidance says: one weight, or one for each piece of evidence that it names."""
+    pairs = [word.partition("=")[::2] for word in given.guidance]
+    if len(pairs) == 1 and re.fullmatch(r"[-+.\d]\S*", given.guidance[0]):
+        return numbers(given.guidance, "--guidance")[0]
+    if not all(name and weight for name, weight in pairs):
+        raise UsageError(f"--guidance is {' '.join(given.guidance)}: give a number, or NAME=NUMBER for each piece")
+    return dict(zip((name for name, _ in pairs), numbers([w for _, w in pairs], "--guidance"), strict=True))
+
+
+def make_planning(given: "Eval") -> "Planning | None":
+    """Return how --plan and its flags say to plan; None to act without."""
+    from seqdec.inference.planning import Planning
+
+    if not given.plan:
+        return None
+    return Planning(given.plan, given.plan_candidates, given.plan_keep, given.plan_outcomes, given.replan_every)

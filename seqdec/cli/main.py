@@ -17,12 +17,14 @@ from seqdec.cli import options
 from seqdec.cli.console import Env, show_environment
 from seqdec.cli.data import (
     DataCartpole,
+    DataConvert,
     DataHdf5,
     DataLerobot,
     DataMinari,
     DataShow,
     DataTable,
     data_cartpole,
+    data_convert,
     data_hdf5,
     data_lerobot,
     data_minari,
@@ -49,6 +51,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "data hdf5": (DataHdf5, data_hdf5),
     "data table": (DataTable, data_table),
     "data lerobot": (DataLerobot, data_lerobot),
+    "data convert": (DataConvert, data_convert),
     "data record": (DataRecord, data_record),
     "data show": (DataShow, data_show),
     "train": (Train, train_run),

@@ -9,11 +9,11 @@ config.json, and the tables of docs/command-line.md. Nothing here imports torch,
 import dataclasses
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import MISSING, Field, field, fields
 from itertools import groupby
-from typing import Annotated, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from seqdec.errors import UsageError, suggest
 
@@ -21,6 +21,7 @@ from seqdec.errors import UsageError, suggest
 # a run is started, and config.json leaves it out.
 OnResume = Literal["free", "steering", "fixed", "starting"]
 NO_END = 2**31 - 1
+Words = tuple[str, ...]
 Value = TypeVar("Value")
 Flags = TypeVar("Flags")
 
@@ -81,6 +82,11 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def named(record: object, *names: str) -> dict[str, Any]:
+    """Return some values of a record by name, to pass to a function whose keywords have the same names."""
+    return {name: getattr(record, name) for name in names}
+
+
 def parse(kind: type[Flags], words: Sequence[str], *, verb: str = "", default: Flags | None = None) -> Flags:
     """Return the record that the words after a verb stand for.
 
@@ -113,7 +119,7 @@ def parse(kind: type[Flags], words: Sequence[str], *, verb: str = "", default: F
         value = getattr(given, name)
         if value == () and entry.default != ():
             raise UsageError(f"{flag(name)} has no value: give one or more")
-        _check_limits(flag(name), entry, value)
+        check_limits(flag(name), entry, value)
     return given
 
 
@@ -144,69 +150,44 @@ def _sentence(box: str, kind: type) -> str:
     wrong = next((name for name in known if sentence.startswith(f"Error parsing {name}:")), None)
     if wrong is not None:
         hint = get_type_hints(kind)[wrong[2:].replace("-", "_")]
-        return f"{wrong} has a wrong value: give {_expected(hint)}"
+        return f"{wrong} has a wrong value: give {expected_values(hint)}"
     return sentence[0].lower() + sentence[1:]
 
 
-def from_config(kind: type[Flags], config: Mapping[str, object], where: str) -> Flags:
-    """Return the record that a config.json holds, whole (as a run writes it) or its flags alone.
-
-    Raises:
-        UsageError: A key is unknown (the nearest one is named), or a value is of the wrong type or out of range.
-    """
-    values = config["flags"] if isinstance(config.get("flags"), Mapping) else config
-    assert isinstance(values, Mapping)
-    hints, known, entries = get_type_hints(kind), kept(kind), options_of(kind)
-    record: dict[str, object] = {}
-    for name, value in values.items():
-        if name not in known:
-            raise UsageError(f"{where}: unknown key {name!r}{suggest(str(name), known)}")
-        record[name] = _from_json(hints[name], entries[name], value, f"{where}: {name!r}")
-    return kind(**record)
-
-
-def to_config(flags: object) -> dict[str, object]:
-    """Return the flags that config.json keeps."""
-    values = {name: getattr(flags, name) for name in kept(type(flags))}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-def _from_json(hint: object, entry: Field[object], value: object, where: str) -> object:
-    """Return a value of a config.json as its option has it."""
-    if value is None and entry.default is None:
-        return None
-    hint = _without_none(hint)
-    if get_origin(hint) is tuple:
-        is_right = isinstance(value, list) and all(isinstance(word, str) for word in value)
-        is_right = is_right and (value != [] or entry.default == ())
-    elif get_origin(hint) is Literal:
-        is_right = value in get_args(hint)
-    else:
-        kinds = (int, float) if hint is float else hint
-        is_right = isinstance(value, kinds) and isinstance(value, bool) == (hint is bool)  # pyright: ignore
-    if not is_right:
-        raise UsageError(f"{where} is {value!r}: give {_expected(hint)}")
-    _check_limits(where, entry, value)
-    return tuple(value) if isinstance(value, list) else float(value) if hint is float else value  # pyright: ignore
-
-
-def _expected(hint: object) -> str:
+def expected_values(hint: object) -> str:
     """Return in words what values a type has."""
-    hint = _without_none(hint)
+    hint = without_none(hint)
     if get_origin(hint) is Literal:
         return f"one of {', '.join(get_args(hint))}"
     words: dict[object, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return words.get(hint, "a list of strings")
 
 
-def _without_none(hint: object) -> object:
+def without_none(hint: object) -> object:
     """Return X for `X | None` and for X."""
     return get_args(hint)[0] if type(None) in get_args(hint) else hint
 
 
-def _check_limits(where: str, entry: Field[object], value: object) -> None:
+def check_limits(where: str, entry: Field[object], value: object) -> None:
     """Refuse a number outside its option's limits."""
     low, high = entry.metadata["limits"]
     if isinstance(value, int | float) and not (math.isfinite(value) and low <= value <= high):
         expected = f"{low:g} or more" if high == NO_END and value <= high else f"a number from {low:g} to {high:g}"
         raise UsageError(f"{where} is {value:g}: give {expected}")
+
+
+def numbers(words: Sequence[str], name: str) -> list[float]:
+    """Return the numbers that a flag lists."""
+    try:
+        return [float(word) for word in words]
+    except ValueError as error:
+        raise UsageError(f"{name} is {' '.join(words)}: give numbers") from error
+
+
+def whole_numbers(words: Sequence[str], name: str) -> list[int]:
+    """Return the whole numbers that a flag lists."""
+    given = numbers(words, name)
+    wrong = next((number for number in given if not number.is_integer() or number < 0), None)
+    if wrong is not None:
+        raise UsageError(f"{name} holds {wrong:g}: give whole numbers")
+    return [int(number) for number in given]

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seqdec.cli import assembly, folders
+from seqdec.cli import folders
 from seqdec.cli.console import progress
-from seqdec.cli.data import missing_leaves, show_folder
-from seqdec.cli.options import debug, needed, option
-from seqdec.errors import UsageError, suggest
+from seqdec.cli.data import missing_leaves, show_folder, spec_of
+from seqdec.cli.evaluate import load_model
+from seqdec.cli.options import Words, debug, named, needed, option
+from seqdec.errors import UsageError
 
 if TYPE_CHECKING:
     from seqdec.play import Actor
@@ -25,21 +26,17 @@ class DataRecord:
 
     env_id: str = needed("Registered environment id.")
     output: str = option("", "Folder to write (default: data/ and the id).")
-    policy: str = option(
-        "random", "Who acts: random, a run or policy folder, or the zip file of a Stable-Baselines3 model."
-    )
+    policy: str = option("random", "Who acts: random, a run or policy folder, or a Stable-Baselines3 zip file.")
     target_return: str = option("max", "Return a trained policy is asked for: a number or a quantile of its data.")
     task: str = option("", "Which task of a policy that has several.")
     algorithm: str = option("", "What saved the zip file: ppo, sac, dqn, ...")
     trust_policy: bool = option(False, "Open the zip file, which runs code that is in it.")
     episodes: int | None = option(None, "How many episodes (default: 100, unless --timesteps is given).", at_least=1)
-    timesteps: int = option(
-        0, "Record whole episodes until there are so many timesteps (0: count episodes instead).", at_least=0
-    )
-    num_envs: int = option(1, "Environments that run together.", at_least=1, at_most=65536)
+    timesteps: int = option(0, "Record whole episodes until so many timesteps (0: count episodes).", at_least=0)
+    num_envs: int = option(1, "Environments that run together.", at_least=1)
     seed: int = option(0, "Seed of the first episode; the next one has the next seed.", at_least=0)
     max_steps: int = option(0, "Longest episode (0: the environment's own limit).", at_least=0)
-    missing: tuple[str, ...] = missing_leaves()
+    missing: Words = missing_leaves()
     debug: bool = debug()
 
 
@@ -47,15 +44,8 @@ def data_record(given: DataRecord) -> int:
     """Record episodes of an environment, acted in at random or by a policy; go on where a recording was cut off."""
     output = folders.check_new_folder(given.output or folders.default_data_folder(given.env_id))
 
-    import gymnasium
-
     from seqdec.play import record
 
-    if given.env_id not in gymnasium.registry and ":" not in given.env_id:
-        raise UsageError(
-            f"no environment {given.env_id!r} is registered{suggest(given.env_id, gymnasium.registry)}; "
-            "an environment of another package is named PACKAGE:ID"
-        )
     policy, name = _recorded_policy(given)
     if given.timesteps and given.episodes is not None:
         raise UsageError("--episodes and --timesteps both say how much to record: give one of them")
@@ -66,13 +56,11 @@ def data_record(given: DataRecord) -> int:
             policy,
             num_episodes=num_episodes,
             num_timesteps=given.timesteps or None,
-            seed=given.seed,
-            num_envs=given.num_envs,
             max_steps=given.max_steps or None,
-            missing=given.missing,
             policy_name=name,
             folder=output,
             progress=advance,
+            **named(given, "seed", "num_envs", "missing"),
         )
     return show_folder(output)
 
@@ -86,37 +74,23 @@ def _recorded_policy(given: DataRecord) -> "tuple[Actor | Callable[..., object],
 
         model = load_sb3(path, given.algorithm, trust_policy=given.trust_policy)
         return from_sb3(model), f"{path.stem} ({given.algorithm} {_digest(path)})"
-    is_random = given.policy == "random"
-    folder = None if is_random else folders.find_policy(path)[0]
+    if given.policy == "random":
+        from seqdec.play import random_policy
 
-    from gymnasium.spaces import Discrete
+        return random_policy(spec_of(given.env_id).action_space), "random"
+    folder, _ = folders.find_policy(path)
 
-    from seqdec.play import make_envs, random_policy
-    from seqdec.play.make import check_spaces
-    from seqdec.spaces.spec import EnvironmentSpec
-
-    if folder is None:
-        # made once, only to know its actions
-        unknown = EnvironmentSpec(Discrete(1), Discrete(1))
-        with closing(make_envs(unknown, 1, env_id=given.env_id)) as envs:
-            return random_policy(envs.single_action_space), "random"
-
-    from seqdec.inference.evaluation import resolve_targets
+    from seqdec.inference.evaluation import targets_for
     from seqdec.inference.policy import Policy
-    from seqdec.model.folder import load_policy
-    from seqdec.training.processes import join_processes
+    from seqdec.play.make import check_spaces, make_envs
 
-    model = load_policy(folder, task=given.task, merge_adapters=True)
+    model = load_model(folder, given.task)
     with closing(make_envs(model.data.spec, 1, env_id=given.env_id)) as envs:
         check_spaces(model.data.spec, envs)
-    device = join_processes().device
-    assert device is not None
-    model.to(device)
-    target = None
-    if assembly.reads_return(model.layout):
-        target = resolve_targets([given.target_return], model.data.returns)[0]
+    target = targets_for(given.target_return, model.layout, model.data.returns)[0]
     place = folder.resolve()
-    words = [_digest(folder / "manifest.json"), given.task, "" if target is None else f"asked for {target:g}"]
+    shown = f"{target:g}" if isinstance(target, float) else target
+    words = [_digest(folder / "manifest.json"), given.task, "" if target is None else f"asked for {shown}"]
     name = place.parent.name if place.name == "policy" else place.name
     return Policy(model, target, seed=given.seed), f"{name} ({', '.join(filter(None, words))})"
 

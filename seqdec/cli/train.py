@@ -3,17 +3,29 @@
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from seqdec.cli import assembly, folders, loading, options
+from seqdec.cli import folders, options
+from seqdec.cli.config import check_same_run, from_config, make_config
 from seqdec.cli.console import importing, is_main_process
-from seqdec.cli.options import debug, fixed, option, steering
+from seqdec.cli.evaluate import make_evaluation
+from seqdec.cli.loading import Loaded, load_tasks
+from seqdec.cli.options import Words, debug, fixed, named, option, steering
 from seqdec.errors import UsageError
+from seqdec.finetune import backbone_rate, build_models, make_backbone
 
+if TYPE_CHECKING:
+    from seqdec.model.sequence_model import SequenceModel
+
+LOOP_OPTIONS = (  # which training.loop.train takes by the same name
+    *("steps", "batch_size", "learning_rate", "weight_decay", "warmup_steps", "schedule", "clip_norm", "accumulate"),
+    *("precision", "mask_observation", "seed", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"),
+    *("tracker", "resume"),
+)
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
 
 
@@ -21,40 +33,24 @@ EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
 class Train:
     """Finetune a backbone on trajectories; leaves a run folder with a policy in it."""
 
-    data: tuple[str, ...] = option(
-        ("data/cartpole",), "Data folders or minari:ID; of several tasks each as TASK=FOLDER."
-    )
-    weights: tuple[str, ...] = steering(
-        (), "How often each of --data is drawn (default: all timesteps alike, all tasks alike)."
-    )
-    fraction: float | None = fixed(
-        None, "Share of the episodes to train on, drawn at random (default: all).", at_least=0, at_most=1
-    )
-    best: float | None = fixed(
-        None, "Share of the episodes to train on, those of the highest return (default: all).", at_least=0, at_most=1
-    )
+    data: Words = option(("data/cartpole",), "Data folders or minari:ID; of several tasks TASK=FOLDER.")
+    weights: Words = steering((), "How often each of --data is drawn (default: timesteps and tasks alike).")
+    fraction: float | None = fixed(None, "Share of the episodes, at random (default: all).", at_least=0, at_most=1)
+    best: float | None = fixed(None, "Share of the episodes, the best by return (default: all).", at_least=0, at_most=1)
     streaming: bool = fixed(False, "Read the one source of --data while training, without converting it.")
-    columns: str = option(
-        "", "JSON file that says which column is what, for --streaming of a table (default: seqdec's names)."
-    )
+    columns: str = option("", "JSON file: which column is what, for --streaming of a table (default: seqdec's names).")
     buffer: int = steering(1024, "Episodes that a process holds at a time while --streaming.", at_least=1)
-    reuse: float = steering(
-        1.0, "How often a timestep is used each time that its episode passes the buffer while --streaming.", at_least=0
-    )
+    reuse: float = steering(1.0, "Uses of a timestep each time it is in the buffer of --streaming.", at_least=0)
     heldout_episodes: int = fixed(0, "First episodes of a stream that are held out.", at_least=0)
     output: str = option("", "Run folder (default: runs/ and the name of the data).")
     backbone: str = fixed("smollm2", "smollm2, small, a Hugging Face id or a folder.")
     init: Literal["pretrained", "random"] = fixed("pretrained", "The backbone's own weights, or its random twin.")
-    num_layers: int = fixed(
-        0, "Use the first n layers (0: 6 of smollm2, all of another backbone).", at_least=0, at_most=10000
-    )
+    num_layers: int = fixed(0, "Use the first n layers (0: 6 of smollm2, all of another backbone).", at_least=0)
     finetune: Literal["full", "lora", "frozen"] = fixed("full", "What of the backbone learns.")
     layout: str = fixed("multi_game", "Order of the sequence: a preset or a layout.json.")
     head: Literal["gaussian", "mse", "binned"] = fixed("gaussian", "How continuous actions are predicted.")
-    return_head: Literal["gaussian", "binned"] = fixed(
-        "binned", "How returns are predicted, where the layout predicts them."
-    )
-    prompt: tuple[str, ...] = fixed(
+    return_head: Literal["gaussian", "binned"] = fixed("binned", "How returns are predicted, if they are.")
+    prompt: Words = fixed(
         (),
         "What stands in the prompt: target_return, text, goal, waypoint1 and so on, final, demo, leaves of the "
         "observation (default: its texts that stay).",
@@ -66,26 +62,20 @@ class Train:
         at_least=0,
         at_most=0.99,
     )
-    goal_of: str = fixed(
-        "", "Leaf of the observation that goals, waypoints and the final state are read from (default: the only one)."
-    )
-    goal_entries: tuple[str, ...] = fixed((), "Entries of it that make a goal, counted from 0 (default: all).")
-    demo_length: int = fixed(10, "Timesteps of a demo.", at_least=1, at_most=65536)
+    goal_of: str = fixed("", "Leaf of the observation that goals and the like are read from (default: the only one).")
+    goal_entries: Words = fixed((), "Entries of it that make a goal, counted from 0 (default: all).")
+    demo_length: int = fixed(10, "Timesteps of a demo.", at_least=1)
     demo_group: str = fixed("text", "Column of the data that says which episodes are of one task, for demos.")
     demo_part: Literal["random", "best"] = fixed("random", "Which timesteps of an episode are shown as a demo.")
-    fuse: tuple[str, ...] = fixed((), "Nested observation or action whose leaves share one token.")
-    text_tokens: int = fixed(32, "Most tokens of a text.", at_least=1, at_most=65536)
-    mask_observation: float = steering(
-        0.0, "Share of the observations that are hidden while training, at random.", at_least=0, at_most=1
-    )
+    fuse: Words = fixed((), "Nested observation or action whose leaves share one token.")
+    text_tokens: int = fixed(32, "Most tokens of a text.", at_least=1)
+    mask_observation: float = steering(0.0, "Share of the observations hidden while training.", at_least=0, at_most=1)
     context_length: int = fixed(10, "Timesteps the model sees.", at_least=1)
     discount: float = fixed(1.0, "Discount of returns to go.", at_least=0, at_most=1)
     delayed_reward: bool = fixed(False, "Pay all reward at the episode's end.")
     steps: int = option(300, "Optimizer updates.", at_least=1)
     batch_size: int = steering(32, "Windows a step, over all processes.", at_least=1)
-    accumulate: int = steering(
-        1, "Split each batch into this many parts (less memory, same result).", at_least=1, at_most=65536
-    )
+    accumulate: int = steering(1, "Split each batch into this many parts (less memory, same result).", at_least=1)
     learning_rate: float = option(1e-3, "Rate of new parameters.", at_least=0, at_most=10)
     backbone_learning_rate: float | None = option(
         None,
@@ -98,34 +88,24 @@ class Train:
     schedule: Literal["constant", "cosine"] = option("constant", "Rate after the warmup.")
     clip_norm: float = option(0.25, "Largest gradient norm (0: no clipping).", at_least=0)
     dropout: float | None = steering(
-        None, "Dropout of the backbone (default: 0.1 for small, its own for others).", at_least=0, at_most=0.9
+        None, "Dropout of the backbone (default: its own; small: 0.1).", at_least=0, at_most=0.9
     )
     precision: Literal["no", "bf16", "fp16"] = steering("no", "Mixed precision.")
     seed: int = steering(0, "Seed of everything.", at_least=0)
-    heldout_fraction: float = fixed(
-        0.1, "Share of the episodes held out for the held-out loss (0: none).", at_least=0, at_most=0.9
-    )
+    heldout_fraction: float = fixed(0.1, "Share of the episodes held out.", at_least=0, at_most=0.9)
     log_every: int = option(10, "Steps between lines of metrics.jsonl.", at_least=1)
     eval_every: int = option(100, "Steps between held-out losses and evaluations (0: at the end only).", at_least=0)
     checkpoint_every: int = option(100, "Steps between checkpoints (0: at the end only).", at_least=0)
     keep_checkpoints: int = option(2, "How many checkpoints stay.", at_least=1)
-    target_return: tuple[str, ...] = option(
-        ("max",), "Returns to ask for while training: numbers, or min, q10 .. q90, median, max of the data."
-    )
+    target_return: Words = option(("max",), "Returns to ask for: numbers, or min, q10 .. q90, median, max of the data.")
     episodes: int = option(8, "Episodes a target while training.", at_least=1)
-    num_envs: int = option(8, "Environments that run together.", at_least=1, at_most=65536)
+    num_envs: int = option(8, "Environments that run together.", at_least=1)
     env: str = option("", "Environment id to evaluate in (default: the data's own).")
-    trust_env: bool = option(
-        False, "Make the environment that the data names, even from an entry point (runs its code)."
-    )
+    trust_env: bool = option(False, "Make the data's environment even from an entry point (runs its code).")
     temperature: float = option(1.0, "Temperature of sampled actions (0: the most likely).", at_least=0, at_most=1000)
     max_steps: int = option(0, "Longest episode (0: the environment's own limit).", at_least=0)
-    tracker: Literal["none", "wandb", "tensorboard", "trackio"] = option(
-        "none", "Where metrics go beside metrics.jsonl."
-    )
-    resume: bool = option(
-        False, "Go on with the run in --output, with its own flags but for those given.", resume="starting"
-    )
+    tracker: Literal["none", "wandb", "tensorboard", "trackio"] = option("none", "Where else metrics go.")
+    resume: bool = option(False, "Go on with the run in --output, by its flags but those given.", resume="starting")
     config: str = option("", "Take the flags of a run's config.json but for those given.", resume="starting")
     nproc: int = option(1, "Processes on this machine (torchrun).", at_least=1, at_most=1024, resume="starting")
     debug: bool = debug()
@@ -150,7 +130,7 @@ def parse_train(words: Sequence[str]) -> Train:
     if config_file:
         from seqdec.storage.files import read_json
 
-        stored = options.from_config(Train, read_json(Path(config_file)), config_file)
+        stored = from_config(Train, read_json(Path(config_file)), config_file)
         given = options.parse(Train, words, verb="train", default=stored)
     world = os.environ.get("WORLD_SIZE")
     if world is None and {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys():
@@ -192,48 +172,35 @@ def train_run(given: Train) -> int:
 
 def _train(given: Train, folder: Path) -> int:
     with importing():
-        tasks = loading.load_tasks(given)  # before torch is imported, which takes seconds
+        loaded = load_tasks(given)  # before torch is imported, which takes seconds
 
         from seqdec import storage
         from seqdec.training.loop import train
         from seqdec.training.processes import join_processes
 
     processes = join_processes()
-    measure = assembly.make_evaluation(given, tasks)
-    config = assembly.make_config(given, tasks)
+    tasks = {name: part.task for name, part in loaded.items()}
+    measure = make_evaluation(given, tasks)
+    config = make_config(given, loaded)
     if given.resume:
-        assembly.check_same_run(given, folder, config)
-    models = assembly.build(given, tasks)
+        check_same_run(given, folder, config)
+    chosen = named(given, "init", "finetune", "dropout", "seed")
+    backbone = make_backbone(given.backbone, tasks, num_layers=given.num_layers or None, **chosen)
+    models = build_models(tasks, backbone, seed=given.seed)
     if is_main_process():
-        print(assembly.describe_run(given, folder, tasks, models), flush=True)
+        print(describe_run(given, folder, loaded, models), flush=True)
         storage.write_json(folder / "config.json", config)
     outcome = train(
         models,
-        {task.name: task.windows for task in tasks},
+        {name: task.windows for name, task in tasks.items()},
+        weights={name: task.weight for name, task in tasks.items()},
+        heldout={name: task.heldout for name, task in tasks.items() if task.heldout is not None},
         out=folder,
-        steps=given.steps,
-        weights={task.name: task.weight for task in tasks},
-        batch_size=given.batch_size,
-        learning_rate=given.learning_rate,
-        backbone_learning_rate=assembly.backbone_rate(given, models[tasks[0].name].backbone_source.source.init),
-        weight_decay=given.weight_decay,
-        warmup_steps=given.warmup_steps,
-        schedule=given.schedule,
-        clip_norm=given.clip_norm,
-        accumulate=given.accumulate,
-        precision=given.precision,
-        mask_observation=given.mask_observation,
-        seed=given.seed,
-        log_every=given.log_every,
-        eval_every=given.eval_every,
-        checkpoint_every=given.checkpoint_every,
-        keep_checkpoints=given.keep_checkpoints,
-        heldout={task.name: task.heldout for task in tasks if task.heldout is not None},
+        backbone_learning_rate=backbone_rate(given.backbone_learning_rate, given.learning_rate, backbone),
         evaluate=None if measure is None else lambda: measure(models),
-        tracker=given.tracker,
         config=config,
-        resume=given.resume,
         progress=sys.stderr.isatty(),
+        **named(given, *LOOP_OPTIONS),
     )
     if processes.num_processes > 1:
         processes.destroy_process_group()
@@ -280,3 +247,33 @@ def _last_numbers(folder: Path) -> str:
 
 def _short(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4g}"
+
+
+def describe_run(given: Train, folder: Path, tasks: Mapping[str, Loaded], models: "Mapping[str, SequenceModel]") -> str:
+    """Return, in lines, what is about to be trained, on what, as what."""
+    parameters = {parameter for model in models.values() for parameter in model.parameters()}
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    sizes = [sum(parameter.numel() for parameter in group) / 1e6 for group in (parameters, learning)]
+    dtypes = ", ".join(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in learning}))
+    source = next(iter(models.values())).backbone_source.source
+    layers = "all layers" if not source.num_layers else f"first {source.num_layers} layers"
+    layers = "first layer" if source.num_layers == 1 else layers
+    rows = []
+    for name, model in models.items():
+        returns, layout = model.data.returns, model.layout
+        places = [place for task, place in map(folders.split_task, given.data) if task == name]
+        prompt = "".join(f"{'+'.join(slot)} | " for slot in layout.prompt)
+        if layout.demo:
+            prompt += f"demo: {layout.demo_length} x {' '.join('+'.join(slot) for slot in layout.demo)} | "
+        slots = " | ".join("+".join(slot) for slot in layout.step)
+        rows += [("task", name)] if name else []
+        rows += [
+            ("data", f"{', '.join(places)}: {tasks[name].size}, returns {returns['min']:.4g} to {returns['max']:.4g}"),
+            ("sequence", f"{prompt}{slots}; {layout.context_length} timesteps, {layout.num_tokens} tokens"),
+        ]
+    rows += [
+        ("backbone", f"{source.name}, {source.init}, {layers}, finetuned: {source.finetune}"),
+        ("parameters", f"{sizes[0]:.1f} M, {sizes[1]:.1f} M learn ({dtypes})"),
+        ("run", f"{folder}: {given.steps} steps of {given.batch_size} windows"),
+    ]
+    return "\n".join(f"{name:<11} {text}" for name, text in rows)

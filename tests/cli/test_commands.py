@@ -25,7 +25,9 @@ from faults import Malice
 from minari_sets import make_episodes, spoil, write_minari
 from saved_sets import assert_same, file_times, flat_file
 from seqdec import storage
-from seqdec.cli import folders, loading, options
+from seqdec.cli import folders, options
+from seqdec.cli.data import spec_of
+from seqdec.cli.loading import load_tasks
 from seqdec.cli.main import main
 from seqdec.cli.train import Train
 from seqdec.data.dataset import episode_at, from_episodes, save
@@ -94,7 +96,7 @@ def test_words_of_data_hdf5_are_the_arguments_of_load_dataset(tmp_path: Path, mo
     assert lengths(found).tolist() == [8, 2, 8, 6]
     spec = environment_of(found)
     assert (spec.id, spec.max_episode_steps, spec.action_space) == ("CartPole-v1", 8, Discrete(2))
-    assert_same(found, load_dataset("hdf5:pole.hdf5", spec=loading.spec_of("CartPole-v1"), max_episode_steps=8))
+    assert_same(found, load_dataset("hdf5:pole.hdf5", spec=spec_of("CartPole-v1"), max_episode_steps=8))
     run("data hdf5 pole.hdf5 --output data/plain")
     assert environment_of(load_dataset("data/plain")).id is None
 
@@ -169,6 +171,17 @@ def test_data_minari_is_done_once_and_again_on_demand(tmp_path: Path, monkeypatc
     assert "or other options" in errors_of(words, 2, capsys)
     run(f"{words} --replace")
     assert environment_of(load_dataset("data/tiny-set-v0")).missing == ("observation",)
+
+
+def test_a_word_of_any_kind_is_converted_as_its_verb_does(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flat_file(tmp_path / "flat.hdf5", 60)
+    run("data hdf5 flat.hdf5 --output data/verb")
+    run("data convert hdf5:flat.hdf5")
+    assert_same(load_dataset("data/flat"), load_dataset("data/verb"))
+    capsys.readouterr()
+    assert "data/flat is a data set already" in errors_of("data convert data/flat --output data/b", 2, capsys)
+    assert "did you mean 'hdf5'" in errors_of("data convert hdf:flat.hdf5 --output data/b", 2, capsys)
 
 
 def test_the_same_source_by_another_path_is_the_same_source(tmp_path: Path, monkeypatch, capsys):
@@ -377,7 +390,7 @@ def test_windows_come_from_two_data_sets_by_their_weights(root: Path, tmp_path: 
     ]
     keep(tmp_path / "far", shifted, box_spec())
     words = f"--data {root}/box {tmp_path}/far --weights 1 3 {TINY} --heldout-fraction 0"
-    (task,) = loading.load_tasks(options.parse(Train, words.split()))
+    task = load_tasks(options.parse(Train, words.split()))[""].task
     drawn = task.windows.draw(0, 0, 4000).gather()["observation"][:, 0, 0]
     assert abs((drawn > 500).double().mean() - 0.75) < 0.021, "three standard deviations of 4000 draws"
     run(f"train {words} --output {tmp_path}/a")

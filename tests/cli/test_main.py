@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from command_lines import HEAVY, ROOT, errors_of, in_new_process
-from seqdec.cli import assembly, demo, folders, options
+from seqdec.cli import demo, folders, options
+from seqdec.cli.config import from_config, to_config
 from seqdec.cli.console import Env
 from seqdec.cli.evaluate import Eval
 from seqdec.cli.main import VERBS, main
@@ -44,6 +45,7 @@ FLAGS = {
         "replace missing on-nonfinite clip-actions debug"
     ),
     "data lerobot": "name cameras image-size episodes output replace missing on-nonfinite debug",
+    "data convert": "word output replace missing on-nonfinite clip-actions debug",
     "data record": (
         "env-id output policy target-return task algorithm trust-policy episodes timesteps num-envs seed "
         "max-steps missing debug"
@@ -97,7 +99,7 @@ def test_every_flag_has_a_line_of_help(capsys: pytest.CaptureFixture[str]):
         assert stopped.value.code == 0
         shown = capsys.readouterr().out
         for name in FLAGS[verb].split():
-            if name not in options.required(VERBS[verb][0]) and name not in ("id", "env-id", "path", "run"):
+            if name not in options.required(VERBS[verb][0]) and name not in ("id", "env-id", "path", "run", "word"):
                 assert f"--{name}" in shown
             else:
                 assert f" {name.replace('-', '_').upper()} " in shown, "what must be given is called by its name"
@@ -399,7 +401,7 @@ def test_what_a_run_writes_down_reads_back_as_the_same_flags():
         Train,
         ["--data", "a", "b", "--steps", "7", "--delayed-reward", "--tracker", "wandb", "--target-return", "5"],
     )
-    again = options.from_config(Train, json.loads(json.dumps({"flags": options.to_config(given)})), "config.json")
+    again = from_config(Train, json.loads(json.dumps({"flags": to_config(given)})), "config.json")
     assert again == given
     assert options.parse(Train, ["--delayed-reward"], default=again) == given
     for words in (["--no-delayed-reward"], ["--no_delayed_reward"]):
@@ -410,11 +412,9 @@ def test_what_a_run_writes_down_reads_back_as_the_same_flags():
 def test_what_is_not_given_is_decided_by_the_backbone_and_stays_undecided_in_config_json():
     given = options.parse(Train, [])
     assert given.dropout is None and given.backbone_learning_rate is None
-    assert options.from_config(Train, json.loads(json.dumps(options.to_config(given))), "config.json") == given
-    assert assembly.backbone_rate(given, "pretrained") == pytest.approx(given.learning_rate / 10)
-    assert assembly.backbone_rate(given, "random") == given.learning_rate
+    assert from_config(Train, json.loads(json.dumps(to_config(given))), "config.json") == given
     typed = options.parse(Train, ["--backbone-learning-rate", "3e-5", "--dropout", "0.2"])
-    assert assembly.backbone_rate(typed, "random") == 3e-5 and typed.dropout == 0.2
+    assert typed.backbone_learning_rate == 3e-5 and typed.dropout == 0.2
     assert options.parse(Train, ["--learning-rate", "2e-3"], default=typed).dropout == 0.2
     assert load_backbone("small", num_layers=1).config.resid_pdrop == 0.1  # pyright: ignore
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from conftest import box_episodes, discrete_episodes, prompted_model
-from seqdec.cli import asking, options
-from seqdec.cli.evaluate import Eval
+from seqdec.cli import options
+from seqdec.cli.evaluate import Eval, make_prompt
 from seqdec.cli.main import main
 from seqdec.data.dataset import save
 from seqdec.data.episode import Episode
@@ -272,10 +272,10 @@ def test_waypoints_and_the_final_state_from_the_command_line(tmp_path, monkeypat
     assert main([*asked, *ways.split()]) == 0
     model = load_policy(tmp_path / "runs" / "a" / "policy")
     assert isinstance(model, SequenceModel)
-    given = asking.make_prompt(options.parse(Eval, ["runs/a", *ways.split()]), model)
+    given = make_prompt(options.parse(Eval, ["runs/a", *ways.split()]), model)
     assert (given.waypoints, given.waypoints_in) == ([[-0.5, 0.0], [0.5, 0.1]], [5.0, 10.0])
     assert (given.goal, given.final) == ([1.0, 0.0], "observation")
-    assert asking.make_prompt(options.parse(Eval, ["runs/a", "--waypoints", "1", "2"]), model).waypoints == [[1, 2]]
+    assert make_prompt(options.parse(Eval, ["runs/a", "--waypoints", "1", "2"]), model).waypoints == [[1, 2]]
     capsys.readouterr()
     for wrong, told in (
         ("--waypoints 1 2 3", "has 3 numbers: give 2 for each waypoint"),

@@ -1,0 +1,120 @@
+"""A run's config.json: what it keeps, how it becomes flags again, and whether a run may go on with others."""
+
+import logging
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import Field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from seqdec.cli.console import installed_versions, is_main_process
+from seqdec.cli.options import check_limits, expected_values, flag, kept, options_of, without_none
+from seqdec.errors import UsageError, suggest
+
+if TYPE_CHECKING:
+    from seqdec.cli.loading import Loaded
+    from seqdec.cli.train import Train
+
+Flags = TypeVar("Flags")
+logger = logging.getLogger(__name__)
+
+
+def from_config(kind: type[Flags], config: Mapping[str, object], where: str) -> Flags:
+    """Return the record that a config.json holds, whole (as a run writes it) or its flags alone.
+
+    Raises:
+        UsageError: A key is unknown (the nearest one is named), or a value is of the wrong type or out of range.
+    """
+    values = config["flags"] if isinstance(config.get("flags"), Mapping) else config
+    assert isinstance(values, Mapping)
+    hints, known, entries = get_type_hints(kind), kept(kind), options_of(kind)
+    record: dict[str, object] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise UsageError(f"{where}: unknown key {name!r}{suggest(str(name), known)}")
+        record[name] = _from_json(hints[name], entries[name], value, f"{where}: {name!r}")
+    return kind(**record)
+
+
+def to_config(flags: object) -> dict[str, object]:
+    """Return the flags that config.json keeps."""
+    values = {name: getattr(flags, name) for name in kept(type(flags))}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _from_json(hint: object, entry: Field[object], value: object, where: str) -> object:
+    """Return a value of a config.json as its option has it."""
+    if value is None and entry.default is None:
+        return None
+    hint = without_none(hint)
+    if get_origin(hint) is tuple:
+        is_right = isinstance(value, list) and all(isinstance(word, str) for word in value)
+        is_right = is_right and (value != [] or entry.default == ())
+    elif get_origin(hint) is Literal:
+        is_right = value in get_args(hint)
+    else:
+        kinds = (int, float) if hint is float else hint
+        is_right = isinstance(value, kinds) and isinstance(value, bool) == (hint is bool)  # pyright: ignore
+    if not is_right:
+        raise UsageError(f"{where} is {value!r}: give {expected_values(hint)}")
+    check_limits(where, entry, value)
+    return tuple(value) if isinstance(value, list) else float(value) if hint is float else value  # pyright: ignore
+
+
+def make_config(given: "Train", tasks: "Mapping[str, Loaded]") -> dict[str, object]:
+    """Return what config.json holds: every flag, the versions, the data by content, the machine's share."""
+    import torch
+
+    identities = {name: dict(task.identity) for name, task in tasks.items()}
+    from seqdec.training.processes import join_processes
+
+    return {
+        "flags": to_config(given),
+        "versions": {"python": platform.python_version(), **installed_versions()},
+        "data": identities[next(iter(tasks))] if len(tasks) == 1 else identities,
+        "machine": {
+            "device": str(join_processes().device),
+            "processes": int(os.environ.get("WORLD_SIZE", "1")),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def check_same_run(given: "Train", folder: Path, config: Mapping[str, object]) -> None:
+    """Refuse to go on with a run on other data or as another model than it began with."""
+    from seqdec import storage
+    from seqdec.spaces.space import quote
+
+    before = storage.read_json(folder / "config.json")
+    was, now = before.get("data"), config["data"]
+    if was != now:
+        sizes = _size_of(was), _size_of(now)
+        told = f"{sizes[0]}, now {sizes[1]}"
+        if sizes[0] == sizes[1] and isinstance(was, Mapping) and isinstance(now, Mapping):
+            found = storage.difference(was, now)
+            assert found is not None
+            told = f"{found[0]} was {quote(found[1])}, is {quote(found[2])}"
+        raise UsageError(
+            f"{folder} was trained on other data ({told}): give that data, or begin a new run with another --output"
+        )
+    was, now = before.get("flags"), config["flags"]
+    assert isinstance(was, Mapping) and isinstance(now, Mapping)
+    entries = options_of(type(given))
+    for name in (name for name in now if was.get(name, now[name]) != now[name]):
+        change = f"{flag(name)} was {was[name]}, is {now[name]}"
+        if entries[name].metadata["resume"] == "fixed":
+            raise UsageError(f"{change}: go on without it, or begin a new run with another --output")
+        if entries[name].metadata["resume"] == "steering" and is_main_process():
+            logger.warning("%s: the run will not equal an unbroken one", change)
+
+
+def _size_of(data: object) -> str:
+    """Return in words what config.json keeps of a run's data."""
+    if not isinstance(data, Mapping):
+        return "not known"
+    if {"episodes", "timesteps"} <= data.keys():
+        return f"{data['episodes']} episodes of {data['timesteps']} timesteps, sha256 {str(data.get('sha256'))[:8]}"
+    if isinstance(source := data.get("source"), Mapping):
+        return f"{source.get('kind')} {source.get('name', '')}".strip()
+    return ", ".join(f"{task}: {_size_of(part)}" for task, part in data.items())

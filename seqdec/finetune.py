@@ -1,0 +1,240 @@
+"""The door: `finetune(data) -> Policy`, and the assembly of every training run, once.
+
+    data set -> layout -> windows -> backbone -> models -> train -> policy
+
+`finetune` goes this way in one call; the verb `train` of the command line goes it by the same functions, with every
+option that each of them has. Nothing here knows a flag, and nothing heavy is imported before it is needed.
+"""
+
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal
+
+from seqdec.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
+
+    from seqdec.inference.policy import Policy
+    from seqdec.model.backbone import Backbone
+    from seqdec.model.sequence_model import SequenceModel
+    from seqdec.sequence.layout import Layout
+    from seqdec.sequence.stream import StreamWindows
+    from seqdec.sequence.windows import Windows
+    from seqdec.spaces.spec import EnvironmentSpec
+
+    Data = Dataset | str | Path
+
+SMOLLM2_LAYERS = 6  # of its 30: they go far, and train in minutes on a laptop
+PROMPT_DROPOUT = 0.2  # where the prompt has facts
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one task is trained on; `weight` says how often it is drawn beside others."""
+
+    windows: "Windows | StreamWindows"
+    heldout: "Windows | None"
+    weight: float = 1.0
+
+
+def finetune(
+    dataset: "Data | Mapping[str, Data]",
+    backbone: str = "smollm2",
+    *,
+    layout: "str | Layout" = "multi_game",
+    context_length: int = 10,
+    prompt: Sequence[str] = (),
+    init: Literal["pretrained", "random"] = "pretrained",
+    num_layers: int | None = None,
+    finetune: Literal["full", "lora", "frozen"] = "full",
+    steps: int = 300,
+    batch_size: int = 32,
+    learning_rate: float = 1e-3,
+    backbone_learning_rate: float | None = None,
+    precision: Literal["no", "bf16", "fp16"] = "no",
+    heldout_fraction: float = 0.1,
+    seed: int = 0,
+    output: str | Path | None = None,
+    eval_every: int = 100,
+    checkpoint_every: int = 100,
+    progress: bool = False,
+) -> "Policy":
+    """Train a backbone on episodes and return what it has learned as a policy.
+
+    Args:
+        dataset: Episodes, or what `load_dataset` takes; of several tasks a dict of them, which share the backbone.
+        backbone: `smollm2`, `small`, a Hugging Face id or a folder.
+        layout: A preset of `layout_from_spaces`, or a `Layout`, with a context length and a prompt of its own.
+        context_length: Timesteps that the model sees.
+        prompt: Facts about the episode to put before it, such as "goal" and "text".
+        init: The backbone's own weights, or its random twin.
+        num_layers: Use the first layers only; by default 6 of `smollm2` and all of another backbone.
+        finetune: What of the backbone learns.
+        learning_rate: Rate of new parameters.
+        backbone_learning_rate: Rate of the backbone; by default a tenth of the other for pretrained weights, and the
+            same for random ones.
+        heldout_fraction: Share of the episodes held out for the held-out loss.
+        output: Folder to keep the run in, with `policy/`, `metrics.jsonl` and checkpoints; by default nothing is kept.
+
+    Returns:
+        The policy, which asks for the data's highest return where its layout does not choose one itself; of several
+        tasks the first one's, and `output` has all of them by name.
+
+    Raises:
+        UsageError: There is no such data, layout or backbone, they do not fit, or several tasks have no `output`.
+        DataError: The data are damaged, or hold what cannot be trained on.
+
+    Example:
+        >>> policy = finetune("data/cartpole", "small", steps=300)  # doctest: +SKIP
+    """
+    from datasets import DatasetDict
+
+    from seqdec.formats.load import load_dataset
+    from seqdec.inference.evaluation import reads_return
+    from seqdec.inference.policy import Policy
+    from seqdec.training.loop import train
+
+    # a DatasetDict holds the splits of one data set, which load_dataset refuses
+    is_of_tasks = isinstance(dataset, Mapping) and not isinstance(dataset, DatasetDict)
+    parts: Mapping[str, Data] = dataset if is_of_tasks else {"": dataset}  # pyright: ignore
+    if len(parts) > 1 and output is None:
+        raise UsageError("several tasks need an output: name the folder that keeps all of them")
+    tasks: dict[str, Task] = {}
+    for name, part in parts.items():
+        data = load_dataset(part)
+        order = _preset(data, layout, context_length, prompt) if isinstance(layout, str) else layout
+        tasks[name] = split_task(data, order, heldout_fraction=heldout_fraction, seed=seed, text=name)
+    loaded = make_backbone(backbone, tasks, init=init, num_layers=num_layers, finetune=finetune, seed=seed)
+    models = build_models(tasks, loaded, seed=seed)
+    with TemporaryDirectory(prefix="seqdec-") if output is None else nullcontext(output) as folder:
+        outcome = train(
+            models,
+            {name: task.windows for name, task in tasks.items()},
+            heldout={name: task.heldout for name, task in tasks.items() if task.heldout is not None},
+            out=folder,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            backbone_learning_rate=backbone_rate(backbone_learning_rate, learning_rate, loaded),
+            precision=precision,
+            seed=seed,
+            eval_every=eval_every,
+            checkpoint_every=checkpoint_every,
+            progress=progress,
+        )
+    if outcome.stopped_by is not None:
+        signal.raise_signal(signal.Signals[outcome.stopped_by])  # training ended in order: the caller's turn
+    model = next(iter(models.values()))
+    chooses = "return_to_go" in model.layout.predicted or not reads_return(model.layout)
+    return Policy(model, None if chooses else model.data.returns["max"], seed=seed)
+
+
+def _preset(dataset: "Dataset", name: str, context_length: int, prompt: Sequence[str]) -> "Layout":
+    """Return a preset for a data set, with the texts that stay in its prompt."""
+    from seqdec.data.schema import environment_of
+    from seqdec.sequence.presets import layout_from_spaces
+
+    spec = environment_of(dataset)
+    steady = [leaf for leaf in steady_texts(dataset) if leaf not in prompt]
+    layout = layout_from_spaces(
+        name,
+        spec.observation_space,
+        spec.action_space,
+        context_length=context_length,
+        prompt=[*prompt, *steady],
+        missing=spec.missing,
+    )
+    return with_prompt_dropout(layout)
+
+
+def texts_of(spec: "EnvironmentSpec") -> list[str]:
+    """Return the texts of an observation."""
+    from seqdec.spaces.leaves import leaf_kind
+
+    return [name for name, leaf in spec.observation_leaves.items() if leaf_kind(leaf) == "text"]
+
+
+def steady_texts(dataset: "Dataset") -> list[str]:
+    """Return the texts of the observation that never change within an episode: they belong into the prompt."""
+    from seqdec.data.schema import changing_episode, environment_of
+
+    return [name for name in texts_of(environment_of(dataset)) if changing_episode(dataset, name) is None]
+
+
+def with_prompt_dropout(layout: "Layout", prompt_dropout: float | None = None) -> "Layout":
+    """Return a layout whose facts are unknown now and then: by default where there are facts or it may plan."""
+    if prompt_dropout is None:
+        may_plan = any(layout.variable(name).role == "observation" for name in layout.predicted)
+        prompt_dropout = layout.prompt_dropout or (PROMPT_DROPOUT if layout.facts or may_plan else 0.0)
+    return replace(layout, prompt_dropout=prompt_dropout)
+
+
+def split_task(
+    dataset: "Dataset",
+    layout: "Layout",
+    *,
+    rows: "np.ndarray | None" = None,
+    weights: "np.ndarray | None" = None,
+    weight: float = 1.0,
+    heldout_fraction: float,
+    seed: int,
+    text: str,
+) -> Task:
+    """Return the windows of a data set's episodes (those in `rows`), a share of which is held out.
+
+    `weights` says how often an episode is drawn beside others, `weight` how often the task is.
+    """
+    import numpy as np
+
+    from seqdec.sequence.windows import Windows, split_episodes
+
+    rows = np.arange(len(dataset)) if rows is None else rows
+    trained, held = (rows[part] for part in split_episodes(len(rows), heldout_fraction, seed))
+    windows = Windows(dataset, layout, episodes=trained, weights=weights, text=text)
+    return Task(windows, windows.select(held) if len(held) else None, weight)
+
+
+def make_backbone(
+    name: str,
+    tasks: Mapping[str, Task],
+    *,
+    init: Literal["pretrained", "random"],
+    num_layers: int | None,
+    finetune: Literal["full", "lora", "frozen"],
+    dropout: float | None = None,
+    seed: int,
+) -> "Backbone":
+    """Return a backbone with room for the sequences of all tasks, and with words where one of them has texts."""
+    from seqdec.model.backbone import load_backbone
+
+    layouts = [task.windows.layout for task in tasks.values()]
+    return load_backbone(
+        name,
+        init=init,
+        num_layers=num_layers or (SMOLLM2_LAYERS if name == "smollm2" else None),
+        finetune=finetune,
+        dropout=dropout,
+        seed=seed,
+        num_tokens=max(layout.num_tokens for layout in layouts),
+        vocabulary=any(layout.has_text for layout in layouts),
+    )
+
+
+def build_models(tasks: Mapping[str, Task], backbone: "Backbone", *, seed: int) -> "dict[str, SequenceModel]":
+    """Return a model of each task around one backbone."""
+    from seqdec.model.sequence_model import build_model
+
+    return {name: build_model(task.windows, backbone, seed=seed) for name, task in tasks.items()}
+
+
+def backbone_rate(rate: float | None, learning_rate: float, backbone: "Backbone") -> float:
+    """Return the rate of the backbone's own parameters: pretrained weights move slowly unless asked otherwise."""
+    if rate is not None:
+        return rate
+    return learning_rate / 10 if backbone.source.init == "pretrained" else learning_rate
