@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from seqdec.data.dataset import from_episodes, save
-    from seqdec.data.describe import describe
+    from seqdec.data.description import describe
     from seqdec.data.episode import Episode
     from seqdec.data.schema import environment_of
     from seqdec.data.select import mix, subset
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "data.dataset": ["from_episodes", "save"],
-    "data.describe": ["describe"],
+    "data.description": ["describe"],
     "data.episode": ["Episode"],
     "data.schema": ["environment_of"],
     "data.select": ["mix", "subset"],

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -113,12 +114,12 @@ def test_acting_needs_no_data_sets():
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_every_public_name_can_be_imported():
-    import seqdec
-
-    assert sorted(seqdec.__all__) == sorted(name for names in seqdec._HOMES.values() for name in names)
-    for name in seqdec.__all__:
-        assert not isinstance(getattr(seqdec, name), ModuleType), f"{name} is hidden by the module of that name"
+@pytest.mark.parametrize("door", ["seqdec", "seqdec.data"])
+def test_every_public_name_can_be_imported(door: str):
+    package = import_module(door)
+    assert sorted(package.__all__) == sorted(name for names in package._HOMES.values() for name in names)
+    for name in package.__all__:
+        assert not isinstance(getattr(package, name), ModuleType), f"{name} is hidden by the module of that name"
 
 
 def test_no_test_imports_another() -> None:

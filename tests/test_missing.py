@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 
 from dim_room import UNSEEN, Room
 from seqdec.data.dataset import episode_at, from_episodes
-from seqdec.data.describe import describe
+from seqdec.data.description import describe
 from seqdec.data.episode import Episode
 from seqdec.data.schema import environment_of
 from seqdec.errors import NumericsError

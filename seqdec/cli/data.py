@@ -219,7 +219,7 @@ def data_show(given: DataShow) -> int:
         folders.check_writable(Path(given.output))
 
     from seqdec import storage
-    from seqdec.data.describe import describe
+    from seqdec.data.description import describe
     from seqdec.formats.load import load_dataset
 
     dataset = load_dataset(given.path)
@@ -230,7 +230,7 @@ def data_show(given: DataShow) -> int:
         folders.make_folder(output)
         storage.write_text(output / "description.txt", description + "\n")
     if given.plot:
-        from seqdec.data.describe import plot_description
+        from seqdec.data.description import plot_description
 
         name = "description.png" if given.output else f"{folders.name_of(given.path)}.png"
         plot_description(dataset, output / name)
@@ -260,7 +260,7 @@ def _convert(
 
 def show_folder(folder: Path) -> int:
     """Describe a data folder and say what to do with it."""
-    from seqdec.data.describe import describe
+    from seqdec.data.description import describe
     from seqdec.formats.load import load_dataset
 
     description = describe(load_dataset(folder))

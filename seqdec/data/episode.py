@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from seqdec.data.returns import returns_to_go
+from seqdec.data.discounting import returns_to_go
 from seqdec.errors import DataError, UsageError
 from seqdec.spaces.leaves import MISSING, role_of
 

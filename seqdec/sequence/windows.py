@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from seqdec.data import schema
+from seqdec.data.discounting import delay_rewards, returns_to_go
 from seqdec.data.episode import METADATA
-from seqdec.data.returns import delay_rewards, returns_to_go
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.sequence import hindsight, texts
 from seqdec.sequence.facts import is_fact

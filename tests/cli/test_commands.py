@@ -31,7 +31,7 @@ from seqdec.cli.loading import load_tasks
 from seqdec.cli.main import main
 from seqdec.cli.train import Train
 from seqdec.data.dataset import episode_at, from_episodes, save
-from seqdec.data.describe import describe
+from seqdec.data.description import describe
 from seqdec.data.episode import Episode
 from seqdec.data.schema import environment_of, lengths, returns
 from seqdec.data.select import chosen, mix

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqdec.data.discounting import delay_rewards, returns_to_go
 from seqdec.data.episode import Episode
-from seqdec.data.returns import delay_rewards, returns_to_go
 from seqdec.errors import DataError, UsageError
 
 

@@ -26,7 +26,7 @@ from seqdec import storage
 from seqdec.cli.main import main
 from seqdec.data import arrow
 from seqdec.data.dataset import episode_at
-from seqdec.data.describe import describe
+from seqdec.data.description import describe
 from seqdec.data.episode import Episode, Row
 from seqdec.data.schema import column, environment_of, lengths
 from seqdec.data.source import Source, convert, read

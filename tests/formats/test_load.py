@@ -13,7 +13,7 @@ from PIL import Image
 
 from minari_sets import BOX, DISCRETE, make_episodes, metadata_of, minari_arrays, spoil, write_minari
 from seqdec.data.dataset import episode_at, from_episodes, save
-from seqdec.data.describe import QUANTILES, describe
+from seqdec.data.description import QUANTILES, describe
 from seqdec.data.episode import Episode
 from seqdec.data.schema import column, environment_of, lengths, returns
 from seqdec.errors import DataError, UsageError
