@@ -198,9 +198,7 @@ class Layout:
             if name not in self.step_names or self.variable(name).kind == "text" or self.demo_names.count(name) > 1:
                 raise UsageError(f"the demo shows {name!r}: it has variables of the step that are no texts, each once")
         if (self.demo_length > 0) != bool(self.demo):
-            raise UsageError(
-                f"the demo has {len(self.demo)} slots and {self.demo_length} timesteps: give both, or none"
-            )
+            raise UsageError(f"the demo has {len(self.demo)} slots, {self.demo_length} timesteps: give both, or none")
         if self.context_length < 1:
             raise UsageError(f"context_length is {self.context_length}: at least 1 timestep is needed")
         if not 0 < self.discount <= 1:
@@ -240,8 +238,8 @@ class Layout:
     @cached_property
     def facts(self) -> tuple[str, ...]:
         """What the prompt says of the episode itself, in order; "demo" where it shows another one, too."""
-        found = tuple(name for name in self.prompt_names if is_fact(name) and not name.endswith(WHEN))
-        return (*found, "demo") if self.demo else found
+        facts = tuple(name for name in self.prompt_names if is_fact(name) and not name.endswith(WHEN))
+        return (*facts, "demo") if self.demo else facts
 
     @cached_property
     def predicted(self) -> tuple[str, ...]:
@@ -325,7 +323,7 @@ class Layout:
                 key: tuple(tuple(slot) for slot in value[key]) for key in ("step", "prompt", "demo") if key in value
             }
             variables = tuple(_variable_from_json(entry) for entry in value["variables"])
-            numbers = {key: kind(value[key]) for key, kind in _NUMBERS.items() if key in value}
+            numbers = {key: kind(value[key]) for key, kind in _CASTS.items() if key in value}
             return cls(**{**value, **slots, **numbers, "variables": variables, "late": tuple(value.get("late", ()))})
         except DataError:
             raise
@@ -334,13 +332,7 @@ class Layout:
 
 
 _TUPLES = ("sizes", "starts", "image", "entries")
-_NUMBERS = {
-    "context_length": int,
-    "demo_length": int,
-    "discount": float,
-    "delayed_reward": bool,
-    "prompt_dropout": float,
-}
+_CASTS = {"context_length": int, "demo_length": int, "discount": float, "delayed_reward": bool, "prompt_dropout": float}
 
 
 def _variable_from_json(entry: Mapping[str, Any]) -> Variable:

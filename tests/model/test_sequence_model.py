@@ -215,3 +215,19 @@ def test_leaves_whose_names_differ_in_a_slash_alone_have_codecs_of_their_own(bac
     layout = Layout(variables, (*((name,) for name in names), ("action",)), context_length=2)
     model = SequenceModel(layout, backbone, make_model(backbone)[0].data)
     assert [model.codec(name).embed_values.mean.numel() for name in names] == [1, 2, 3]
+
+
+def test_a_value_that_is_both_missing_and_hidden_is_unknown_for_either_reason(backbone):
+    variables = (Variable("observation", "gaussian", 3, optional=True), Variable("action", "mse", 1, 1.0))
+    layout = Layout(variables, (("observation",), ("action",)), context_length=2)
+    model = SequenceModel(layout, backbone, make_model(backbone)[0].data).eval()
+    values = {"observation": torch.randn(1, 2, 3), "action": torch.zeros(1, 2, 1)}
+    values |= {"timestep": torch.arange(2)[None], "mask": torch.ones(1, 2, dtype=torch.bool)}
+    in_part = {"missing.observation": torch.tensor([[[True, False, False], [False, False, False]]])}
+    shown, hidden = ({"hidden.observation": torch.full((1, 2), is_hidden)} for is_hidden in (False, True))
+    with torch.no_grad():
+        whole, part, part_shown, part_hidden, whole_hidden = (
+            model.embed_window(values | more)[0] for more in ({}, in_part, in_part | shown, in_part | hidden, hidden)
+        )
+    assert torch.equal(part_shown, part) and not torch.equal(part, whole)
+    assert torch.equal(part_hidden, whole_hidden)
