@@ -110,6 +110,8 @@ class Context:
         for name in values:
             if name.removeprefix(MISSING) not in names:
                 raise UsageError(f"the layout has no {name!r}{suggest(name, names)}: it has {', '.join(names)}")
+            if name.startswith(MISSING) and name.removeprefix(MISSING) not in values:
+                raise UsageError(f"{name} has no {name.removeprefix(MISSING)} beside it: write both")
         for name in (*self.layout.prompt_names, "demo"):
             if name in values:
                 if self._num_read > self._position(name) or len(self._steps) > 1 or self._steps[0]:
@@ -171,7 +173,7 @@ class Context:
             if len(written) != self.num_sequences:
                 raise UsageError(f"{name} has {len(written)} texts: {self.num_sequences} are expected")
             tensor = texts.encode([text or "" for text in written]).to(self.model.device)
-            return tensor, None
+            return tensor, None if missing is None else self._missing(variable, missing)
         tensor = torch.as_tensor(value)
         # looked for where the values came from, mostly a CPU; a sum is quicker to look at
         if tensor.is_floating_point() and not math.isfinite(tensor.sum()) and tensor.isnan().any():
@@ -194,8 +196,9 @@ class Context:
             return given.expand(self.num_sequences, variable.size)
         if variable.is_vector and (given.any(1) & ~given.all(1)).any():
             raise UsageError(
-                f"{variable.name} is missing in part, and the model has not learned that: train with --missing "
-                f"{variable.name}"
+                f"{variable.name} is missing in part, and the model has not learned that: train on data that name it "
+                f"among what may be missing (missing=[{variable.name!r}])",
+                option="missing",
             )
         return given.any(1)
 

@@ -5,6 +5,7 @@ Episodes are read as acting reads them, window after window; nothing is sampled,
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from torch import Tensor
 from seqdec.data.dataset import from_episodes
 from seqdec.data.episode import Episode
 from seqdec.errors import UsageError
-from seqdec.model.sequence_model import SequenceModel
 from seqdec.sequence.facts import HIDDEN, is_fact
 from seqdec.sequence.windows import Windows
 from seqdec.spaces.leaves import MISSING
+
+if TYPE_CHECKING:  # whoever asks has a model
+    from seqdec.model.sequence_model import SequenceModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +42,7 @@ class Likelihood:
         return self.total / len(next(iter(self.steps.values())))
 
 
-def log_prob(model: SequenceModel, episodes: Sequence[Episode], *, batch_size: int = 64) -> list[Likelihood]:
+def log_prob(model: "SequenceModel", episodes: Sequence[Episode], *, batch_size: int = 64) -> list[Likelihood]:
     """Return how likely a model finds episodes, timestep by timestep, as it reads them when it acts.
 
     The return to go is the episode's own. Facts of the prompt are unknown, or, for a model that was trained without
@@ -73,14 +76,14 @@ def log_prob(model: SequenceModel, episodes: Sequence[Episode], *, batch_size: i
     return [Likelihood(steps) for steps in found]
 
 
-def windows_of(model: SequenceModel, episodes: Sequence[Episode]) -> Windows:
+def windows_of(model: "SequenceModel", episodes: Sequence[Episode]) -> Windows:
     """Return the windows of episodes as a model was trained on them."""
     # `gather_unknown` says which facts are unknown; episodes to be judged need not say their task
     layout = replace(model.layout, prompt_dropout=0.0, demo_group="text", demo_part="random")
     return Windows(from_episodes(list(episodes), model.data.spec), layout, text=model.data.text)
 
 
-def gather_unknown(model: SequenceModel, windows: Windows, indices: np.ndarray) -> dict[str, Tensor]:
+def gather_unknown(model: "SequenceModel", windows: Windows, indices: np.ndarray) -> dict[str, Tensor]:
     """Return a batch whose prompt says nothing, where the model was trained so."""
     batch = {name: values.to(model.device) for name, values in windows.gather(indices).items()}
     if model.layout.prompt_dropout == 0:
@@ -104,7 +107,7 @@ class Ranking:
     order: list[int]
 
 
-def rank_checkpoints(models: Sequence[SequenceModel], episodes: Sequence[Episode], *, num_bins: int = 4) -> Ranking:
+def rank_checkpoints(models: "Sequence[SequenceModel]", episodes: Sequence[Episode], *, num_bins: int = 4) -> Ranking:
     """Rank models without an environment: by the likelihood of held-out actions, in bins of the episodes' return.
 
     A policy that is asked for a high return can only do what the model finds likely in episodes that had one.
@@ -133,7 +136,7 @@ def rank_checkpoints(models: Sequence[SequenceModel], episodes: Sequence[Episode
     return Ranking(edges, scores, np.argsort(-scores[:, -1], kind="stable").tolist())
 
 
-def is_in_data(model: SequenceModel, episode: Episode, reference: Sequence[Episode] | np.ndarray) -> float:
+def is_in_data(model: "SequenceModel", episode: Episode, reference: Sequence[Episode] | np.ndarray) -> float:
     """Return the share of the data's episodes that the model finds no likelier than this one, from 0 to 1.
 
     Of an episode that is like the data it is uniform between 0 and 1; near 0 it is like none of them.

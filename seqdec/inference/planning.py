@@ -69,10 +69,13 @@ def check_plannable(model: SequenceModel, acted: Sequence[str]) -> None:
         if name not in layout.predicted:
             predicted = ", ".join(layout.predicted)
             raise UsageError(
-                f"planning needs {name} predicted, this model predicts {predicted}: --layout trajectory does"
+                f"planning needs {name} predicted, this model predicts {predicted}: train with layout='trajectory'",
+                option="layout",
             )
     if model.layout.prompt_dropout == 0:
-        raise UsageError("planning needs outcomes that know of no return: train with --prompt-dropout above 0")
+        raise UsageError(
+            "planning needs outcomes that know of no return: train with prompt_dropout above 0", option="prompt_dropout"
+        )
 
 
 @torch.inference_mode()

@@ -124,7 +124,7 @@ def checked_facts(model: SequenceModel, given: dict[str, object]) -> dict[str, o
         fact = name.removesuffix(WHEN)
         if fact not in known:
             takes = f"what it can be asked for: {', '.join(known)}" if known else "it cannot be asked for anything"
-            raise UsageError(f"this policy was not trained with {fact} in its prompt (--prompt {fact}); {takes}")
+            raise UsageError(f"this policy was not trained with {fact} in its prompt; {takes}", option="prompt")
         if fact == name:
             continue
         if fact not in facts:
@@ -156,8 +156,9 @@ def check_expert(layout: Layout, acted: Collection[str]) -> None:
         raise UsageError("an expert's return is chosen step by step, this policy reads one in its prompt: give that")
     if "return_to_go" not in before or "return_to_go" not in layout.predicted:
         raise UsageError(
-            "an expert's return is chosen before each action, from what the model predicts: train with --layout "
-            "multi_game"
+            "an expert's return is chosen before each action, from what the model predicts: train with "
+            "layout='multi_game'",
+            option="layout",
         )
 
 
@@ -178,7 +179,10 @@ def less_evidence(
     if given and not pieces:
         raise UsageError("guidance needs evidence, and none is given: ask for something")
     if given and model.layout.prompt_dropout == 0:
-        raise UsageError("guidance needs a model that knows what to do without evidence: train with --prompt-dropout")
+        raise UsageError(
+            "guidance needs a model that can act without evidence: train with prompt_dropout above 0",
+            option="prompt_dropout",
+        )
     hidden: dict[str, np.ndarray] = {}
     for index, name in enumerate(given, start=1):
         for piece in [name] if name else pieces:

@@ -58,7 +58,7 @@ def predict(
     seen = [name for name in before if context.layout.variable(name).role == "observation"]
     for name in (*seen, "reward"):
         if name not in context.layout.predicted:
-            raise UsageError(f"the model does not predict {name}: train with --layout trajectory")
+            raise UsageError(f"the model does not predict {name}: train with layout='trajectory'", option="layout")
     future = context.branch(num_samples)
     found: dict[str, list[Tensor]] = {name: [] for name in (*seen, "reward")}
     for time in range(next(iter(given.values())).shape[1]):
@@ -110,9 +110,14 @@ def inverse(
     has_goal = "goal" in model.layout.facts and not model.layout.variable("goal").entries
     by = by or ("goal" if has_goal else "outcome")
     if by == "goal" and not has_goal:
-        raise UsageError("this model has no whole observation as a goal in its prompt: train with --prompt goal")
+        raise UsageError(
+            "this model has no whole observation as a goal in its prompt: train with prompt=['goal']", option="prompt"
+        )
     if by == "outcome" and "observation" not in model.layout.predicted:
-        raise UsageError("this model predicts no observations: train with --layout trajectory, or with --prompt goal")
+        raise UsageError(
+            "this model predicts no observations: train with layout='trajectory', or with prompt=['goal']",
+            option="layout",
+        )
     context = Context(model, len(first), streams=noise.streams(seed, 0, len(first)))
     ahead = {"goal": next_observation, "goal" + WHEN: torch.ones(len(first), 1)} if by == "goal" else {}
     _write_known(context, [*model.layout.prompt_names, *(["demo"] if model.layout.demo else [])], ahead)
@@ -173,7 +178,7 @@ def infer_goal(
     """
     layout = model.layout
     if "goal" not in layout.facts:
-        raise UsageError("this model has no goal in its prompt: train with --prompt goal")
+        raise UsageError("this model has no goal in its prompt: train with prompt=['goal']", option="prompt")
     if candidates is None:
         context = Context(model, num_candidates, streams=noise.streams(seed, 0, num_candidates))
         _write_known(context, layout.prompt_names[: layout.prompt_names.index("goal")], {})
@@ -246,7 +251,9 @@ def explain(context: Context, *, num_samples: int = NUM_SAMPLES) -> Explanation:
     """
     layout, model = context.layout, context.model
     if model.layout.prompt_dropout == 0:
-        raise UsageError("this model does not know what to do without evidence: train with --prompt-dropout")
+        raise UsageError(
+            "this model cannot act without evidence: train with prompt_dropout above 0", option="prompt_dropout"
+        )
     _, acted, _ = layout.divide(model.data.spec.action_leaves)
     pieces = [*layout.facts, *(name for name in layout.step_names if name == "return_to_go")]
     full = context.branch(num_samples)

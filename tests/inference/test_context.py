@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import FAMILIES, make_model
+from conftest import FAMILIES, box_episodes, make_model, prompted_model
 from seqdec.errors import UsageError
 from seqdec.inference.context import Context
 from seqdec.model.backbone import load_backbone
@@ -157,11 +157,49 @@ def test_unknown_evidence_can_be_written(backbone):
     assert torch.equal(states[0][0], states[0][1]) and not torch.allclose(states[0], states[1])
 
 
+def test_a_masked_text_or_demo_is_unknown_whatever_it_says():
+    model, _ = prompted_model(load_backbone("small", num_layers=1, vocabulary=True), ["text", "goal", "demo"])
+    demo = box_episodes(1)[0]
+    states = []
+    for text, demos, masks in (
+        (["go", "stop"], [demo, demo], {"missing.text": [True, False], "missing.demo": [False, True]}),
+        ([None, "stop"], [demo, None], {}),
+        (["stop", "stop"], [demo, None], {}),
+    ):
+        context = Context(model, 2)
+        context.write(**{"text": text, "goal": None, "goal.when": None, "demo": demos, **masks})
+        context.write(observation=np.ones((2, 3)), return_to_go=None)
+        states.append(context._state_before("action"))
+    assert torch.equal(states[0], states[1]) and not torch.allclose(states[0][0], states[2][0])
+
+
+def test_a_masked_goal_or_number_is_unknown_whatever_it_is(backbone):
+    model, _ = prompted_model(backbone, ["goal"])
+    states = []
+    for value, mask in (([[7.0] * 3, [1.0] * 3], [True, False]), ([[np.nan] * 3, [1.0] * 3], None)):
+        context = Context(model, 2)
+        context.write(**{"goal": value, "missing.goal": mask, "goal.when": None})
+        context.write(observation=np.ones((2, 3)), return_to_go=[[8.0], [9.0]])
+        states.append(context._state_before("action"))
+    assert torch.equal(states[0], states[1])
+
+
+def test_a_full_context_keeps_the_newer_half(backbone):
+    model, _ = make_model(backbone, "multi_game")
+    values, context = random_values(model, 1, 7), Context(model, 1)
+    for timestep in range(7):
+        context.write(**{name: values[name][:, timestep] for name in model.layout.step_names})
+    written = [step["observation"].tokens for step in context._steps]
+    expected = [model.embed_values("observation", values["observation"][:, t])[0] for t in (3, 4, 5, 6)]
+    assert len(written) == 4 and all(torch.equal(*pair) for pair in zip(written, expected, strict=True))
+
+
 @pytest.mark.parametrize(
     ("use", "complaint"),
     [
         (lambda c: c.write(observatoin=np.zeros((2, 3))), "did you mean 'observation'"),
         (lambda c: c.write(observation=np.zeros((2, 4))), r"shape \(2, 4\): \(2, 3\) is expected"),
+        (lambda c: c.write(**{"missing.observation": [True, False]}), "no observation beside it"),
         (lambda c: c.sample("observation"), "does not predict 'observation'"),
         (lambda c: c.sample("action"), "observation of timestep 0 has not been written"),
         (lambda c: [c.write(observation=np.zeros((2, 3))) for _ in range(2)], "written already"),

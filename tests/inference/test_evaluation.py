@@ -108,6 +108,9 @@ def test_achieved_returns_are_in_the_unit_that_was_asked_for_and_scores_are_not(
     lengths = np.array(plain.targets[0].episode_lengths)  # CartPole pays 1 a timestep
     assert discounted.targets[0].episode_returns == pytest.approx((1 - 0.9**lengths) / (1 - 0.9))
     assert delayed.targets[0].episode_returns == pytest.approx(0.9 ** (lengths - 1) * lengths)
+    for report in (plain, discounted, delayed):
+        assert report.targets[0].ci95 == bootstrap_interval(report.targets[0].episode_returns, 3)
+        assert report.targets[0].std == pytest.approx(np.std(report.targets[0].episode_returns))
     assert plain.targets[0].score == discounted.targets[0].score == delayed.targets[0].score
     assert "discounted by 0.9 a step, scores are not" in discounted.table()
     assert "discounted" not in plain.table()
@@ -220,6 +223,10 @@ def test_rank_correlation_by_hand():
 def test_the_interval_of_a_mean_is_seeded_and_covers_it_as_often_as_it_says():
     assert bootstrap_interval([3.0], seed=0) == (3.0, 3.0)
     assert bootstrap_interval([1.0, 5.0, 9.0], seed=4) == bootstrap_interval([1.0, 5.0, 9.0], seed=4)
+    low, high = bootstrap_interval([0.0, 1.0], seed=0)  # means of two are 0, 0.5 and 1, a quarter, half and a quarter
+    assert (low, high) == (0.0, 1.0)
+    low, high = bootstrap_interval([0.0] * 50 + [1.0] * 50, seed=0)
+    assert low == pytest.approx(0.5 - 1.96 * 0.05, abs=0.015) and high == pytest.approx(0.5 + 1.96 * 0.05, abs=0.015)
     generator = np.random.default_rng(0)
     covered = 0
     for seed in range(200):

@@ -125,7 +125,7 @@ def test_a_model_without_unknown_facts_needs_all_of_them(backbone: Backbone):
     with pytest.raises(UsageError, match="give a goal"):
         Policy(model, 1.0)
     Policy(model, prompt=Prompt(target_return=1.0, goal=np.zeros(3)))
-    with pytest.raises(UsageError, match="--prompt-dropout"):
+    with pytest.raises(UsageError, match="prompt_dropout above 0"):
         Policy(model, prompt=Prompt(target_return=1.0, goal=np.zeros(3)), guidance=1.0)
 
 
@@ -200,7 +200,7 @@ def test_gaussians_are_guided_in_closed_form_and_keep_a_variance():
     ("preset", "options", "words"),
     [
         ("multi_game", {}, "planning needs"),
-        ("trajectory", {"prompt_dropout": 0.0}, "--prompt-dropout"),
+        ("trajectory", {"prompt_dropout": 0.0}, "prompt_dropout above 0"),
     ],
 )
 def test_a_model_that_cannot_plan_says_what_is_missing(preset: str, options: dict, words: str, backbone: Backbone):
@@ -246,7 +246,7 @@ def test_goals_demos_guidance_and_plans_from_the_command_line(tmp_path, monkeypa
     capsys.readouterr()
     assert main(["eval", "runs/a", *asked.split(), "--text", "left"]) == 2
     assert (
-        "not trained with text in its prompt (--prompt text); what it can be asked for: target_return, goal, demo"
+        "not trained with text in its prompt; what it can be asked for: target_return, goal, demo"
         in capsys.readouterr().err
     )
     assert main(["train", *words.split(), "--output", "runs/b"]) == 0
@@ -254,11 +254,11 @@ def test_goals_demos_guidance_and_plans_from_the_command_line(tmp_path, monkeypa
     report = json.loads((tmp_path / "runs" / "b" / "report.json").read_text())
     assert [target["target_return"] for target in report["targets"]] == ["expert", 20.0]
     assert main(["train", *words.split(), "--layout", "fused", "--target-return", "expert", "--output", "runs/c"]) == 2
-    assert "--layout multi_game" in capsys.readouterr().err
+    assert "layout='multi_game' (--layout)" in capsys.readouterr().err
     assert main(["eval", "runs/b", *asked.split(), "--guidance", "goal"]) == 2
     assert "NAME=NUMBER" in capsys.readouterr().err
     assert main(["eval", "runs/b", *asked.split(), "--guidance", "1"]) == 2
-    assert "train with --prompt-dropout" in capsys.readouterr().err
+    assert "train with prompt_dropout above 0" in capsys.readouterr().err
 
 
 def test_waypoints_and_the_final_state_from_the_command_line(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -46,17 +46,53 @@ def test_actions_between_vectors_and_goals_of_others(by, backbone: Backbone):
     assert infer_goal(model, episode, num_candidates=7).candidates.shape == (7, 3)
 
 
+def test_actions_are_weighed_by_how_well_they_explain_what_followed(backbone: Backbone):
+    """Something that hardly any action explains: a few of the samples are drawn again and again."""
+    model, _ = prompted_model(backbone, [], "trajectory")
+    torch.nn.init.normal_(model.codecs["observation"].head.weight, std=2.0)  # pyright: ignore
+    actions = inverse(model, np.zeros((2, 3)), np.full((2, 3), 30.0), by="outcome", num_samples=64)
+    assert all(len(row.unique(dim=0)) < 24 for row in actions), "64 drawn alike would be 41 different ones"
+
+
+def test_evidence_that_counts_has_a_positive_shift(backbone: Backbone):
+    """A Kullback-Leibler divergence: of two normal distributions, worked out from their parameters."""
+    model, _ = prompted_model(backbone, ["goal"])
+    torch.nn.init.normal_(model.codecs["action"].head.weight, std=1.0)  # pyright: ignore
+    context = begun(model)
+    context.write(return_to_go=[[9.0], [-9.0]])
+    shifts = explain(context, num_samples=2000).shifts
+    with torch.inference_mode():
+        states = [part._state_before("action") for part in (context.branch(), context.without("return_to_go"))]
+        value = context.branch(2000).sample("action")
+        likely, less = (
+            model.codec("action").predict(state.repeat_interleave(2000, 0)).log_prob(value) for state in states
+        )
+    expected = (likely - less).reshape(2, 2000).mean(1)
+    assert (expected > 0.1).all()
+    torch.testing.assert_close(shifts["return_to_go"], expected, rtol=0.3, atol=0.05)
+    assert float(shifts["goal"].abs().max()) == 0.0, "no goal was given"
+
+
+def test_possible_returns_are_the_middles_of_equal_shares(backbone: Backbone):
+    model, _ = prompted_model(backbone, [])
+    context = begun(model, 2)
+    distribution = context.predict("return_to_go")
+    middles = torch.tensor([[0.125], [0.375], [0.625], [0.875]])
+    expected = torch.stack([distribution.sample(share.expand(2, 1))[:, 0] for share in middles], 1)
+    torch.testing.assert_close(returns(context, 4), expected)
+
+
 def test_what_cannot_be_answered_says_what_to_train(backbone: Backbone, tmp_path):
     model, _ = make_model(backbone, "decision_transformer")
     context = Context(model, 1)
     context.write(return_to_go=[1.0], observation=np.zeros((1, 3)))
     for ask, words in (
-        (lambda: predict(context, np.zeros((1, 1, 2))), "--layout trajectory"),
-        (lambda: inverse(model, np.zeros((1, 3)), np.zeros((1, 3))), "--layout trajectory"),
-        (lambda: inverse(model, np.zeros((1, 3)), np.zeros((1, 3)), by="goal"), "--prompt goal"),
-        (lambda: infer_goal(model, box_episodes(1)[0]), "--prompt goal"),
+        (lambda: predict(context, np.zeros((1, 1, 2))), "layout='trajectory'"),
+        (lambda: inverse(model, np.zeros((1, 3)), np.zeros((1, 3))), "layout='trajectory'"),
+        (lambda: inverse(model, np.zeros((1, 3)), np.zeros((1, 3)), by="goal"), r"prompt=\['goal'\]"),
+        (lambda: infer_goal(model, box_episodes(1)[0]), r"prompt=\['goal'\]"),
         (lambda: returns(context), "does not predict 'return_to_go'"),
-        (lambda: explain(context), "--prompt-dropout"),
+        (lambda: explain(context), "prompt_dropout above 0"),
         (lambda: rank_checkpoints([model], box_episodes(2)), "fewer bins"),
     ):
         with pytest.raises(UsageError, match=words):
