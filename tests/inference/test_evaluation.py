@@ -217,6 +217,8 @@ def test_rank_correlation_by_hand():
     assert spearman([1, 2, 3], [5, 4, 3]) == pytest.approx(-1)
     # ranks of the second are 1.5, 1.5, 3: covariance 1.5, variances 2 and 1.5
     assert spearman([1, 2, 3], [7, 7, 9]) == pytest.approx(1.5 / math.sqrt(2 * 1.5))
+    # ranks of the second are 1, 2.5, 2.5, 4: covariance 4.5, variances 5 and 4.5
+    assert spearman([1, 2, 3, 4], [0, 7, 7, 9]) == pytest.approx(4.5 / math.sqrt(5 * 4.5))
     assert math.isnan(spearman([1, 2, 3], [4, 4, 4])) and math.isnan(spearman([], []))
 
 

@@ -1,16 +1,24 @@
 """Questions about vectors, and what cannot be asked; tests/test_exactness.py says whether the answers are right."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from conftest import box_episodes, make_model, prompted_model
+from conftest import box_episodes, box_spec, make_model, prompted_model
+from seqdec.data.dataset import from_episodes
 from seqdec.errors import StorageError, UsageError
 from seqdec.inference.context import Context
 from seqdec.inference.likelihood import is_in_data, log_prob, rank_checkpoints
+from seqdec.inference.planning import Planning, _Search, plan
 from seqdec.inference.questions import explain, infer_goal, inverse, predict
 from seqdec.inference.returns import expert_return, returns
 from seqdec.model.backbone import Backbone
+from seqdec.model.sequence_model import build_model
+from seqdec.sequence.layout import Layout
+from seqdec.sequence.presets import layout_from_spaces
+from seqdec.sequence.windows import Windows
 
 
 def begun(model, num_sequences: int = 2) -> Context:
@@ -140,3 +148,42 @@ def test_checkpoints_are_ranked_by_the_best_episodes(backbone: Backbone):
     torch.nn.init.normal_(bad.codecs["action"].head.weight, std=30.0)  # pyright: ignore
     ranking = rank_checkpoints([bad, good], box_episodes(8), num_bins=2)
     assert ranking.order == [1, 0] and ranking.scores.shape == (2, 2) and (np.diff(ranking.edges) >= 0).all()
+
+
+@pytest.mark.parametrize("is_ahead", [False, True])
+def test_a_plan_is_worth_its_rewards_and_what_is_left_discounted(is_ahead: bool, backbone: Backbone):
+    """Rewards and returns are the same always, so the value is worked out by hand."""
+    step = [["observation"], ["return_to_go"], ["action"], ["reward"]]
+    layout = box_layout(discount=0.5)
+    if is_ahead:
+        layout = replace(layout, step=tuple(map(tuple, step)))
+    model = build_model(Windows(from_episodes(box_episodes(), box_spec()), layout), backbone).eval()
+    for name in ("reward", "return_to_go"):
+        read_out = model.codecs[name].head
+        torch.nn.init.zeros_(read_out.weight)  # pyright: ignore
+        torch.nn.init.zeros_(read_out.bias)  # pyright: ignore
+    context = Context(model, 2)
+    context.write(observation=np.zeros((2, 3)), **({"return_to_go": None} if is_ahead else {}))
+    reward, left = (float(model.codecs[name].embed_values.mean) for name in ("reward", "return_to_go"))  # pyright: ignore
+    found = plan(context, Planning(horizon=3, num_candidates=8, keep=2, num_outcomes=400))
+    expected = reward * (1.75 if is_ahead else 1.5) + left * (0.125 if is_ahead else 0.25)
+    assert float((found.value - expected).abs().max()) < 0.25
+
+
+def box_layout(**options: float) -> Layout:
+    spaces = box_spec().observation_space, box_spec().action_space
+    return layout_from_spaces("trajectory", *spaces, context_length=6, prompt_dropout=0.3, **options)  # pyright: ignore
+
+
+def test_a_plan_keeps_the_branches_that_score_best_with_all_their_outcomes(backbone: Backbone):
+    model, _ = prompted_model(backbone, [], "trajectory")
+    search = _Search(begun(model), Planning(horizon=2, num_candidates=4, keep=2, num_outcomes=3), 1.0, None)
+    search.deepen(0)
+    search._scores = torch.tensor([[0.0, 3.0, 1.0, 2.0], [5.0, 1.0, 4.0, 0.0]])
+    first, earned = search._actions[0]["action"].clone(), search._earned.clone()
+    search._keep_best()
+    rows = [3, 4, 5, 9, 10, 11, 12, 13, 14, 18, 19, 20]  # branches 1 and 3 of the first, 0 and 2 of the second
+    assert torch.equal(search._earned, earned[rows]) and torch.equal(search._actions[0]["action"], first[rows])
+    search._branch(2)
+    rows = [i for begin in (3, 3, 9, 9, 12, 12, 18, 18) for i in range(begin, begin + 3)]
+    assert torch.equal(search._earned, earned[rows]), "outcomes of a branch stay together"
