@@ -158,16 +158,17 @@ def test_a_plan_is_worth_its_rewards_and_what_is_left_discounted(is_ahead: bool,
     if is_ahead:
         layout = replace(layout, step=tuple(map(tuple, step)))
     model = build_model(Windows(from_episodes(box_episodes(), box_spec()), layout), backbone).eval()
-    for name in ("reward", "return_to_go"):
-        read_out = model.codecs[name].head
-        torch.nn.init.zeros_(read_out.weight)  # pyright: ignore
-        torch.nn.init.zeros_(read_out.bias)  # pyright: ignore
+    for name, mean in (("reward", 2.0), ("return_to_go", 8.0)):
+        read_out, values = model.codecs[name].head, model.codecs[name].embed_values  # pyright: ignore
+        for tensor, number in ((read_out.weight, 0), (read_out.bias, 0), (values.mean, mean), (values.std, 0.1)):  # pyright: ignore
+            torch.nn.init.constant_(tensor, number)  # pyright: ignore
     context = Context(model, 2)
     context.write(observation=np.zeros((2, 3)), **({"return_to_go": None} if is_ahead else {}))
-    reward, left = (float(model.codecs[name].embed_values.mean) for name in ("reward", "return_to_go"))  # pyright: ignore
     found = plan(context, Planning(horizon=3, num_candidates=8, keep=2, num_outcomes=400))
-    expected = reward * (1.75 if is_ahead else 1.5) + left * (0.125 if is_ahead else 0.25)
-    assert float((found.value - expected).abs().max()) < 0.25
+    expected = (
+        2 * 1.75 + 8 * 0.125 if is_ahead else 2 * 1.5 + 8 * 0.25
+    )  # of the third timestep the return has the reward
+    assert float((found.value - expected).abs().max()) < 0.1
 
 
 def box_layout(**options: float) -> Layout:
