@@ -18,6 +18,7 @@ import numpy as np
 
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.sequence.facts import WHEN, is_fact
+from seqdec.spaces.leaves import role_of
 
 Head = Literal["gaussian", "mse", "binned"]
 ReturnHead = Literal["gaussian", "binned"]
@@ -101,7 +102,7 @@ class Variable:
     @property
     def role(self) -> str:
         """What it is in the episode: "observation" of "observation.camera"."""
-        return self.name.partition(".")[0]
+        return role_of(self.name)
 
     @property
     def dtype(self) -> type[np.generic]:

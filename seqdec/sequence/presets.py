@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from seqdec.errors import UsageError, suggest
 from seqdec.sequence.facts import FACTS, WAYPOINT, WHEN, is_moment
 from seqdec.sequence.layout import KINDS, DemoPart, Head, Layout, ReturnHead, Variable
-from seqdec.spaces.leaves import leaf_kind, leaves, num_entries
+from seqdec.spaces.leaves import leaf_kind, leaves, num_entries, role_of
 
 
 def check_spaces(
@@ -155,7 +155,7 @@ def layout_from_spaces(
     facts = [slot for slot in facts if slot != ("demo",)]
     variables = []
     for name in (name for slot in (*facts, *slots) for name in slot):
-        weight, leaf = weights.get(name.split(".")[0], 0.0), observed.get(name, acted.get(name))
+        weight, leaf = weights.get(role_of(name), 0.0), observed.get(name, acted.get(name))
         if leaf is not None:
             may_miss = name in missing
             variables.append(_variable_from_leaf(name, leaf, weight, head, optional=may_miss, text_tokens=text_tokens))
@@ -239,7 +239,7 @@ def _variable_from_leaf(
         return Variable(
             name, "multi_discrete", size, loss_weight, sizes=(2,) * size, starts=(0,) * size, optional=optional
         )
-    if name.split(".")[0] == "observation":  # environments are lax with the bounds of their observations
+    if role_of(name) == "observation":  # environments are lax with the bounds of their observations
         return Variable(name, head, size, loss_weight, optional=optional)
     low, high = (tuple(map(float, np.ravel(bound))) for bound in (leaf.low, leaf.high))
     return Variable(name, head, size, loss_weight, low, high)
