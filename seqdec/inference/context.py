@@ -47,7 +47,7 @@ class Context:
     Args:
         model: in evaluation mode.
         num_sequences: B.
-        streams: of random numbers, one for each sequence (see `noise`); those of seed 0 by default.
+        keys: of random numbers, one for each sequence (see `noise`); those of seed 0 by default.
         use_cache: False reads everything again for every sample, which is slow and serves as the reference.
 
     Example:
@@ -62,12 +62,12 @@ class Context:
         model: SequenceModel,
         num_sequences: int,
         *,
-        streams: np.ndarray | None = None,
+        keys: np.ndarray | None = None,
         use_cache: bool = True,
     ):
         self.model, self.layout = model, model.layout
         self.num_sequences = num_sequences
-        self._streams = noise.streams(0, 0, num_sequences) if streams is None else streams
+        self._keys = noise.keys(0, 0, num_sequences) if keys is None else keys
         self._num_draws = 0
         self._drawn: dict[int, tuple[int, Tensor]] = {}  # random numbers by size: the first draw, and a block of draws
         self.timestep = 0  # inside the episode, of the newest timestep that is being written
@@ -250,7 +250,7 @@ class Context:
         first, block = self._drawn.get(size, (-DRAWS, torch.empty(0)))
         if self._num_draws >= first + DRAWS:
             first = self._num_draws
-            block = noise.uniform(self._streams, first, DRAWS, size, self.model.device)
+            block = noise.uniform(self._keys, first, DRAWS, size, self.model.device)
             self._drawn[size] = first, block
         self._num_draws += 1
         return block[self._num_draws - 1 - first].reshape(self.num_sequences, *shape)
@@ -359,9 +359,9 @@ class Context:
 
         Each branch samples by itself; the first one as the sequence would have without the others.
         """
-        streams = noise.branches(self._streams, num_branches)
+        keys = noise.branches(self._keys, num_branches)
         self._select(torch.arange(self.num_sequences).repeat_interleave(num_branches))
-        self._streams = streams
+        self._keys = keys
 
     def branch(self, num_branches: int = 1) -> "Context":
         """Return a context in which every sequence is repeated, as `fork` does; this one stays as it is."""
@@ -391,7 +391,7 @@ class Context:
         self._select(torch.as_tensor(rows, dtype=torch.long))
 
     def _select(self, rows: Tensor) -> None:
-        self._streams = self._streams[rows.cpu().numpy()]
+        self._keys = self._keys[rows.cpu().numpy()]
         self._drawn.clear()
         rows = rows.to(self.model.device)
         for values in (self._prompt, *self._steps):

@@ -161,8 +161,8 @@ class Policy:
         """Begin an episode: in one environment, or without batches in each of a number of them."""
         self._is_single, num_envs = num_envs is None, 1 if num_envs is None else num_envs
         # episode i has random numbers of its own, whatever number of environments it is played beside
-        streams = noise.streams(self._seed, self._num_begun, num_envs).repeat(self._block)
-        self._context = Context(self.model, num_envs * self._block, streams=streams)
+        keys = noise.keys(self._seed, self._num_begun, num_envs).repeat(self._block)
+        self._context = Context(self.model, num_envs * self._block, keys=keys)
         self._num_begun += num_envs
         self._has_acted = False
         self._returns_to_go: np.ndarray | None = None

@@ -118,7 +118,7 @@ def inverse(
             "this model predicts no observations: train with layout='trajectory', or with prompt=['goal']",
             option="layout",
         )
-    context = Context(model, len(first), streams=noise.streams(seed, 0, len(first)))
+    context = Context(model, len(first), keys=noise.keys(seed, 0, len(first)))
     ahead = {"goal": next_observation, "goal" + WHEN: torch.ones(len(first), 1)} if by == "goal" else {}
     _write_known(context, [*model.layout.prompt_names, *(["demo"] if model.layout.demo else [])], ahead)
     before, acted, after = context.layout.divide(context.model.data.spec.action_leaves)
@@ -180,7 +180,7 @@ def infer_goal(
     if "goal" not in layout.facts:
         raise UsageError("this model has no goal in its prompt: train with prompt=['goal']", option="prompt")
     if candidates is None:
-        context = Context(model, num_candidates, streams=noise.streams(seed, 0, num_candidates))
+        context = Context(model, num_candidates, keys=noise.keys(seed, 0, num_candidates))
         _write_known(context, layout.prompt_names[: layout.prompt_names.index("goal")], {})
         goals = context.sample("goal")
     else:

@@ -1,6 +1,6 @@
-"""One stream of random numbers for every sequence, so that what a sequence samples depends on no other.
+"""Random numbers of its own for every sequence, by its key, so that what a sequence samples depends on no other.
 
-The numbers are a hash (SplitMix64, Steele et al. 2014) of the stream, of how many draws came before, and of the entry.
+The numbers are a hash (SplitMix64, Steele et al. 2014) of the key, of how many draws came before, and of the entry.
 So episode i is the same whether it is played alone or beside a thousand others, and whoever else has ended.
 """
 
@@ -11,31 +11,31 @@ from torch import Tensor
 ENTRIES = np.uint64(1 << 32)  # more than any value has
 
 
-def streams(seed: int, first: int, count: int) -> np.ndarray:
-    """Return the streams of sequences `first` to `first + count - 1` of a seed, uint64 [count]."""
-    key = np.random.SeedSequence(seed).generate_state(1, np.uint64)
-    return _hash(key + _hash(np.arange(first, first + count, dtype=np.uint64)))
+def keys(seed: int, first: int, count: int) -> np.ndarray:
+    """Return the keys of sequences `first` to `first + count - 1` of a seed, uint64 [count]."""
+    root = np.random.SeedSequence(seed).generate_state(1, np.uint64)
+    return _hash(root + _hash(np.arange(first, first + count, dtype=np.uint64)))
 
 
-def branches(stream: np.ndarray, num_branches: int) -> np.ndarray:
-    """Return `num_branches` streams for each one, in a row; the first of them is the stream itself."""
-    numbers = np.tile(np.arange(num_branches, dtype=np.uint64), len(stream))
-    repeated = np.repeat(stream, num_branches)
+def branches(keys: np.ndarray, num_branches: int) -> np.ndarray:
+    """Return `num_branches` keys for each one, in a row; the first of them is the key itself."""
+    numbers = np.tile(np.arange(num_branches, dtype=np.uint64), len(keys))
+    repeated = np.repeat(keys, num_branches)
     return np.where(numbers == 0, repeated, _hash(repeated ^ _hash(numbers + ENTRIES)))
 
 
-def uniform(stream: np.ndarray, first: int, count: int, size: int, device: torch.device) -> Tensor:
+def uniform(keys: np.ndarray, first: int, count: int, size: int, device: torch.device) -> Tensor:
     """Return numbers strictly between 0 and 1, float32 [count, B, size]: `size` for each draw from `first` on."""
     draws = np.arange(first, first + count, dtype=np.uint64)[:, None] * ENTRIES
     entries = draws + np.arange(size, dtype=np.uint64)  # [count, size]
-    bits = _hash(stream[:, None] ^ _hash(entries)[:, None])
+    bits = _hash(keys[:, None] ^ _hash(entries)[:, None])
     numbers = ((bits >> np.uint64(40)).astype(np.float32) + np.float32(0.5)) / np.float32(1 << 24)
     return torch.from_numpy(numbers.clip(1e-7, 1 - 1e-7)).to(device)
 
 
-def fractions(stream: np.ndarray, count: int) -> np.ndarray:
-    """Return numbers from 0 to below 1, float64 [B, count], for each number of a stream, int64 [B]."""
-    bits = _hash(stream.astype(np.uint64)[:, None] ^ _hash(np.arange(count, dtype=np.uint64) + ENTRIES))
+def fractions(keys: np.ndarray, count: int) -> np.ndarray:
+    """Return numbers from 0 to below 1, float64 [B, count], by whole numbers as keys, int64 [B]."""
+    bits = _hash(keys.astype(np.uint64)[:, None] ^ _hash(np.arange(count, dtype=np.uint64) + ENTRIES))
     return (_hash(bits) >> np.uint64(11)).astype(np.float64) / float(1 << 53)
 
 

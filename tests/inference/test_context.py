@@ -114,22 +114,22 @@ def test_keep_never_mixes_rows(backbone):
         context.write(action=values["action"][rows, timestep])
 
 
-def sampled(model, streams: np.ndarray, *, num_steps: int = 4) -> torch.Tensor:
-    """Returns and actions sampled by sequences with these streams, [B, steps, 3]."""
-    context, values = Context(model, len(streams), streams=streams), []
+def sampled(model, keys: np.ndarray, *, num_steps: int = 4) -> torch.Tensor:
+    """Returns and actions sampled by sequences with these keys, [B, steps, 3]."""
+    context, values = Context(model, len(keys), keys=keys), []
     for _ in range(num_steps):
-        context.write(observation=np.zeros((len(streams), 3)))
+        context.write(observation=np.zeros((len(keys), 3)))
         values.append(torch.cat([context.sample("return_to_go"), context.sample("action")], -1))
     return torch.stack(values, 1)
 
 
 def test_what_a_sequence_samples_depends_on_no_other(backbone):
     model, _ = make_model(backbone)
-    together = sampled(model, noise.streams(7, 0, 5))
+    together = sampled(model, noise.keys(7, 0, 5))
     for row in range(5):
-        torch.testing.assert_close(sampled(model, noise.streams(7, row, 1))[0], together[row], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(sampled(model, noise.keys(7, row, 1))[0], together[row], atol=1e-4, rtol=1e-4)
     assert together[:, 0, 0].unique().numel() == 5
-    assert not torch.allclose(sampled(model, noise.streams(8, 0, 5)), together)
+    assert not torch.allclose(sampled(model, noise.keys(8, 0, 5)), together)
 
 
 def test_branches_sample_apart_and_the_first_as_if_alone(backbone):
