@@ -1,6 +1,8 @@
 """The questions that one model answers, beside acting: what may come, what led here, what was meant, is it data.
 
     write what is known  ->  sample, score or search for the rest  ->  returns, predict, inverse, infer_goal, plan, ...
+
+This is a door; each question has its module in `inference`.
 """
 
 from seqdec.inference.likelihood import is_in_data, log_prob, rank_checkpoints

@@ -22,12 +22,12 @@ from torch import Tensor
 from seqdec.data.episode import Episode
 from seqdec.errors import UsageError, suggest
 from seqdec.inference.memory import Memory
+from seqdec.inference.values import demo_batch, tensor_of
 from seqdec.model.distributions import Distribution
 from seqdec.model.perception import marks_of
 from seqdec.model.sequence_model import SequenceModel
-from seqdec.sequence import noise, texts
+from seqdec.sequence import noise
 from seqdec.sequence.facts import WHEN
-from seqdec.sequence.layout import Layout, Variable
 from seqdec.spaces.leaves import MISSING
 
 # Made at a time, because a call costs more than its work: draws of random numbers, timesteps beyond a window.
@@ -58,12 +58,7 @@ class Context:
     """
 
     def __init__(
-        self,
-        model: SequenceModel,
-        num_sequences: int,
-        *,
-        keys: np.ndarray | None = None,
-        use_cache: bool = True,
+        self, model: SequenceModel, num_sequences: int, *, keys: np.ndarray | None = None, use_cache: bool = True
     ):
         self.model, self.layout = model, model.layout
         self.num_sequences = num_sequences
@@ -78,11 +73,10 @@ class Context:
         self._times: tuple[int, Tensor] = 0, torch.empty(0)  # embeddings of a range of timesteps from the first on
         self._memory = Memory(model.backbone_source, num_sequences, self.layout.num_tokens) if use_cache else None
         # actions of vectors whose space holds whole numbers: what is sampled is what is done
-        boxes = {name: leaf for name, leaf in model.data.spec.action_leaves.items() if isinstance(leaf, Box)}
         self._whole = {
-            name: tuple(torch.as_tensor(bound.reshape(-1), dtype=torch.float32) for bound in (leaf.low, leaf.high))
-            for name, leaf in boxes.items()
-            if leaf.dtype.kind != "f"
+            name: [torch.as_tensor(bound.reshape(-1), dtype=torch.float32) for bound in (leaf.low, leaf.high)]
+            for name, leaf in model.data.spec.action_leaves.items()
+            if isinstance(leaf, Box) and leaf.dtype.kind != "f"
         }
         self._restart()
 
@@ -148,8 +142,8 @@ class Context:
         if len(episodes) != self.num_sequences:
             raise UsageError(f"demo has {len(episodes)} episodes: {self.num_sequences} are expected")
         if missing is not None:
-            gone = torch.as_tensor(missing).reshape(-1).tolist()
-            episodes = [None if is_gone else episode for episode, is_gone in zip(episodes, gone, strict=True)]
+            hidden = torch.as_tensor(missing).reshape(-1).tolist()
+            episodes = [None if is_hidden else episode for episode, is_hidden in zip(episodes, hidden, strict=True)]
         batch = demo_batch(self.layout, episodes)
         return _Written(self.model.embed_demo({name: part.to(self.model.device) for name, part in batch.items()}), None)
 
@@ -161,46 +155,8 @@ class Context:
             self._restart()
         self._steps.append({})
 
-    def _value(self, name: str, value: object, missing: object = None) -> tuple[Tensor, Tensor | None]:
-        """Return a value as the codec takes it, [B, ...], and which of it is missing."""
-        variable = self.layout.variable(name)
-        if value is None:
-            shape = (self.num_sequences, *(variable.shape if variable.kind != "text" else (0,)))
-            unknown = torch.ones(self.num_sequences, dtype=torch.bool, device=self.model.device)
-            return torch.zeros(shape, dtype=_dtype(variable), device=self.model.device), unknown
-        if variable.kind == "text":
-            written = [value] * self.num_sequences if isinstance(value, str) else list(value)  # pyright: ignore
-            if len(written) != self.num_sequences:
-                raise UsageError(f"{name} has {len(written)} texts: {self.num_sequences} are expected")
-            tensor = texts.encode([text or "" for text in written]).to(self.model.device)
-            return tensor, None if missing is None else self._missing(variable, missing)
-        tensor = torch.as_tensor(value)
-        # looked for where the values came from, mostly a CPU; a sum is quicker to look at
-        if tensor.is_floating_point() and not math.isfinite(tensor.sum()) and tensor.isnan().any():
-            unknown = tensor.isnan() if missing is None else torch.as_tensor(missing).to(tensor.device) | tensor.isnan()
-            tensor, missing = tensor.nan_to_num(0.0), unknown
-        if tensor.dtype != _dtype(variable) or tensor.device != self.model.device:
-            tensor = tensor.to(self.model.device, _dtype(variable))
-        if tensor.ndim != 1 + len(variable.shape) and tensor.numel() == self.num_sequences * math.prod(variable.shape):
-            tensor = tensor.reshape(self.num_sequences, *variable.shape)  # images, and vectors of any shape
-        if tensor.shape != (self.num_sequences, *variable.shape):
-            raise UsageError(
-                f"{name} has shape {tuple(tensor.shape)}: {(self.num_sequences, *variable.shape)} is expected"
-            )
-        return tensor, None if missing is None else self._missing(variable, missing)
-
-    def _missing(self, variable: Variable, missing: object) -> Tensor:
-        """Return what is missing as the codec takes it: [B], or [B, size] for entries of an optional vector."""
-        given = torch.as_tensor(missing, dtype=torch.bool, device=self.model.device).reshape(self.num_sequences, -1)
-        if variable.is_vector and variable.optional:
-            return given.expand(self.num_sequences, variable.size)
-        if variable.is_vector and (given.any(1) & ~given.all(1)).any():
-            raise UsageError(
-                f"{variable.name} is missing in part, and the model has not learned that: train on data that name it "
-                f"among what may be missing (missing=[{variable.name!r}])",
-                option="missing",
-            )
-        return given.any(1)
+    def _value(self, name: str, value: object, mask: object = None) -> tuple[Tensor, Tensor | None]:
+        return tensor_of(self.layout.variable(name), value, mask, self.num_sequences, self.model.device)
 
     def sample(
         self, name: str, *, temperature: float = 1.0, top_k: int | None = None, guidance: Sequence[float] = ()
@@ -287,9 +243,7 @@ class Context:
         """Let the backbone read the tokens up to `end`, which is the beginning of a slot."""
         slots = list(self._slots(self._num_read if self._memory is not None else 0, end))
         tokens = torch.cat([slot.tokens for slot in slots], 1)  # [B, new, D]
-        is_word = None
-        if self.layout.has_text:
-            is_word = torch.cat([marks_of(*slot) for slot in slots], 1)
+        is_word = torch.cat([marks_of(*slot) for slot in slots], 1) if self.layout.has_text else None
         if self._memory is not None:
             self._hidden = self._memory.read(tokens, is_word)
         else:
@@ -306,21 +260,21 @@ class Context:
         for slot in facts if position < self.layout.first_step else ():
             begin = self._position(slot[0])
             if position <= begin < end:
-                found = _sum([self._written(name, self._prompt, "the prompt") for name in slot])
-                yield found
-                position = begin + found.tokens.shape[1]
+                fact = _sum([self._written(name, self._prompt, "the prompt") for name in slot])
+                yield fact
+                position = begin + fact.tokens.shape[1]
         if position == end:
             return
         index, offset = divmod(position - self.layout.first_step, self.layout.step_tokens)
         before = self.timestep - (len(self._steps) - 1)  # timesteps that left the window
         while position < end:
             time = self._time(before + index)
-            for slot in self._slots_from(offset):
+            for slot in (slot for begin, slot in self._slot_at.items() if begin >= offset):
                 if position == end:
                     return
-                found = self._step_slot(index, slot, time, before + index)
-                yield found
-                position += found.tokens.shape[1]
+                step = self._step_slot(index, slot, time, before + index)
+                yield step
+                position += step.tokens.shape[1]
             index, offset = index + 1, 0
 
     def _time(self, timestep: int) -> Tensor:
@@ -332,12 +286,6 @@ class Context:
             self._times = first, block
         return block[timestep - first]
 
-    def _slots_from(self, offset: int) -> Iterator[tuple[str, ...]]:
-        """Return the slots of a timestep from the one that begins at this token on."""
-        for begin, slot in self._slot_at.items():
-            if begin >= offset:
-                yield slot
-
     def _step_slot(self, index: int, slot: tuple[str, ...], time: Tensor, timestep: int) -> _Written:
         written = []
         for name in slot:
@@ -346,8 +294,8 @@ class Context:
                 written.append(self._written(name, self._steps[written_at], f"timestep {timestep}"))
         if not written:
             return _Written(time.expand(self.num_sequences, self.layout.variable(slot[0]).num_tokens, -1), None)
-        found = _sum(written)
-        return _Written(found.tokens + time, found.words)
+        tokens, words = _sum(written)
+        return _Written(tokens + time, words)
 
     def _written(self, name: str, values: dict[str, _Written], where: str) -> _Written:
         if name not in values:
@@ -404,41 +352,9 @@ class Context:
         self.num_sequences = len(rows)
 
 
-def demo_batch(layout: Layout, episodes: Sequence[Episode | None]) -> dict[str, Tensor]:
-    """Return the first timesteps of episodes as `SequenceModel.embed_demo` reads them."""
-    length, batch = layout.demo_length, {}
-    for name in layout.demo_names:
-        variable = layout.variable(name)
-        values = torch.zeros((len(episodes), length, *variable.shape), dtype=_dtype(variable))
-        is_wide = variable.optional and variable.is_vector
-        missing = torch.ones((len(episodes), length, *(variable.shape if is_wide else ())), dtype=torch.bool)
-        for row, episode in enumerate(episodes):
-            if episode is None:
-                continue
-            if name not in episode.steps:
-                raise UsageError(f"the demo has no {name!r}: its episode has {', '.join(episode.steps)}")
-            shown = torch.as_tensor(episode.steps[name][:length])
-            if shown.shape[1:].numel() != math.prod(variable.shape) or not variable.has(
-                float(shown.min()), float(shown.max())
-            ):
-                raise UsageError(
-                    f"the demo's {name} should be {variable.describe()}: show an episode of the same spaces"
-                )
-            values[row, : len(shown)] = shown.reshape(len(shown), *variable.shape).to(values.dtype)
-            absent = torch.as_tensor(episode.steps.get(MISSING + name, np.zeros(len(episode), bool))[:length])
-            absent = absent.reshape(len(shown), -1)
-            missing[row, : len(shown)] = absent if is_wide else absent.any(1)
-        batch |= {f"demo.{name}": values, f"{MISSING}demo.{name}": missing}
-    return batch
-
-
 def _sum(written: list[_Written]) -> _Written:
     """Return what several values that share a slot look like; a text has a slot of its own."""
     tokens = written[0].tokens
     for other in written[1:]:
         tokens = tokens + other.tokens
     return _Written(tokens, written[0].words)
-
-
-def _dtype(variable: Variable) -> torch.dtype:
-    return torch.from_numpy(np.empty(0, variable.dtype)).dtype

@@ -1,0 +1,106 @@
+"""Values as somebody gives them -> tensors as codecs take them, in raw units, and a mask of what is missing.
+
+NaN and None end here: behind this door there are zeros and a mask.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqdec.data.episode import Episode
+from seqdec.errors import UsageError
+from seqdec.sequence import texts
+from seqdec.sequence.layout import Layout, Variable
+from seqdec.spaces.leaves import MISSING, without_nan
+
+
+def tensor_of(
+    variable: Variable, value: object, mask: object, num_sequences: int, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Return values [B, ...] of a variable, and which of them are missing.
+
+    Args:
+        variable: of the layout.
+        value: [B, size] or [B], images in their own shape, texts; None where all of it is unknown.
+        mask: True where it is missing, [B] or [B, size], or None; NaN, and None among texts, are missing too.
+        num_sequences: B.
+        device: where the model is.
+
+    Raises:
+        UsageError: the values have another shape, or are missing in a way that the model has not learned.
+    """
+    dtype = _dtype(variable)
+    if value is None:
+        shape = (num_sequences, *(variable.shape if variable.kind != "text" else (0,)))
+        return torch.zeros(shape, dtype=dtype, device=device), torch.ones(
+            num_sequences, dtype=torch.bool, device=device
+        )
+    if variable.kind == "text":
+        rows = [value] * num_sequences if isinstance(value, str) else list(value)  # pyright: ignore
+        if len(rows) != num_sequences:
+            raise UsageError(f"{variable.name} has {len(rows)} texts: {num_sequences} are expected")
+        tensor = texts.encode([text or "" for text in rows]).to(device)
+        return tensor, None if mask is None else _mask_of(variable, mask, num_sequences, device)
+    tensor = torch.as_tensor(value)
+    if tensor.is_floating_point() and not math.isfinite(tensor.sum()):  # a sum is quicker to look at
+        values, absent = without_nan(tensor.cpu().numpy())
+        tensor = torch.from_numpy(values)
+        if absent is not None:
+            mask = absent if mask is None else torch.as_tensor(mask).cpu().numpy() | absent
+    if tensor.dtype != dtype or tensor.device != device:
+        tensor = tensor.to(device, dtype)
+    shape = (num_sequences, *variable.shape)
+    if tensor.ndim != len(shape) and tensor.numel() == math.prod(shape):
+        tensor = tensor.reshape(shape)  # images, and vectors of any shape
+    if tensor.shape != shape:
+        raise UsageError(f"{variable.name} has shape {tuple(tensor.shape)}: {shape} is expected")
+    return tensor, None if mask is None else _mask_of(variable, mask, num_sequences, device)
+
+
+def _mask_of(variable: Variable, mask: object, num_sequences: int, device: torch.device) -> Tensor:
+    """Return a mask as the codec takes it: [B], or [B, size] for entries of an optional vector."""
+    entries = torch.as_tensor(mask, dtype=torch.bool, device=device).reshape(num_sequences, -1)
+    if variable.is_vector and variable.optional:
+        return entries.expand(num_sequences, variable.size)
+    if variable.is_vector and (entries.any(1) & ~entries.all(1)).any():
+        raise UsageError(
+            f"{variable.name} is missing in part, and the model has not learned that: train on data that name it "
+            f"among what may be missing (missing=[{variable.name!r}])",
+            option="missing",
+        )
+    return entries.any(1)
+
+
+def demo_batch(layout: Layout, episodes: Sequence[Episode | None]) -> dict[str, Tensor]:
+    """Return the first timesteps of episodes as `SequenceModel.embed_demo` reads them."""
+    length, batch = layout.demo_length, {}
+    for name in layout.demo_names:
+        variable = layout.variable(name)
+        values = torch.zeros((len(episodes), length, *variable.shape), dtype=_dtype(variable))
+        is_wide = variable.optional and variable.is_vector
+        missing = torch.ones((len(episodes), length, *(variable.shape if is_wide else ())), dtype=torch.bool)
+        for row, episode in enumerate(episodes):
+            if episode is None:
+                continue
+            if name not in episode.steps:
+                raise UsageError(f"the demo has no {name!r}: its episode has {', '.join(episode.steps)}")
+            shown = torch.as_tensor(episode.steps[name][:length])
+            if shown.shape[1:].numel() != math.prod(variable.shape) or not variable.has(
+                float(shown.min()), float(shown.max())
+            ):
+                raise UsageError(
+                    f"the demo's {name} should be {variable.describe()}: show an episode of the same spaces"
+                )
+            values[row, : len(shown)] = shown.reshape(len(shown), *variable.shape).to(values.dtype)
+            absent = torch.as_tensor(episode.steps.get(MISSING + name, np.zeros(len(episode), bool))[:length])
+            absent = absent.reshape(len(shown), -1)
+            missing[row, : len(shown)] = absent if is_wide else absent.any(1)
+        batch |= {f"demo.{name}": values, f"{MISSING}demo.{name}": missing}
+    return batch
+
+
+def _dtype(variable: Variable) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, variable.dtype)).dtype
