@@ -7,8 +7,9 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
+from seqdec.data.episode import nonfinite_entry
 from seqdec.errors import DataError, in_words
-from seqdec.spaces.leaves import MISSING, leaf_kind, shape_of_missing
+from seqdec.spaces.leaves import MISSING, leaf_kind, shape_of_missing, without_nan
 from seqdec.spaces.space import children, describe_space, quote, whole_limits, zero_of
 
 DEFAULT_MAX_STEPS = 100_000
@@ -44,17 +45,14 @@ class Guarded(gymnasium.Wrapper):
             self._is_resting = True
             return self._observation, {}
         self._num_steps, self._is_resting, self._failure = 0, False, ""
+        masks: Info = {}
         try:
             observation, info = self.env.reset(seed=seed, options=options)
-            self._observation, masks = self._read(observation)
-        except DataError as error:
-            self._failure = f"reset: {error}"
+            self._observation = self._read(self.observation_space, observation, "observation", masks)
         except (Exception, SystemExit) as error:  # foreign code: whatever it raises is its episode's failure
-            self._failure = f"reset: {in_words(error)}"
-        else:
-            return self._observation, {**info, **masks}
-        self._observation = zero_of(self.observation_space)
-        return self._observation, {FAILURE: self._failure}
+            self._observation, self._failure = zero_of(self.observation_space), f"reset: {_reason(error)}"
+            return self._observation, {FAILURE: self._failure}
+        return self._observation, {**info, **masks}
 
     def step(self, action: object) -> tuple[object, float, bool, bool, Info]:
         """Go one timestep on; nothing happens after the episode's end."""
@@ -62,16 +60,15 @@ class Guarded(gymnasium.Wrapper):
             return self._observation, 0.0, False, False, {}
         if self._failure:
             return self._fail(self._failure)
+        masks: Info = {}
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
-            observation, masks = self._read(observation)
+            observation = self._read(self.observation_space, observation, "observation", masks)
             reward = float(reward)
-        except DataError as error:
-            return self._fail(f"step {self._num_steps}: {error}")
+            if not math.isfinite(reward):
+                raise DataError(f"reward is {reward}")
         except (Exception, SystemExit) as error:  # as in reset
-            return self._fail(f"step {self._num_steps}: {in_words(error)}")
-        if not math.isfinite(reward):
-            return self._fail(f"step {self._num_steps}: reward is {reward}")
+            return self._fail(f"step {self._num_steps}: {_reason(error)}")
         self._observation = observation
         self._num_steps += 1
         truncated = truncated or (not terminated and self._num_steps >= self._max_steps)
@@ -82,42 +79,38 @@ class Guarded(gymnasium.Wrapper):
         self._is_resting = True
         return self._observation, 0.0, False, True, {FAILURE: failure}
 
-    def _read(self, observation: object) -> tuple[object, Info]:
-        """Return an observation that a batch can hold, and masks of what is not known in it."""
-        masks: Info = {}
-        return self._read_leaf(self.observation_space, observation, "observation", masks), masks
-
-    def _read_leaf(self, space: gymnasium.Space, value: object, name: str, masks: Info) -> object:
+    def _read(self, space: gymnasium.Space, value: object, name: str, masks: Info) -> object:
+        """Return an observation that a batch can hold, and add the masks of what is not known in it."""
         if isinstance(space, Dict | Tuple):
             parts = value if isinstance(value, Mapping) else dict(enumerate(value)) if isinstance(value, tuple) else {}
             parts = {str(key): part for key, part in parts.items()}
-            lacking = next((key for key, _ in children(space) if key not in parts), None)
-            if lacking is not None:
-                raise DataError(f"{name} has no {lacking!r}")
-            read = {key: self._read_leaf(child, parts[key], f"{name}.{key}", masks) for key, child in children(space)}
-            return read if isinstance(space, Dict) else tuple(read.values())
+            inner: dict[str, object] = {}
+            for key, child in children(space):
+                if key not in parts:
+                    raise DataError(f"{name} has no {key!r}")
+                inner[key] = self._read(child, parts[key], f"{name}.{key}", masks)
+            return inner if isinstance(space, Dict) else tuple(inner.values())
         may_miss = name in self._missing
         if value is None and may_miss:
-            # a flag where the whole value is unknown or known, an array where each entry is
-            masks[UNKNOWN + name] = np.ones(shape, bool) if (shape := shape_of_missing(space)) else True
+            masks[UNKNOWN + name] = np.ones(shape_of_missing(space), bool)
             return zero_of(space)
-        if isinstance(space, Text):
-            if not isinstance(value, str):
-                raise DataError(f"{name} is {quote(value)}: expected a text")
-            return value
-        if space.dtype is None or space.shape is None:
-            return value  # `supported` refuses spaces of this kind
+        if isinstance(space, Text) and not isinstance(value, str):
+            raise DataError(f"{name} is {quote(value)}: expected a text")
+        if space.dtype is None or space.shape is None or isinstance(space, Text):
+            return value  # a text, or of a kind that `supported` refuses
         values = _numbers(space, value, name)
-        unknown = np.isnan(values) if may_miss and values.dtype.kind == "f" else np.zeros(values.shape, bool)
-        if unknown.any():
-            values = np.where(unknown, 0, values)
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise DataError(f"{name}{_nonfinite(values)}")
-        if not unknown.any():
-            return _in_type_of(space, values, name)
-        is_vector = leaf_kind(space) == "vector"
-        masks[UNKNOWN + name] = unknown if is_vector and space.shape else True
-        return _in_type_of(space, values, name) if is_vector else zero_of(space)
+        values, mask = without_nan(values) if may_miss else (values, None)
+        if nonfinite := nonfinite_entry(values[None]):
+            raise DataError(f"{name}{nonfinite[1]}")
+        if mask is not None:
+            is_vector = leaf_kind(space) == "vector"
+            masks[UNKNOWN + name] = np.asarray(mask if is_vector else True)
+            values = values if is_vector else np.asarray(zero_of(space))
+        return _in_type_of(space, values, name)
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, DataError) else in_words(error)
 
 
 def _numbers(space: gymnasium.Space, value: object, name: str) -> np.ndarray:
@@ -147,8 +140,3 @@ def _in_type_of(space: gymnasium.Space, values: np.ndarray, name: str) -> np.nda
     if (cast != values).any():
         raise DataError(f"{name} holds {values[cast != values][0]:g}: expected {describe_space(space)}")
     return cast
-
-
-def _nonfinite(values: np.ndarray) -> str:
-    entry = tuple(int(index) for index in np.argwhere(~np.isfinite(values))[0])
-    return f"{list(entry) if entry else ''} is {values[entry]}"

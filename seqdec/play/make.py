@@ -7,7 +7,7 @@ the others.
 
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -36,22 +36,19 @@ def spec_of_env(
     plain = EnvironmentSpec(
         env.observation_space, env.action_space, reference_returns=reference_returns, missing=missing
     )
-    made_from = env.spec
-    if made_from is None:
+    origin = env.spec
+    if origin is None:
         return plain
-    kwargs = {key: value for key, value in made_from.kwargs.items() if key not in _MAKE_KEYWORDS}
+    kwargs = {key: value for key, value in origin.kwargs.items() if key not in _MAKE_KEYWORDS}
     try:
         kwargs = json.loads(json.dumps(kwargs, allow_nan=False))
     except (TypeError, ValueError):  # objects among the arguments: no file can repeat them
         return plain
     return replace(
-        plain,
-        id=made_from.id,
-        kwargs=kwargs,
-        max_episode_steps=made_from.max_episode_steps,
-        entry_point=_entry_point_name(made_from.entry_point),
-        wrappers=tuple(wrapper.entry_point for wrapper in made_from.additional_wrappers),
-    )
+        plain, id=origin.id, kwargs=kwargs, max_episode_steps=origin.max_episode_steps,
+        entry_point=_entry_point_name(origin.entry_point),
+        wrappers=tuple(wrapper.entry_point for wrapper in origin.additional_wrappers),
+    )  # fmt: skip
 
 
 def make_envs(
@@ -82,18 +79,18 @@ def make_envs(
         raise UsageError(f"{num_envs} environments were asked for: give at least 1")
     if max_steps is not None and max_steps < 1:
         raise UsageError(f"the longest episode may have {max_steps} steps: give at least 1")
-    if env_id is not None:
-        make = _chosen(spec, env_id)
-    elif trust_env:
-        make = _trusted(spec)
-    else:
-        make = _registered(spec)
+    make = _choose(spec, env_id, trust_env)
+    name, may_miss = quote(env_id or spec.id), spec.missing if missing is None else missing
 
     def make_guarded() -> Guarded:
-        env = _made(make, spec, env_id)
+        try:
+            env = make()
+        except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+            raise UsageError(f"environment {name} lacks a package ({in_words(error)}){_install(spec)}") from error
+        except (gymnasium.error.Error, TypeError, ValueError, AttributeError, AssertionError, SystemExit) as error:
+            raise UsageError(f"environment {name} cannot be made: {in_words(error)}") from error
         limit = env.spec.max_episode_steps if env.spec else None
-        may_miss = spec.missing if missing is None else missing
-        return Guarded(env, max_steps or (DEFAULT_MAX_STEPS if limit is None else limit), may_miss)
+        return Guarded(env, max_steps or limit or DEFAULT_MAX_STEPS, may_miss)
 
     return batch_of([make_guarded] * num_envs, asynchronous=asynchronous)
 
@@ -118,71 +115,61 @@ def check_spaces(spec: EnvironmentSpec, envs: VectorEnv) -> None:
     Raises:
         UsageError: with both sides.
     """
-    sides = (
-        ("observation", spec.observation_space, envs.single_observation_space),
-        ("action", spec.action_space, envs.single_action_space),
-    )
-    for name, expected, space in sides:
-        space = supported(space, name)
+    for name, expected, space in (
+        ("observation", spec.observation_space, supported(envs.single_observation_space, "observation")),
+        ("action", spec.action_space, supported(envs.single_action_space, "action")),
+    ):
         if not spaces_agree(expected, space, with_bounds=name == "action"):
-            named = "" if spec.id is None else f", or make the one the data came from ({quote(spec.id)})"
+            hint = "" if spec.id is None else f", or make the one the data came from ({quote(spec.id)})"
             raise UsageError(
                 f"the data's {name}s are {describe_space(expected)}, the environment's are "
-                f"{describe_space(space)}: choose the environment that fits{named}"
+                f"{describe_space(space)}: choose the environment that fits{hint}"
             )
 
 
-def _chosen(spec: EnvironmentSpec, env_id: str) -> Callable[[], gymnasium.Env]:
-    if ":" not in env_id and env_id not in gymnasium.registry:
-        nearest = suggest(env_id, gymnasium.registry)
-        raise UsageError(f"no environment {quote(env_id)} is registered here{nearest or _install(spec)}", option="env")
-    # The data's arguments belong to the data's environment only.
-    kwargs = _make_kwargs(spec, trusted=False) if env_id.split(":")[-1] == spec.id else {}
-    return partial(gymnasium.make, env_id, disable_env_checker=True, **kwargs)
-
-
-def _registered(spec: EnvironmentSpec) -> Callable[[], gymnasium.Env]:
+def _choose(spec: EnvironmentSpec, env_id: str | None, trust_env: bool) -> Callable[[], gymnasium.Env]:
+    """Return how to make what the user typed; else what the data names, if it is trusted or registered here."""
+    make = partial(gymnasium.make, disable_env_checker=True)
+    if env_id is not None:
+        if ":" not in env_id and env_id not in gymnasium.registry:
+            hint = suggest(env_id, gymnasium.registry) or _install(spec)
+            raise UsageError(f"no environment {quote(env_id)} is registered here{hint}", option="env")
+        # The data's arguments belong to the data's environment only.
+        return partial(make, env_id, **(_arguments(spec) if env_id.split(":")[-1] == spec.id else {}))
     if spec.id is None:
         raise UsageError("the data set names no environment: pass env_id=", option="env")
-    named = f"the data set names env {quote(spec.id)}"
-    if spec.id not in gymnasium.registry:
+    if not trust_env:
+        _check_registered(spec, spec.id)
+    is_known = spec.id in gymnasium.registry or ":" in spec.id or spec.entry_point is None
+    source = spec.id if is_known else EnvSpec(spec.id, entry_point=spec.entry_point)
+    return partial(make, source, max_episode_steps=spec.max_episode_steps, **_arguments(spec, trust_env))
+
+
+def _check_registered(spec: EnvironmentSpec, env_id: str) -> None:
+    """Refuse an environment that is not registered here, or not under the entry point and wrappers of the data."""
+    prefix = f"the data set names env {quote(env_id)}"
+    if env_id not in gymnasium.registry:
         package = (spec.entry_point or "").split(".")[0].split(":")[0]
-        hint = f"{package}:{spec.id}; its package must be here" if package.isidentifier() else ""
+        hint = f"{package}:{env_id}; its package must be here" if package.isidentifier() else ""
         raise UsageError(
-            f"{named}, not a registered environment; pass env_id={quote(hint)[1:-1]}{_install(spec)}", option="env"
+            f"{prefix}, not a registered environment; pass env_id={quote(hint)[1:-1]}{_install(spec)}", option="env"
         )
-    known = gymnasium.registry[spec.id]
+    known = gymnasium.registry[env_id]
     here = _entry_point_name(known.entry_point)
     if spec.entry_point not in (None, here):
-        there = quote(spec.entry_point)
-        raise UsageError(f"{named} at {there}, here it is {quote(here)}; pass env_id= to take it anyway", option="env")
+        places = f"at {quote(spec.entry_point)}, here it is {quote(here)}"
+        raise UsageError(f"{prefix} {places}; pass env_id= to take it anyway", option="env")
     if spec.wrappers != tuple(wrapper.entry_point for wrapper in known.additional_wrappers):
         wrappers = quote(", ".join(spec.wrappers))
-        raise UsageError(f"{named} with the wrappers {wrappers}, which are not made; pass env_id=", option="env")
-    return partial(_make_known, spec, _make_kwargs(spec, trusted=False))
+        raise UsageError(f"{prefix} with the wrappers {wrappers}, which are not made; pass env_id=", option="env")
 
 
-def _trusted(spec: EnvironmentSpec) -> Callable[[], gymnasium.Env]:
-    if spec.id is None:
-        raise UsageError("the data set names no environment: pass env_id=", option="env")
-    kwargs = _make_kwargs(spec, trusted=True)
-    if spec.id in gymnasium.registry or ":" in spec.id or spec.entry_point is None:
-        return partial(_make_known, spec, kwargs)
-    foreign = EnvSpec(spec.id, entry_point=spec.entry_point, max_episode_steps=spec.max_episode_steps)
-    return partial(gymnasium.make, foreign, disable_env_checker=True, **kwargs)
-
-
-def _make_known(spec: EnvironmentSpec, kwargs: Mapping[str, object]) -> gymnasium.Env:
-    assert spec.id is not None
-    return gymnasium.make(spec.id, max_episode_steps=spec.max_episode_steps, disable_env_checker=True, **dict(kwargs))
-
-
-def _make_kwargs(spec: EnvironmentSpec, *, trusted: bool) -> dict[str, object]:
+def _arguments(spec: EnvironmentSpec, trust_env: bool = False) -> dict[str, object]:
     kwargs = {key: value for key, value in spec.kwargs.items() if key not in _MAKE_KEYWORDS}
     known = gymnasium.registry[spec.id].kwargs if spec.id in gymnasium.registry else {}
     for key, value in kwargs.items():
         # Arguments that name files would let a data set choose what an environment opens (MuJoCo's xml_file).
-        if not trusted and isinstance(value, str) and set("/\\:") & set(value) and known.get(key) != value:
+        if not trust_env and isinstance(value, str) and set("/\\:") & set(value) and known.get(key) != value:
             raise UsageError(
                 f"the data set gives the environment {quote(key)} = {quote(value)}, a path; pass trust_env=True if you "
                 "know it, or make another environment by env_id=", option="trust_env",
@@ -190,21 +177,10 @@ def _make_kwargs(spec: EnvironmentSpec, *, trusted: bool) -> dict[str, object]:
     return kwargs
 
 
-def _made(make: Callable[[], gymnasium.Env], spec: EnvironmentSpec, env_id: str | None) -> gymnasium.Env:
-    name = quote(env_id or spec.id)
-    try:
-        return make()
-    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
-        raise UsageError(f"environment {name} lacks a package ({in_words(error)}){_install(spec)}") from error
-    except (gymnasium.error.Error, TypeError, ValueError, AttributeError, AssertionError, SystemExit) as error:
-        raise UsageError(f"environment {name} cannot be made: {in_words(error)}") from error
-
-
 def _install(spec: EnvironmentSpec) -> str:
-    if not spec.requirements:
-        return ""
     packages = " ".join(shlex.quote(line[:200]) for line in spec.requirements)
-    return f". Training works without it; for evaluation the data set says: pip install {quote(packages)[1:-1]}"
+    hint = f". Training works without it; for evaluation the data set says: pip install {quote(packages)[1:-1]}"
+    return hint if packages else ""
 
 
 def _entry_point_name(entry_point: object) -> str | None:
