@@ -309,11 +309,7 @@ def _refuse_twice(keys: Sequence[str], role: str) -> None:
 
 def spec_of(env_id: str) -> "EnvironmentSpec":
     """Return the spec of an environment that the user typed; it is made once, to be looked at."""
-    from gymnasium.spaces import Discrete
-
     from seqdec.play.make import make_envs, spec_of_env
-    from seqdec.spaces.spec import EnvironmentSpec
 
-    unknown = EnvironmentSpec(Discrete(1), Discrete(1))
-    with closing(make_envs(unknown, 1, env_id=env_id)) as envs:
+    with closing(make_envs(env_id, 1)) as envs:
         return spec_of_env(envs.envs[0].env)  # pyright: ignore[reportAttributeAccessIssue]  (one process, guarded)

@@ -14,6 +14,7 @@ from functools import partial
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Discrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from seqdec.errors import UsageError, in_words, suggest
@@ -52,7 +53,7 @@ def spec_of_env(
 
 
 def make_envs(
-    spec: EnvironmentSpec,
+    spec: EnvironmentSpec | str,
     num_envs: int,
     *,
     env_id: str | None = None,
@@ -64,7 +65,7 @@ def make_envs(
     """Make a batch of the environment, each one `Guarded`, without automatic resets.
 
     Args:
-        spec: the environment as the data names it.
+        spec: the environment as the data names it; or its id, where there are no data.
         num_envs: how many.
         env_id: what the user typed; it wins over the data's.
         trust_env: make what the data names even where nothing on this machine vouches for it.
@@ -79,6 +80,8 @@ def make_envs(
         raise UsageError(f"{num_envs} environments were asked for: give at least 1")
     if max_steps is not None and max_steps < 1:
         raise UsageError(f"the longest episode may have {max_steps} steps: give at least 1")
+    if isinstance(spec, str):
+        spec, env_id = EnvironmentSpec(Discrete(1), Discrete(1)), spec  # whatever its spaces are
     make = _choose(spec, env_id, trust_env)
     name, may_miss = quote(env_id or spec.id), spec.missing if missing is None else missing
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import gymnasium
 from datasets import Dataset
-from gymnasium.spaces import Discrete
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from seqdec.data.dataset import from_episodes
@@ -28,7 +27,6 @@ from seqdec.play.make import batch_of, make_envs, spec_of_env
 from seqdec.play.parts import record_parts
 from seqdec.play.rollouts import play_in_turns
 from seqdec.play.sb3 import Predictor, from_sb3
-from seqdec.spaces.spec import EnvironmentSpec
 
 
 def record(
@@ -99,8 +97,7 @@ def _open_envs(
     if isinstance(env, gymnasium.Env):
         raise UsageError("record makes its environments itself: give an id, or a function such as lambda: env")
     if isinstance(env, str):
-        unknown = EnvironmentSpec(Discrete(1), Discrete(1))
-        return make_envs(unknown, num_envs, env_id=env, max_steps=max_steps, missing=missing)
+        return make_envs(env, num_envs, max_steps=max_steps, missing=missing)
     limit = {} if max_steps is None else {"max_steps": max_steps}
     return batch_of([lambda: Guarded(env(), missing=missing, **limit)] * num_envs)
 

@@ -1,7 +1,6 @@
 """One wave: environments that start together, played until the last of their episodes has ended."""
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
 
 import gymnasium
 import numpy as np
@@ -16,25 +15,6 @@ from seqdec.spaces.leaves import MISSING, Batch, join, leaves, shape_of_missing,
 from seqdec.spaces.space import supported
 
 Step = tuple[Batch, np.ndarray, np.ndarray, np.ndarray, dict]
-
-
-@dataclass
-class _Trace:
-    """One running episode: observations with their masks, actions and rewards of each step, by leaf."""
-
-    observations: list[dict[str, np.ndarray]] = field(default_factory=list)
-    actions: list[dict[str, np.ndarray]] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-
-    def episode(self, final: dict[str, np.ndarray], terminated: bool, truncated: bool) -> Episode:
-        rows = [*self.observations, final]
-        seen = {name: np.stack([row[name] for row in rows]) for name in final}
-        # a mask that hides nothing is no part of an episode
-        seen = {name: values for name, values in seen.items() if not name.startswith(MISSING) or values.any()}
-        steps = {name: values[:-1] for name, values in seen.items()}
-        steps |= {name: np.stack([row[name] for row in self.actions]) for name in self.actions[0]}
-        steps["reward"] = np.array(self.rewards, dtype=np.float32)
-        return Episode(steps, {name: values[-1] for name, values in seen.items()}, terminated, truncated)
 
 
 def play_wave(
@@ -55,19 +35,22 @@ def play_wave(
     terminated = np.zeros(envs.num_envs, bool)
     truncated = np.arange(envs.num_envs) >= num_rows  # rows that nobody plays rest from the start
     results: list[Episode | str] = [""] * num_rows
-    traces = [_Trace() for _ in range(num_rows)]
+    history: list[dict[str, np.ndarray]] = []  # of each timestep what every row saw, did and was paid, by leaf
     running = np.arange(num_rows)
     while True:
         # look at what ended: an episode, or the message of its failure
         is_end = terminated | truncated
         messages = {row: _message(infos, rewards, is_broken, row) for row in running.tolist()}
-        for row in messages:
-            if messages[row]:
-                results[row] = messages[row]
+        for row, message in messages.items():
+            if message:
+                results[row] = message
             elif is_end[row]:
-                final = _final_observation(observations, infos, row, mode, observation_space)
-                results[row] = traces[row].episode(final, terminated[row], truncated[row])
-        goes_on = np.array([not messages[row] and not is_end[row] for row in messages])
+                final = {name: values[row] for name, values in observations.items()}
+                if mode is AutoresetMode.SAME_STEP:
+                    final = _final_observation(infos, row, observation_space)
+                steps = {name: np.stack([step[name][row] for step in history]) for name in history[0]}
+                results[row] = _episode(steps, final, terminated[row], truncated[row])
+        goes_on = np.array([not message and not is_end[row] for row, message in messages.items()])
         if progress is not None and not goes_on.all():
             progress(int((~goes_on).sum()))
         if not goes_on.any():
@@ -82,18 +65,14 @@ def play_wave(
         # let the actor act in the others
         shown = join(observation_space, {name: values[running] for name, values in observations.items()}, "observation")
         chosen = actor.act(shown, None if rewards is None else rewards[running])
+        actions = {name: values.copy() for name, values in actions.items()}
         for name, values in checked_actions(chosen, len(running), action_space).items():
             actions[name][running] = values
-        # remember what it saw and did
-        for row in running:
-            traces[row].observations.append({name: values[row] for name, values in observations.items()})
-            traces[row].actions.append({name: values[row].copy() for name, values in actions.items()})
-        # step, and remember what it was paid
-        raw, rewards, terminated, truncated, infos = yield from _stepped(envs, join(action_space, actions, "action"))
+        # step, and remember what it saw, did and was paid
+        raw, paid, terminated, truncated, infos = yield from _stepped(envs, join(action_space, actions, "action"))
+        rewards = np.array(paid, dtype=np.float32)
+        history.append({**observations, **actions, "reward": rewards})
         observations, is_broken = _seen(raw, infos, observation_space, envs.num_envs)
-        rewards = np.asarray(rewards, dtype=np.float32)
-        for row in running:
-            traces[row].rewards.append(float(rewards[row]))
 
 
 def autoreset_mode(envs: VectorEnv) -> AutoresetMode:
@@ -154,11 +133,15 @@ def _message(infos: dict, rewards: np.ndarray | None, is_broken: np.ndarray, row
     return "an observation is not finite" if is_broken[row] else ""
 
 
-def _final_observation(
-    observations: dict[str, np.ndarray], infos: dict, row: int, mode: AutoresetMode, space: gymnasium.Space
-) -> dict[str, np.ndarray]:
-    if mode is AutoresetMode.SAME_STEP:
-        masks = {key: values[[row]] for key, values in infos["final_info"].items() if key.startswith(UNKNOWN)}
-        final, _ = _seen(stack([infos["final_obs"][row]]), masks, space, 1)
-        return {name: values[0] for name, values in final.items()}
-    return {name: values[row] for name, values in observations.items()}
+def _final_observation(infos: dict, row: int, space: gymnasium.Space) -> dict[str, np.ndarray]:
+    """Return the last observation of an episode by leaf, where the batch shows the next one's first already."""
+    masks = {key: values[[row]] for key, values in infos["final_info"].items() if key.startswith(UNKNOWN)}
+    final, _ = _seen(stack([infos["final_obs"][row]]), masks, space, 1)
+    return {name: values[0] for name, values in final.items()}
+
+
+def _episode(steps: dict, final: dict, terminated: bool, truncated: bool) -> Episode:
+    for name in [name for name in final if name.startswith(MISSING)]:
+        if not steps[name].any() and not final[name].any():
+            del steps[name], final[name]  # a mask that hides nothing is no part of an episode
+    return Episode(steps, final, terminated, truncated)
