@@ -2,13 +2,11 @@
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, MultiBinary, Tuple
+from gymnasium.spaces import Box, MultiBinary
 
-from seqdec.errors import DataError, NumericsError, UsageError
-from seqdec.spaces.leaves import MISSING, Batch, leaves, split
+from seqdec.errors import NumericsError, UsageError
+from seqdec.spaces.leaves import Batch, leaf_parts, leaves
 from seqdec.spaces.space import describe_space, whole_limits, zero_of
-
-_DAMAGED = "that is nan: the policy's weights or inputs are damaged"
 
 
 def idle_actions(space: gymnasium.Space, num_envs: int) -> dict[str, np.ndarray]:
@@ -24,26 +22,22 @@ def checked_actions(chosen: Batch, num_rows: int, space: gymnasium.Space) -> dic
         NumericsError: an action is nan.
         UsageError: another shape or type, or a whole number outside its space.
     """
-    if not isinstance(space, Dict | Tuple):
-        return {"action": _checked_leaf(np.asarray(chosen), num_rows, space, "action")}
     try:
-        by_leaf = split(space, chosen, "action")
-    except DataError as error:
+        parts = [(name, np.asarray(part), leaf) for name, (part, leaf) in leaf_parts(space, chosen, "action").items()]
+    except ValueError as error:  # of numpy, or a DataError
         raise UsageError(f"the actor gave actions that are not {describe_space(space)}: {error}") from error
-    if any(name.startswith(MISSING) for name in by_leaf):
-        raise NumericsError(f"the actor gave an action {_DAMAGED}")
-    return {name: _checked_leaf(by_leaf[name], num_rows, leaf, name) for name, leaf in leaves(space, "action").items()}
+    return {name: _checked_leaf(part, num_rows, leaf, name) for name, part, leaf in parts}
 
 
 def _checked_leaf(actions: np.ndarray, num_rows: int, space: gymnasium.Space, name: str) -> np.ndarray:
     assert space.shape is not None
     if actions.shape != (num_rows, *space.shape):
-        expected = [num_rows, *space.shape]
-        raise UsageError(f"the actor gave {name}s of shape {list(actions.shape)}, expected {expected}")
+        shape = f"{list(actions.shape)}, expected {[num_rows, *space.shape]}"
+        raise UsageError(f"the actor gave {name}s of shape {shape}")
     if actions.dtype.kind not in "biuf":
         raise UsageError(f"the actor gave {name}s of type {actions.dtype}, expected numbers")
     if np.isnan(actions).any():
-        raise NumericsError(f"the actor gave an {name} {_DAMAGED}")
+        raise NumericsError(f"the actor gave an {name} that is nan: the policy's weights or inputs are damaged")
     if isinstance(space, Box):
         return np.clip(actions, space.low, space.high).astype(space.dtype)
     low, high = whole_limits(space)

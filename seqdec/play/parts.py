@@ -20,7 +20,7 @@ from seqdec.data.episode import Episode
 from seqdec.data.schema import lengths
 from seqdec.errors import DataError, UsageError
 from seqdec.play.actors import Actor, Seekable
-from seqdec.spaces.space import quote
+from seqdec.spaces.space import is_int, quote
 from seqdec.spaces.spec import EnvironmentSpec
 
 # What a killed recording loses at most.
@@ -30,15 +30,9 @@ logger = logging.getLogger(__name__)
 
 
 def record_parts(
-    folder: Path,
-    spec: EnvironmentSpec,
-    request: Mapping[str, object],
-    actor: Actor,
-    play: Callable[[Sequence[int]], Iterator[list[Episode]]],
-    *,
-    num_episodes: int | None,
-    num_timesteps: int | None,
-) -> Dataset:
+    folder: Path, spec: EnvironmentSpec, request: Mapping[str, object], actor: Actor,
+    play: Callable[[Sequence[int]], Iterator[list[Episode]]], *, num_episodes: int, num_timesteps: int,
+) -> Dataset:  # fmt: skip
     """Record into a folder, continuing after the episodes that a recording of the same request left.
 
     Args:
@@ -48,8 +42,8 @@ def record_parts(
         actor: chooses the actions.
         play: `play(lengths)` continues after the episodes of these lengths; each list it yields is kept or lost as a
             whole.
-        num_episodes: how many are kept in the end, if they are counted.
-        num_timesteps: otherwise so many episodes that they have at least this many timesteps.
+        num_episodes: how many are kept at most, even if more were played before.
+        num_timesteps: the episodes behind the one that reaches so many are not kept.
 
     Raises:
         UsageError: a recording of another request is in the way, or the actor cannot go on.
@@ -60,15 +54,18 @@ def record_parts(
             logger.info("%s", sentence)
         _check_request(working, request)
         kept = np.concatenate([np.zeros(0, np.int64), *map(lengths, _open_parts(working))])
+        if len(kept) and not isinstance(actor, Seekable):
+            raise UsageError(
+                f"{working} holds {len(kept)} episodes, but {type(actor).__name__} has no method seek(episode) to go "
+                "on behind them: give it one, or remove that folder to begin again"
+            )
         if len(kept):
-            _check_seekable(actor, len(kept), working)
             logger.info("going on after %d episodes", len(kept))
         _write_parts(working, spec, len(kept), play(kept.tolist()))
         parts = _open_parts(working)
         ends = np.cumsum(np.concatenate([lengths(part) for part in parts]))
-        num_kept = num_episodes if num_episodes is not None else int(np.searchsorted(ends, num_timesteps or 0)) + 1
         with storage.publish(folder) as target:
-            write_joined(parts, target, num_episodes=num_kept)
+            write_joined(parts, target, num_episodes=min(num_episodes, int(np.searchsorted(ends, num_timesteps)) + 1))
         storage.retire(working)
     return open_folder(folder)
 
@@ -81,37 +78,22 @@ def _check_request(working: Path, request: Mapping[str, object]) -> None:
         return
     difference = storage.difference(storage.read_json(path), request)
     if difference is not None:
-        name, there, here = difference
+        name, *values = difference
+        there, here = ("not given" if value is None else value if is_int(value) else quote(value) for value in values)
         raise UsageError(
-            f"another recording was begun in {working} ({name}: {_word(there)} there, {_word(here)} here): finish it "
-            "by its own command, remove that folder, or record into another one"
+            f"another recording was begun in {working} ({name}: {there} there, {here} here): finish it by its own "
+            "command, remove that folder, or record into another one"
         )
-
-
-def _word(value: object) -> str:
-    return "not given" if value is None else str(value) if isinstance(value, int) else quote(value)
 
 
 def _open_parts(working: Path) -> list[Dataset]:
     parts: list[Dataset] = []
     for folder in storage.published(working, "part-"):
         storage.verify(folder)
-        if folder.name != _part_name(sum(map(len, parts))):
+        if folder.name != f"part-{sum(map(len, parts)):06d}":
             raise DataError(f"a part before {folder} is missing: remove {working} to begin again")
         parts.append(open_folder(folder))
     return parts
-
-
-def _part_name(first: int) -> str:
-    return f"part-{first:06d}"
-
-
-def _check_seekable(actor: Actor, num_episodes: int, working: Path) -> None:
-    if not isinstance(actor, Seekable):
-        raise UsageError(
-            f"{working} holds {num_episodes} episodes, but {type(actor).__name__} has no method seek(episode) to go on "
-            "behind them: give it one, or remove that folder to begin again"
-        )
 
 
 def _write_parts(working: Path, spec: EnvironmentSpec, num_kept: int, waves: Iterator[list[Episode]]) -> None:
@@ -136,7 +118,7 @@ def _write_parts(working: Path, spec: EnvironmentSpec, num_kept: int, waves: Ite
 
 def _write_part(working: Path, spec: EnvironmentSpec, first: int, episodes: Sequence[Episode]) -> None:
     try:
-        with storage.publish(working / _part_name(first)) as target:
+        with storage.publish(working / f"part-{first:06d}") as target:
             write_rows(map(Episode.to_row, episodes), spec, target)
     except DataError as error:
         raise DataError(f"among the episodes from number {first} on, {error}") from error

@@ -7,6 +7,7 @@ nor a stop in between changes what is recorded.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -22,7 +23,7 @@ from seqdec.data.dataset import from_episodes
 from seqdec.data.episode import Episode
 from seqdec.errors import NumericsError, UsageError
 from seqdec.play.actors import Actor, FunctionActor, Seekable
-from seqdec.play.guarded import Guarded
+from seqdec.play.guarded import DEFAULT_MAX_STEPS, Guarded
 from seqdec.play.make import batch_of, make_envs, spec_of_env
 from seqdec.play.parts import record_parts
 from seqdec.play.rollouts import play_in_turns
@@ -74,7 +75,7 @@ def record(
         assert isinstance(envs, SyncVectorEnv) and isinstance(envs.envs[0], Guarded)
         spec = spec_of_env(envs.envs[0].env, reference_returns, missing)
         actor = _actor_of(policy, seed)
-        count = {"num_episodes": num_episodes, "num_timesteps": num_timesteps}
+        count = {"num_episodes": num_episodes or sys.maxsize, "num_timesteps": num_timesteps or sys.maxsize}
         play = partial(_waves, actor, envs, **count, seed=seed, policy_name=policy_name, progress=progress)
         if folder is None:
             return from_episodes(chain.from_iterable(play([])), spec)
@@ -98,8 +99,7 @@ def _open_envs(
         raise UsageError("record makes its environments itself: give an id, or a function such as lambda: env")
     if isinstance(env, str):
         return make_envs(env, num_envs, max_steps=max_steps, missing=missing)
-    limit = {} if max_steps is None else {"max_steps": max_steps}
-    return batch_of([lambda: Guarded(env(), missing=missing, **limit)] * num_envs)
+    return batch_of([lambda: Guarded(env(), max_steps or DEFAULT_MAX_STEPS, missing)] * num_envs)
 
 
 def _actor_of(policy: Actor | Predictor | Callable[..., object], seed: int) -> Actor:
@@ -114,16 +114,9 @@ def _actor_of(policy: Actor | Predictor | Callable[..., object], seed: int) -> A
 
 
 def _waves(
-    actor: Actor,
-    envs: VectorEnv,
-    kept: Sequence[int],
-    *,
-    num_episodes: int | None,
-    num_timesteps: int | None,
-    seed: int,
-    policy_name: str,
-    progress: Callable[[int], None] | None,
-) -> Iterator[list[Episode]]:
+    actor: Actor, envs: VectorEnv, kept: Sequence[int], *, num_episodes: int, num_timesteps: int, seed: int,
+    policy_name: str, progress: Callable[[int], None] | None,
+) -> Iterator[list[Episode]]:  # fmt: skip
     """Play as many episodes as fit side by side, again and again, until there are enough.
 
     `kept` has the lengths of the episodes that are there already. A wave in which the environment failed is left out
@@ -132,18 +125,14 @@ def _waves(
     num_played, num_steps = len(kept), sum(kept)
     if isinstance(actor, Seekable):  # whatever it has played elsewhere
         actor.seek(num_played)
-
-    def is_enough() -> bool:
-        return num_steps >= num_timesteps if num_timesteps is not None else num_played >= (num_episodes or 0)
-
     if progress is not None and kept:
         progress(len(kept))
-    while not is_enough():
-        num_rows = envs.num_envs if num_episodes is None else min(envs.num_envs, num_episodes - num_played)
+    while num_played < num_episodes and num_steps < num_timesteps:
+        num_rows = min(envs.num_envs, num_episodes - num_played)
         ((_, results),) = play_in_turns([actor], [envs], num_rows, seed + num_played, progress)
         wave: list[Episode] = []
         for result in results:
-            if is_enough():
+            if num_steps >= num_timesteps:
                 break  # a failure behind the last episode is harmless
             if isinstance(result, str):
                 raise NumericsError(f"the environment failed in episode {num_played}: {result}")

@@ -84,11 +84,37 @@ def split(space: gymnasium.Space, values: Batch, name: str) -> dict[str, np.ndar
         DataError: a part of the batch is not there, or is no number where the leaf wants numbers.
     """
     found: dict[str, np.ndarray] = {}
-    for leaf, (part, part_space) in _parts(space, values, name).items():
+    for leaf, (part, part_space) in leaf_parts(space, values, name).items():
         array, missing = _typed(part, part_space, leaf)
         found[leaf] = array
         if missing is not None:
             found[MISSING + leaf] = missing
+    return found
+
+
+def leaf_parts(space: gymnasium.Space, values: Batch, name: str) -> dict[str, tuple[object, gymnasium.Space]]:
+    """Return the parts of a nested batch by leaf as they are, each with its leaf's space.
+
+    Raises:
+        DataError: a part is not there, or has no place in the space.
+    """
+    if not isinstance(space, Dict | Tuple):
+        return {name: (values, space)}
+    found: dict[str, tuple[object, gymnasium.Space]] = {}
+    for index, (key, child) in enumerate(children(space)):
+        if isinstance(space, Dict):
+            if not isinstance(values, Mapping) or key not in values:
+                has = ", ".join(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
+                raise DataError(f"{name} has no {key!r}; it has {has}")
+            part = values[key]
+        else:
+            if not isinstance(values, tuple | list) or len(values) != len(space.spaces):
+                raise DataError(f"{name} is no tuple of {len(space.spaces)} parts")
+            part = values[index]
+        found |= leaf_parts(child, part, f"{name}.{key}")
+    unknown = next((key for key in values if key not in space.spaces), None) if isinstance(values, Mapping) else None
+    if unknown is not None:
+        raise DataError(f"{name} has {str(unknown)!r}, which its space has not: leave it out, or add it there")
     return found
 
 
@@ -152,27 +178,6 @@ def _leaves(space: gymnasium.Space, name: str) -> list[tuple[str, gymnasium.Spac
     if not isinstance(space, Dict | Tuple):
         return [(name, space)]
     return [leaf for key, child in children(space) for leaf in _leaves(child, f"{name}.{key}")]
-
-
-def _parts(space: gymnasium.Space, values: Batch, name: str) -> dict[str, tuple[object, gymnasium.Space]]:
-    if not isinstance(space, Dict | Tuple):
-        return {name: (values, space)}
-    found: dict[str, tuple[object, gymnasium.Space]] = {}
-    for index, (key, child) in enumerate(children(space)):
-        if isinstance(space, Dict):
-            if not isinstance(values, Mapping) or key not in values:
-                has = ", ".join(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
-                raise DataError(f"{name} has no {key!r}; it has {has}")
-            part = values[key]
-        else:
-            if not isinstance(values, tuple | list) or len(values) != len(space.spaces):
-                raise DataError(f"{name} is no tuple of {len(space.spaces)} parts")
-            part = values[index]
-        found |= _parts(child, part, f"{name}.{key}")
-    unknown = next((key for key in values if key not in space.spaces), None) if isinstance(values, Mapping) else None
-    if unknown is not None:
-        raise DataError(f"{name} has {str(unknown)!r}, which its space has not: leave it out, or add it there")
-    return found
 
 
 def _typed(values: object, leaf: gymnasium.Space, name: str) -> tuple[np.ndarray, np.ndarray | None]:
