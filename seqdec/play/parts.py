@@ -30,9 +30,15 @@ logger = logging.getLogger(__name__)
 
 
 def record_parts(
-    folder: Path, spec: EnvironmentSpec, request: Mapping[str, object], actor: Actor,
-    play: Callable[[Sequence[int]], Iterator[list[Episode]]], *, num_episodes: int, num_timesteps: int,
-) -> Dataset:  # fmt: skip
+    folder: Path,
+    spec: EnvironmentSpec,
+    request: Mapping[str, object],
+    actor: Actor,
+    play: Callable[[Sequence[int]], Iterator[list[Episode]]],
+    *,
+    num_episodes: int,
+    num_timesteps: int,
+) -> Dataset:
     """Record into a folder, continuing after the episodes that a recording of the same request left.
 
     Args:

@@ -114,9 +114,16 @@ def _actor_of(policy: Actor | Predictor | Callable[..., object], seed: int) -> A
 
 
 def _waves(
-    actor: Actor, envs: VectorEnv, kept: Sequence[int], *, num_episodes: int, num_timesteps: int, seed: int,
-    policy_name: str, progress: Callable[[int], None] | None,
-) -> Iterator[list[Episode]]:  # fmt: skip
+    actor: Actor,
+    envs: VectorEnv,
+    kept: Sequence[int],
+    *,
+    num_episodes: int,
+    num_timesteps: int,
+    seed: int,
+    policy_name: str,
+    progress: Callable[[int], None] | None,
+) -> Iterator[list[Episode]]:
     """Play as many episodes as fit side by side, again and again, until there are enough.
 
     `kept` has the lengths of the episodes that are there already. A wave in which the environment failed is left out
