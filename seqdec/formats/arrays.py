@@ -6,10 +6,11 @@ its own: [n] NaN, which goes with any other.
 
 import io
 import json
+import math
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from seqdec.errors import DataError
 from seqdec.formats.guard import reading
 from seqdec.spaces.leaves import leaf_kind, num_entries, split
 from seqdec.spaces.space import MAX_ENTRIES, describe_space, quote
+from seqdec.spaces.spec import EnvironmentSpec
 
 # Formats that Pillow decodes by itself: for others it calls programs.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -83,26 +85,50 @@ def is_unknown(values: np.ndarray) -> bool:
     return values.ndim == 1 and values.dtype.kind == "f" and bool(np.isnan(values).all())
 
 
+def steps_of(arrays: Mapping[str, np.ndarray], spec: EnvironmentSpec) -> dict[str, np.ndarray]:
+    """Return the arrays of an episode, as a file has them, as `make_row` takes them.
+
+    Args:
+        arrays: each leaf of the observation [T+1, ...], of the action [T, ...], and "reward" [T].
+        spec: the environment that the episode comes from.
+
+    Raises:
+        DataError: an array has not the shape that it must have.
+    """
+    steps = {"reward": per_step(arrays["reward"], "rewards")}
+    for name, leaf in {**spec.observation_leaves, **spec.action_leaves}.items():
+        steps |= leaf_values(arrays[name], leaf, name)
+    return steps
+
+
+def per_step(values: np.ndarray, name: str) -> np.ndarray:
+    """Return one number a step: [T] of [T] or [T, 1]."""
+    values = values[:, 0] if values.shape[1:] == (1,) else values
+    if values.ndim != 1:
+        raise DataError(f"{name} have shape {list(values.shape[1:])}, expected one number per step")
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"{name} have type {quote(values.dtype)}, expected numbers")
+    return values
+
+
 def leaf_values(values: np.ndarray, leaf: gymnasium.Space, name: str) -> dict[str, np.ndarray]:
     """Return the values of a leaf in its type and shape, and "missing.NAME" where some are null or NaN.
+
+    A list fits any shape of as many entries; nested lists fit a shape that begins with theirs and goes on with ones.
 
     Raises:
         DataError: they are not what the space expects, with both sides.
     """
-    shape, is_text = leaf.shape or (), leaf_kind(leaf) == "text"
+    shape, sizes, is_text = leaf.shape or (), values.shape[1:], leaf_kind(leaf) == "text"
     if is_unknown(values):
-        values = np.full((len(values), *shape), None if is_text else np.nan, dtype=object if is_text else float)
+        values, sizes = np.full((len(values), *shape), None if is_text else np.nan), shape
     if (values.dtype == object) != is_text or (is_text and values.ndim > 1):
         kind = "texts" if values.dtype == object else "numbers"
         raise DataError(f"{name} holds {kind}, the space is {describe_space(leaf)}")
-    if is_text:
-        return split(leaf, values, name)
-    sizes = values.shape[1:]
-    if values.ndim > 2 and [size for size in sizes if size > 1] != [size for size in shape if size > 1]:
-        raise DataError(f"{name} has shape {list(sizes)}, the space is {describe_space(leaf)}")
-    if num_entries(leaf) * len(values) != values.size:
+    is_list_of_all = len(sizes) <= 1 or sizes == shape[: len(sizes)]
+    if not is_text and (not is_list_of_all or math.prod(sizes) != num_entries(leaf)):
         raise DataError(f"{name} has {_size(sizes)}, the space is {describe_space(leaf)}")
-    return split(leaf, values.reshape(len(values), *shape), name)
+    return split(leaf, values if is_text else values.reshape(len(values), *shape), name)
 
 
 def is_image(kind: pa.DataType) -> bool:

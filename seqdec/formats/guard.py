@@ -1,26 +1,21 @@
 """Files that others wrote, opened without believing them.
 
 No link is followed, nothing that a file names is imported, made or called, no declared size is believed, and whatever
-makes a library stumble over a file is one sentence. Arrays whose shapes agree with the spaces become steps.
+makes a library stumble over a file is one sentence.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import gymnasium
 import h5py
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
-from gymnasium.spaces import Discrete, Text
 
 from seqdec import storage
 from seqdec.errors import DataError, UsageError
-from seqdec.spaces.leaves import split
-from seqdec.spaces.space import describe_space, quote
-from seqdec.spaces.spec import EnvironmentSpec
+from seqdec.spaces.space import quote
 
 # Deflate packs at most about 1000 to 1: a file that declares more than it can hold is not read.
 _MAX_RATIO = 1100
@@ -94,13 +89,13 @@ def is_pickled(beginning: bytes) -> bool:
     return beginning[:1] == b"\x80" and len(beginning) > 1 and beginning[1] <= _MAX_PICKLE_PROTOCOL
 
 
-def hdf5_member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+def hdf5_member(group: h5py.Group | h5py.Dataset, name: str) -> h5py.Group | h5py.Dataset:
     """Return what a group holds under a name; parts of the name between slashes are groups within groups.
 
     Raises:
         DataError: nothing is there, or it is a link to elsewhere.
     """
-    member: h5py.Group | h5py.Dataset = group
+    member = group
     for part in name.split("/"):
         if not isinstance(member, h5py.Group):
             raise DataError(f"{place_of(member)} is an array where a group is expected")
@@ -117,9 +112,13 @@ def hdf5_member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
     return member
 
 
-def hdf5_array(group: h5py.Group, name: str) -> h5py.Dataset:
+def hdf5_array(group: h5py.Group | h5py.Dataset, name: str) -> h5py.Dataset:
+    """Return the array of a name, as `checked_array` does."""
+    return checked_array(hdf5_member(group, name))
+
+
+def checked_array(data: h5py.Group | h5py.Dataset) -> h5py.Dataset:
     """Return an array that is all in this file and no larger than what is stored of it can be; it is not read yet."""
-    data = hdf5_member(group, name)
     if not isinstance(data, h5py.Dataset):
         raise DataError(f"{place_of(data)} is a group where an array is expected; it has {words_of(data)}")
     if data.external or data.is_virtual:
@@ -147,35 +146,6 @@ def words_of(names: h5py.Group | list[str]) -> str:
     return ", ".join(shown[:20] + ["..."] * (len(shown) > 20)) or "nothing"
 
 
-def steps_of(arrays: Mapping[str, np.ndarray], spec: EnvironmentSpec) -> dict[str, np.ndarray]:
-    """Return the arrays of an episode, as a file has them, as `make_row` takes them.
-
-    Args:
-        arrays: each leaf of the observation [T+1, ...], of the action [T, ...], and "reward" [T].
-        spec: the environment that the episode comes from.
-
-    Raises:
-        DataError: an array has not the shape that it must have.
-    """
-    steps = {"reward": per_step(arrays["reward"], "rewards")}
-    for name, leaf in spec.observation_leaves.items():
-        steps |= split(leaf, _shaped(arrays[name], leaf, name), name)
-    for name, leaf in spec.action_leaves.items():
-        steps |= split(leaf, _shaped(arrays[name], leaf, name), name)
-    return steps
-
-
-def per_step(values: np.ndarray, name: str) -> np.ndarray:
-    """Return one number a step: [T] of [T] or [T, 1]."""
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1:
-        raise DataError(f"{name} have shape {list(values.shape[1:])}, expected one number per step")
-    if values.dtype.kind not in "biuf":
-        raise DataError(f"{name} have type {quote(values.dtype)}, expected numbers")
-    return values
-
-
 def _instead_of_data(path: Path) -> str | None:
     if not path.is_file():
         return "it is a folder" if path.is_dir() else "it is missing"
@@ -188,14 +158,3 @@ def _instead_of_data(path: Path) -> str | None:
         return "it is empty"
     instead = "packed with gzip (gunzip)" if start.startswith(b"\x1f\x8b") else storage.stand_in(start)
     return f"it is {instead}" if instead else None
-
-
-def _shaped(values: np.ndarray, leaf: gymnasium.Space, name: str) -> np.ndarray:
-    """Return values [N, ...] in the shape of the space."""
-    shape = () if isinstance(leaf, Discrete | Text) else tuple(leaf.shape or ())
-    if not shape and values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.shape[1:] != shape:
-        expected = f"has {list(shape)}" if shape else f"is {describe_space(leaf)}"
-        raise DataError(f"{name} has shape {list(values.shape[1:])}, the declared space {expected}")
-    return values

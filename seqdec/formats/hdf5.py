@@ -24,7 +24,8 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from seqdec.data.episode import Row, make_row
 from seqdec.data.source import Source, file_identity
 from seqdec.errors import DataError, UsageError, suggest
-from seqdec.formats.guard import hdf5_array, opened_hdf5, reading, refuse_pickle, steps_of, words_of
+from seqdec.formats.arrays import steps_of
+from seqdec.formats.guard import hdf5_array, opened_hdf5, reading, refuse_pickle, words_of
 from seqdec.formats.infer import Seen, bounded, choices, images, numbers
 from seqdec.spaces.leaves import leaf_kind
 from seqdec.spaces.space import MAX_ENTRIES, describe_space, quote

@@ -33,8 +33,8 @@ from seqdec.data.source import Source, file_identity
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.formats import lerobot_meta as meta
 from seqdec.formats import video
-from seqdec.formats.arrays import known_values, leaf_values, step_values
-from seqdec.formats.guard import at, opened_parquet, per_step
+from seqdec.formats.arrays import known_values, leaf_values, per_step, step_values
+from seqdec.formats.guard import at, opened_parquet
 from seqdec.formats.infer import images, nested, numbers
 from seqdec.formats.lerobot_meta import AGAIN, Feature, Info, Recording, member
 from seqdec.spaces.leaves import leaf_kind, split

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +24,9 @@ from seqdec import storage
 from seqdec.data.episode import Metadata, Row, make_row
 from seqdec.data.source import Source, file_identity
 from seqdec.errors import DataError, UsageError
-from seqdec.formats.guard import at, opened_hdf5, per_step, reading, steps_of
-from seqdec.formats.minari_storage import ENDS, hdf5_episode, hdf5_metadata, table_episode, table_metadata
+from seqdec.formats.arrays import per_step, steps_of
+from seqdec.formats.guard import at
+from seqdec.formats.minari_storage import ENDS, opened
 from seqdec.hub import hub_host, is_hub_reachable
 from seqdec.spaces.space import quote
 from seqdec.spaces.spec import EnvironmentSpec
@@ -60,11 +61,9 @@ def source(name: str | Path) -> Source:
             raise DataError(f"data_format is {quote(data_format)}, not hdf5, arrow or parquet")
     paths = [folder / "main_data.hdf5", *folder.glob(f"*/part-*.{data_format}"), *folder.glob("*/metadata.json")]
     paths = [path for path in [folder / "metadata.json", *paths] if path.is_file()]  # reading tells what is missing
-    is_jpeg = bool(metadata.get("jpeg_encoding", True))  # Minari's own default
-    read = _hdf5_rows if data_format == "hdf5" else partial(_table_rows, data_format=str(data_format))
     return Source(
         spec,
-        read=partial(read, folder, spec, num_episodes=num_episodes, num_steps=num_steps, is_jpeg=is_jpeg),
+        read=partial(_rows, folder, str(data_format), spec, num_episodes, num_steps),
         identity={"kind": "minari", "name": str(folder.resolve()), "files": file_identity(paths)},
         num_episodes=num_episodes,
     )
@@ -96,49 +95,24 @@ def _spec_of(metadata: Mapping[str, object]) -> EnvironmentSpec:
     )
 
 
-def _hdf5_rows(
-    folder: Path, spec: EnvironmentSpec, *, num_episodes: int, num_steps: int, is_jpeg: bool
-) -> Iterator[Row]:
-    path = storage.path_inside(folder, "main_data.hdf5")
-    with opened_hdf5(path) as file:
-        with reading(path, "; fetch the data set again"):
-            _check_count(path, num_episodes, "episodes", sum(str(name).startswith("episode_") for name in file))
-        metadata = _columns([hdf5_metadata(file, index) for index in range(num_episodes)])
-        yield from _rows(partial(hdf5_episode, file, spec=spec, is_jpeg=is_jpeg), metadata, num_steps, folder, spec)
-
-
-def _table_rows(
-    folder: Path, spec: EnvironmentSpec, *, data_format: str, num_episodes: int, num_steps: int, is_jpeg: bool
-) -> Iterator[Row]:
-    count = sum(bool(re.fullmatch(r"\d+", path.name)) for path in folder.iterdir())
-    _check_count(folder, num_episodes, "episodes", count)
-    metadata = _columns([table_metadata(folder, index) for index in range(num_episodes)])
-    read = partial(table_episode, folder, data_format=data_format, spec=spec, is_jpeg=is_jpeg)
-    yield from _rows(read, metadata, num_steps, folder, spec)
-
-
-def _rows(
-    read: Callable[[int], dict[str, np.ndarray]],
-    columns: Sequence[Metadata],
-    num_steps: int,
-    folder: Path,
-    spec: EnvironmentSpec,
-) -> Iterator[Row]:
+def _rows(folder: Path, data_format: str, spec: EnvironmentSpec, num_episodes: int, num_steps: int) -> Iterator[Row]:
     """Yield a row for each episode whose structure is right, and name the first other one after the last."""
     count, offences = 0, []
-    for index, metadata in enumerate(columns):
-        try:
-            arrays = read(index)
-            steps = steps_of({**arrays, "reward": arrays["rewards"]}, spec)
-            terminated, truncated = _ends(arrays, len(steps["reward"]))
-            row = make_row(steps, terminated=terminated, truncated=truncated, metadata=metadata)
-        except DataError as error:
-            offences.append(f"episode {index}: {error}")
-            continue
-        count += len(steps["reward"])
-        yield row
+    with opened(folder, data_format, spec) as stored:
+        _check_count(stored.path, num_episodes, "episodes", stored.num_episodes)
+        for index, metadata in enumerate(_columns([stored.metadata(index) for index in range(num_episodes)])):
+            try:
+                arrays = stored.arrays(index)
+                steps = steps_of({**arrays, "reward": arrays["rewards"]}, spec)
+                terminated, truncated = _ends(arrays, len(steps["reward"]))
+                row = make_row(steps, terminated=terminated, truncated=truncated, metadata=metadata)
+            except DataError as error:
+                offences.append(f"episode {index}: {error}")
+                continue
+            count += len(steps["reward"])
+            yield row
     if offences:
-        affected = f"{len(offences)} of {len(columns)} episodes are affected"
+        affected = f"{len(offences)} of {num_episodes} episodes are affected"
         raise DataError(f"{folder}: {offences[0]} ({affected}); fetch the data set again or record it anew")
     _check_count(folder, num_steps, "steps", count)
 

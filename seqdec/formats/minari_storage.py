@@ -1,4 +1,4 @@
-"""One episode as Minari stores it: an array for each leaf of its spaces, and what else is known of it.
+"""The episodes of a Minari data set: an array for each leaf of its spaces, and what else is known of each.
 
     HDF5            groups by key, of a Tuple by _index_0, _index_1, ...; numbers [T+1, ...] or [T, ...]
     Arrow, Parquet  structs by key, of a Tuple by 0, 1, ...; flat lists; T+1 rows, the last one padded
@@ -7,7 +7,10 @@
 What these files declare is checked before it is read, see `guard`.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,13 +19,22 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
-from gymnasium.spaces import Box, Dict, Text, Tuple
+from gymnasium.spaces import Dict, Text, Tuple
 
 from seqdec import storage
 from seqdec.data.episode import Metadata
 from seqdec.errors import DataError
 from seqdec.formats.arrays import is_image, known_values, opened_image, plain
-from seqdec.formats.guard import hdf5_array, hdf5_member, place_of, reading, refuse_swollen, words_of
+from seqdec.formats.guard import (
+    checked_array,
+    hdf5_array,
+    hdf5_member,
+    opened_hdf5,
+    place_of,
+    reading,
+    refuse_swollen,
+    words_of,
+)
 from seqdec.spaces.leaves import num_entries
 from seqdec.spaces.space import MAX_TEXT, children, quote
 from seqdec.spaces.spec import EnvironmentSpec
@@ -33,23 +45,48 @@ _MAX_NAME = 100  # characters in the name of a metadatum
 _BATCH_ROWS = 1024
 _FREE_BYTES = 2**25  # what a table may take up, however well it is packed: constant columns shrink to nothing
 _PIECE_BYTES = 2**28
+Node = h5py.Group | h5py.Dataset | pa.Array
 
 
-def hdf5_episode(file: h5py.File, index: int, spec: EnvironmentSpec, is_jpeg: bool) -> dict[str, np.ndarray]:
-    """Return an episode's arrays: of each leaf of observation and action by its name, and of `ENDS`."""
+@dataclass(frozen=True)
+class Storage:
+    """The files of a data set, opened: what an episode says of itself and its arrays, by its index.
+
+    The arrays are each leaf of observation and action by its name, and `ENDS`.
+    """
+
+    path: Path
+    num_episodes: int
+    metadata: Callable[[int], Metadata]
+    arrays: Callable[[int], dict[str, np.ndarray]]
+
+
+@contextmanager
+def opened(folder: Path, data_format: str, spec: EnvironmentSpec) -> Iterator[Storage]:
+    """Open the files of a data set; `data_format` is hdf5, arrow or parquet."""
+    if data_format != "hdf5":
+        count = sum(bool(re.fullmatch(r"\d+", path.name)) for path in folder.iterdir())
+        arrays = partial(_table_episode, folder, data_format, spec)
+        yield Storage(folder, count, partial(_table_metadata, folder), arrays)
+        return
+    path = storage.path_inside(folder, "main_data.hdf5")
+    with opened_hdf5(path) as file:
+        with reading(path, "; fetch the data set again"):
+            count = sum(str(name).startswith("episode_") for name in file)
+        yield Storage(path, count, partial(_hdf5_metadata, file), partial(_hdf5_episode, file, spec))
+
+
+def _hdf5_episode(file: h5py.File, spec: EnvironmentSpec, index: int) -> dict[str, np.ndarray]:
     with reading(Path(file.filename)):
         group = hdf5_member(file, f"episode_{index}")
-        if not isinstance(group, h5py.Group):
-            raise DataError(f"{place_of(group)} is no group")
         return {
-            **_hdf5_leaves(group, "observations", spec.observation_space, "observation", is_jpeg),
-            **_hdf5_leaves(group, "actions", spec.action_space, "action", is_jpeg),
+            **_leaves(hdf5_member(group, "observations"), spec.observation_space, "observation"),
+            **_leaves(hdf5_member(group, "actions"), spec.action_space, "action"),
             **{name: _numbers(hdf5_array(group, name)) for name in ENDS},
         }
 
 
-def hdf5_metadata(file: h5py.File, index: int) -> Metadata:
-    """Return what the attributes of an episode's group say of it: numbers, texts and truth values."""
+def _hdf5_metadata(file: h5py.File, index: int) -> Metadata:
     values = {}
     with reading(Path(file.filename)):
         group = hdf5_member(file, f"episode_{index}")
@@ -62,15 +99,11 @@ def hdf5_metadata(file: h5py.File, index: int) -> Metadata:
     return _plain(values)
 
 
-def table_episode(
-    folder: Path, index: int, data_format: str, spec: EnvironmentSpec, is_jpeg: bool
-) -> dict[str, np.ndarray]:
-    """Return an episode's arrays as `hdf5_episode` does, of Arrow or Parquet files."""
+def _table_episode(folder: Path, data_format: str, spec: EnvironmentSpec, index: int) -> dict[str, np.ndarray]:
     episode = storage.path_inside(folder, str(index))
     parts = sorted(episode.glob(f"part-*.{data_format}"), key=lambda path: (len(path.name), path.name))
     if not parts:
         raise DataError(f"{episode} has no part-0.{data_format}")
-    read = partial(_table_leaf, is_jpeg=is_jpeg, stored=sum(path.stat().st_size for path in parts))
     batches: list[pa.RecordBatch] = []
     for path in parts:
         with reading(path):
@@ -83,18 +116,42 @@ def table_episode(
         if twice is not None:
             raise DataError(f"{twice} is missing from its columns; it has {words_of(table.column_names)}")
         columns = {name: plain(table.column(name)) for name in _NAMES}
+        stored = sum(path.stat().st_size for path in parts)
         # Observations have one row more than the rest: the others' last row is padding.
         return {
-            **_table_leaves(columns["observations"], spec.observation_space, "observation", read),
-            **_table_leaves(columns["actions"][:-1], spec.action_space, "action", read),
+            **_leaves(columns["observations"], spec.observation_space, "observation", stored),
+            **_leaves(columns["actions"][:-1], spec.action_space, "action", stored),
             **{name: known_values(columns[name][:-1], name) for name in ENDS},
         }
 
 
-def table_metadata(folder: Path, index: int) -> Metadata:
-    """Return what an episode's metadata.json says of it; what is nested is named with slashes, as in HDF5."""
+def _table_metadata(folder: Path, index: int) -> Metadata:
     path = storage.path_inside(storage.path_inside(folder, str(index)), "metadata.json")
     return _plain(_flat(storage.read_json(path), "")) if path.is_file() else {}
+
+
+def _leaves(node: Node, space: gymnasium.Space, name: str, stored: int = 0) -> dict[str, np.ndarray]:
+    """Return the leaves of a space by name, read from a node that nests as the space does."""
+    if not isinstance(space, Dict | Tuple):
+        is_column = isinstance(node, pa.Array)
+        return {name: _table_leaf(node, space, name, stored) if is_column else _hdf5_leaf(checked_array(node), space)}
+    arrays = {}
+    for key, child in children(space):
+        if isinstance(node, pa.Array):
+            inner = _table_member(node, key, name)
+        else:
+            inner = hdf5_member(node, f"_index_{key}" if isinstance(space, Tuple) else key)
+        arrays |= _leaves(inner, child, f"{name}.{key}", stored)
+    return arrays
+
+
+def _table_member(column: pa.Array, key: str, name: str) -> pa.Array:
+    if not isinstance(column, pa.StructArray) or column.null_count:
+        raise DataError(f"{name} has type {quote(column.type)} and {column.null_count} empty entries, expected structs")
+    index = column.type.get_field_index(key)
+    if index < 0:
+        raise DataError(f"{name} has no {quote(key)}; it has {words_of([field.name for field in column.type])}")
+    return column.field(index)
 
 
 def _plain(values: dict[str, object]) -> Metadata:
@@ -122,30 +179,16 @@ def _flat(values: dict[str, object], prefix: str) -> dict[str, object]:
     return flat
 
 
-def _hdf5_leaves(
-    group: h5py.Group, key: str, space: gymnasium.Space, name: str, is_jpeg: bool
-) -> dict[str, np.ndarray]:
-    if not isinstance(space, Dict | Tuple):
-        return {name: _hdf5_leaf(hdf5_array(group, key), space, is_jpeg)}
-    inner = hdf5_member(group, key)
-    if not isinstance(inner, h5py.Group):
-        raise DataError(f"{place_of(inner)} is an array, the declared space is a {type(space).__name__}")
-    arrays = {}
-    for part, child in children(space):
-        stored_as = f"_index_{part}" if isinstance(space, Tuple) else part
-        arrays |= _hdf5_leaves(inner, stored_as, child, f"{name}.{part}", is_jpeg)
-    return arrays
-
-
-def _hdf5_leaf(data: h5py.Dataset, leaf: gymnasium.Space, is_jpeg: bool) -> np.ndarray:
+def _hdf5_leaf(data: h5py.Dataset, leaf: gymnasium.Space) -> np.ndarray:
     if isinstance(leaf, Text):
         if h5py.check_string_dtype(data.dtype) is None or data.ndim != 1:
             raise DataError(f"{place_of(data)} has type {quote(data.dtype)}, expected one text per step")
         return np.array([text.decode() for text in _pieces(data)], dtype=object)
-    if is_jpeg and _is_image(leaf) and data.ndim <= 2 and _is_bytes(data):
-        pieces = _pieces(data)
-        stored = data.id.get_storage_size() if data.ndim == 2 else sum(map(len, pieces))
-        return _images([bytes(piece) for piece in pieces], leaf, place_of(data), stored)
+    is_bytes = data.dtype == np.uint8 if data.ndim == 2 else h5py.check_vlen_dtype(data.dtype) == np.uint8
+    if is_bytes and len(leaf.shape or ()) >= 2:
+        contents = [bytes(piece) for piece in _pieces(data)]
+        stored = data.id.get_storage_size() if data.ndim == 2 else sum(map(len, contents))
+        return _images(contents, leaf, place_of(data), stored)
     return _numbers(data)
 
 
@@ -153,11 +196,6 @@ def _numbers(data: h5py.Dataset) -> np.ndarray:
     if data.dtype.kind not in "biuf":
         raise DataError(f"{place_of(data)} has type {quote(data.dtype)}, expected numbers")
     return np.atleast_1d(data[()])
-
-
-def _is_bytes(data: h5py.Dataset) -> bool:
-    """Say whether rows are bytes: uint8 of one length, or of a length each."""
-    return data.dtype == np.uint8 if data.ndim == 2 else h5py.check_vlen_dtype(data.dtype) == np.uint8
 
 
 def _pieces(data: h5py.Dataset) -> list:
@@ -172,13 +210,6 @@ def _pieces(data: h5py.Dataset) -> list:
         if num_bytes > size:
             raise DataError(f"{place_of(data)} holds more than the {size} bytes of its file: it is not read")
     return pieces
-
-
-def _is_image(leaf: gymnasium.Space) -> bool:
-    """Say whether Minari writes a space's values as JPEG files, if it does so at all."""
-    if not isinstance(leaf, Box) or leaf.dtype != np.uint8 or len(leaf.shape) not in (2, 3):
-        return False
-    return min(leaf.shape[:2]) >= 32 and bool((leaf.low == 0).all() and (leaf.high == 255).all())
 
 
 def _images(contents: Sequence[bytes], leaf: gymnasium.Space, place: str, stored: int) -> np.ndarray:
@@ -226,34 +257,10 @@ def _parquet_batches(path: Path, size: int) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(_BATCH_ROWS, columns=list(_NAMES))
 
 
-def _table_leaves(
-    column: pa.Array, space: gymnasium.Space, name: str, read: Callable[[pa.Array, gymnasium.Space, str], np.ndarray]
-) -> dict[str, np.ndarray]:
-    if not isinstance(space, Dict | Tuple):
-        return {name: read(column, space, name)}
-    if not isinstance(column, pa.StructArray):
-        raise DataError(f"{name} has type {quote(column.type)}, the declared space is a {type(space).__name__}")
-    if column.null_count:
-        raise DataError(f"{name} has {column.null_count} empty entries")
-    arrays = {}
-    for key, child in children(space):
-        index = column.type.get_field_index(key)
-        if index < 0:
-            raise DataError(f"{name} has no {quote(key)}; it has {words_of([field.name for field in column.type])}")
-        arrays |= _table_leaves(column.field(index), child, f"{name}.{key}", read)
-    return arrays
-
-
-def _table_leaf(column: pa.Array, leaf: gymnasium.Space, name: str, *, is_jpeg: bool, stored: int) -> np.ndarray:
+def _table_leaf(column: pa.Array, leaf: gymnasium.Space, name: str, stored: int) -> np.ndarray:
     kind = column.type
     if isinstance(leaf, Text):
         if not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
             raise DataError(f"{name} has type {quote(kind)}, expected one text per step")
         return column.to_numpy(zero_copy_only=False)  # None where one is not known
-    if is_image(kind):
-        if not is_jpeg or not _is_image(leaf):
-            raise DataError(f"{name} has type {quote(kind)}, expected numbers")
-        return _images(column.to_pylist(), leaf, name, stored)
-    values = known_values(column, name)
-    # lists are flat whatever the shape is
-    return values.reshape(len(values), *leaf.shape) if leaf.shape and values[:1].size == num_entries(leaf) else values
+    return _images(column.to_pylist(), leaf, name, stored) if is_image(kind) else known_values(column, name)

@@ -269,7 +269,7 @@ def resize(name, change):
         ),
         (
             resize("observations", lambda values: values[:, :2]),
-            r"observation has shape \[2\], the declared space has \[3\]",
+            r"observation has 2 entries, the space is Box\(3\)",
         ),
         (
             resize("rewards", lambda values: np.stack([values, values], 1)),
