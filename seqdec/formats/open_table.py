@@ -4,7 +4,6 @@ What a file is, is looked at before it is parsed: a git-LFS pointer would make a
 in a folder is followed, and nothing is fetched that is here already.
 """
 
-import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,8 +24,7 @@ from seqdec.formats.guard import PICKLES, is_pickled
 from seqdec.hub import hub_host, is_hub_reachable
 from seqdec.spaces.space import quote
 
-PARQUET = (".parquet", ".pq")
-SUFFIXES = (*PARQUET, *files.LINES, ".csv")
+SUFFIXES = tuple(suffix for suffix in files.FORMATS if suffix != ".arrow")
 _HUB_FORMATS = ("parquet", "arrow", "json", "csv", "cache")
 
 
@@ -87,29 +85,24 @@ def _open_files(paths: Sequence[Path]) -> Table:
         raise UsageError("no files are named: give at least one table")
     for path in paths:
         _check_file(path)
-    formats = {_format(path) for path in paths}
-    if len(formats) > 1:
-        raise UsageError(f"{paths[0]} and others are of several formats, {_list(sorted(formats))}: give those of one")
+    suffixes = {path.suffix.lower() for path in paths}
+    if len({files.FORMATS[suffix] for suffix in suffixes}) > 1:
+        raise UsageError(f"{paths[0]} and others are of several formats, {_list(sorted(suffixes))}: give those of one")
     name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-    if ".csv" in formats:
-        columns = _distinct(files.csv_names(paths[0]), paths[0])
-        kinds, mixed = files.csv_kinds(paths, columns)
-        return Table(name, columns, partial(_read_csvs, paths, kinds), tuple(paths), mixed)
-    if ".parquet" in formats:
-        return _of_files(name, paths, files.parquet_names, files.parquet_blocks)
-    return _of_files(name, paths, files.json_names, files.json_blocks)
+    return _of_files(name, paths)
 
 
-def _of_files(
-    name: str,
-    paths: Sequence[Path],
-    names_of: Callable[[Path], Sequence[str]],
-    blocks_of: Callable[[Path, Sequence[str]], Iterator[files.Block]],
-) -> Table:
+def _of_files(name: str, paths: Sequence[Path]) -> Table:
+    columns = files.FORMATS[paths[0].suffix.lower()].names(paths[0])
+    twice = next((column for column in columns if columns.count(column) > 1), None)
+    if twice is not None:
+        raise DataError(f"{paths[0]} has two columns called {quote(twice)}: rename one")
+    kinds, mixed = files.csv_kinds(paths, columns) if paths[0].suffix.lower() == ".csv" else ({}, {})
+
     def read(names: Sequence[str], texts: Collection[str]) -> Iterator[files.Block]:
-        return itertools.chain.from_iterable(blocks_of(path, names) for path in paths)
+        return files.read_files(paths, names, {**kinds, **dict.fromkeys(texts, pa.string())})
 
-    return Table(name, _distinct(names_of(paths[0]), paths[0]), read, tuple(paths))
+    return Table(name, tuple(columns), read, tuple(paths), mixed)
 
 
 def _open_folder(folder: Path, split: str) -> Table:
@@ -138,7 +131,7 @@ def _open_saved(folder: Path) -> Table:
     for path in paths:
         if not path.is_file():
             raise DataError(f"{path} is missing, which {folder / 'state.json'} names: copy or fetch the folder again")
-    return _of_files(str(folder), paths, files.arrow_names, files.arrow_blocks)
+    return _of_files(str(folder), paths)
 
 
 def _open_hub(name: str, split: str, config: str | None) -> Table:
@@ -181,13 +174,6 @@ def _offline_if_out_of_reach() -> Iterator[None]:
         datasets.config.HF_HUB_OFFLINE = was_offline
 
 
-def _read_csvs(
-    paths: Sequence[Path], kinds: Mapping[str, pa.DataType], names: Sequence[str], texts: Collection[str]
-) -> Iterator[files.Block]:
-    for path in paths:
-        yield from files.csv_blocks(path, names, {**kinds, **dict.fromkeys(texts, pa.string())})
-
-
 def _read_dataset(
     dataset: datasets.Dataset, name: str, names: Sequence[str], texts: Collection[str]
 ) -> Iterator[files.Block]:
@@ -201,11 +187,6 @@ def _read_dataset(
 def _is_hub_id(name: str) -> bool:
     is_file = Path(name).suffix.lower() in (*SUFFIXES, *PICKLES)
     return not is_file and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None
-
-
-def _format(path: Path) -> str:
-    suffix = path.suffix.lower()
-    return next((group[0] for group in (PARQUET, files.LINES) if suffix in group), suffix)
 
 
 def _in_counting_order(path: Path) -> list[str]:
@@ -267,13 +248,6 @@ def _what_it_is(start: bytes) -> str:
     if start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd", b"BZh")):
         return "compressed: unpack it first"
     return storage.stand_in(start) or ""
-
-
-def _distinct(names: Sequence[str], path: Path) -> tuple[str, ...]:
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"{path} has two columns called {quote(twice)}: rename one")
-    return tuple(names)
 
 
 def _list(names: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import csv
 import itertools
 import json
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +40,17 @@ class Block:
     first: int
 
 
+Kinds = Mapping[str, pa.DataType]
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """A format of files: the names of a file's columns, and its rows bit by bit with the columns of some names."""
+
+    names: Callable[[Path], list[str]]
+    read: Callable[[Path, Sequence[str], Kinds], Iterator[pa.RecordBatch]]
+
+
 def place(file: str, row: int) -> str:
     """Say where a row is: files of text have lines from 1 on, the others rows from 0 on."""
     if file.lower().endswith(LINES):
@@ -55,77 +66,20 @@ def place(file: str, row: int) -> str:
     return f"{file}, row {row}"
 
 
-def parquet_names(path: Path) -> list[str]:
-    """Return the names of a Parquet file's columns."""
-    with opened_parquet(path, _AGAIN) as file:
-        return file.schema_arrow.names
+def read_files(paths: Sequence[Path], names: Sequence[str], kinds: Kinds | None = None) -> Iterator[Block]:
+    """Yield the rows of files of one format, in blocks; the columns of a CSV are of the `kinds` that are named."""
+    for path in paths:
+        form, first = FORMATS[path.suffix.lower()], 0
+        if form is not _LINES:  # where a key that an object lacks is null
+            _check_names(path, form.names(path), names)
+        for rows in form.read(path, names, kinds or {}):
+            yield Block(rows, str(path), first)
+            first += len(rows)
 
 
-def parquet_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
-    """Yield the rows of a Parquet file."""
-    num_rows = 0
-    with opened_parquet(path, _AGAIN) as file:
-        _check_names(path, file.schema_arrow.names, names)
-        declared = file.metadata.num_rows
-        size = sum(file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups))
-        fitting = BLOCK_BYTES * max(declared, 1) // max(size, 1)
-        for batch in file.iter_batches(max(1, min(BLOCK_ROWS, fitting)), columns=list(names), use_threads=False):
-            yield Block(batch, str(path), num_rows)
-            num_rows += len(batch)
-    if num_rows != declared:
-        raise DataError(f"{path}: expected {declared} rows, found {num_rows}; make or fetch it again")
-
-
-def arrow_names(path: Path) -> list[str]:
-    """Return the names of the columns of a file in Arrow's stream format."""
-    with reading(path, _AGAIN), pa.memory_map(str(path)) as file:
-        return pa.ipc.open_stream(file).schema.names
-
-
-def arrow_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
-    """Yield the rows of a file in Arrow's stream format; a stream without its end is cut off."""
-    num_rows = 0
-    with reading(path, _AGAIN), pa.memory_map(str(path)) as file:
-        file.seek(max(0, file.size() - len(_END_OF_STREAM)))
-        if file.read() != _END_OF_STREAM:
-            raise DataError(f"{path} is cut off: its end is not there; make or fetch it again")
-        file.seek(0)
-        reader = pa.ipc.open_stream(file)
-        _check_names(path, reader.schema.names, names)
-        for batch in reader:
-            chosen = batch.select(list(names))
-            chosen.validate(full=True)
-            yield Block(chosen, str(path), num_rows)
-            num_rows += len(batch)
-
-
-def json_names(path: Path) -> list[str]:
-    """Return the keys of the first objects of a file of JSON lines."""
-    rows, _ = next(_json_rows(path), ([], 0))
-    return list(dict.fromkeys(name for row in rows for name in row))
-
-
-def json_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
-    """Yield the rows of a file of JSON lines; a key that an object lacks is null, NaN is NaN."""
-    for rows, first in _json_rows(path):
-        arrays = [_json_column([row.get(name) for row in rows], name, path, first) for name in names]
-        yield Block(pa.RecordBatch.from_arrays(arrays, list(names)), str(path), first)
-
-
-def csv_names(path: Path) -> list[str]:
-    """Return the names in the first line of a CSV."""
-    with reading(path, _AGAIN), _open_csv(path, {}) as reader:
-        return reader.schema.names
-
-
-def csv_blocks(path: Path, names: Sequence[str], kinds: Mapping[str, pa.DataType]) -> Iterator[Block]:
-    """Yield the rows of a CSV in the types that `csv_kinds` tells."""
-    num_rows = 0
-    _check_names(path, csv_names(path), names)
-    with reading(path, _AGAIN), _open_csv(path, kinds, names) as reader:
-        for batch in reader:
-            yield Block(batch, str(path), num_rows)
-            num_rows += len(batch)
+def column_of(rows: pa.RecordBatch, name: str) -> pa.Array:
+    """Return a column of some rows."""
+    return plain(rows.column(rows.schema.get_field_index(name)))
 
 
 def csv_kinds(paths: Sequence[Path], names: Sequence[str]) -> tuple[dict[str, pa.DataType], dict[str, str]]:
@@ -135,20 +89,85 @@ def csv_kinds(paths: Sequence[Path], names: Sequence[str]) -> tuple[dict[str, pa
     """
     fitting = {name: [pa.int64(), pa.float64(), pa.bool_()] for name in names}
     known, mixed = set[str](), dict[str, str]()
-    for path in paths:
-        for block in csv_blocks(path, names, dict.fromkeys(names, pa.string())):
-            for name in names:
-                words = pc.utf8_trim_whitespace(column_of(block.rows, name))  # pyright: ignore[reportAttributeAccessIssue]
-                kinds, fitting[name] = fitting[name], [kind for kind in fitting[name] if _fits(words, kind)]
-                if kinds and not fitting[name]:
-                    row = bisect_left(range(len(words)), True, key=partial(_is_wrong, words, kinds))
-                    if name in known or len(_known(words.slice(0, row))):
-                        where, word = place(str(path), block.first + row), quote(words[row].as_py())
-                        mixed[name] = f"{where}: column {quote(name)} holds {word} where the lines before hold numbers"
-                if len(_known(words)):
-                    known.add(name)
+    for block in read_files(paths, names, dict.fromkeys(names, pa.string())):
+        for name in names:
+            words = pc.utf8_trim_whitespace(column_of(block.rows, name))  # pyright: ignore[reportAttributeAccessIssue]
+            kinds, fitting[name] = fitting[name], [kind for kind in fitting[name] if _fits(words, kind)]
+            if kinds and not fitting[name]:
+                row = bisect_left(range(len(words)), True, key=partial(_is_wrong, words, kinds))
+                if name in known or len(_known(words.slice(0, row))):
+                    where, word = place(block.file, block.first + row), quote(words[row].as_py())
+                    mixed[name] = f"{where}: column {quote(name)} holds {word} where the lines before hold numbers"
+            if len(_known(words)):
+                known.add(name)
     kinds = {name: fitting[name][0] if fitting[name] else pa.string() for name in names}
     return {name: kind if name in known else pa.null() for name, kind in kinds.items()}, mixed
+
+
+def _parquet_rows(path: Path, names: Sequence[str], kinds: Kinds) -> Iterator[pa.RecordBatch]:
+    num_rows = 0
+    with opened_parquet(path, _AGAIN) as file:
+        declared = file.metadata.num_rows
+        size = sum(file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups))
+        fitting = BLOCK_BYTES * max(declared, 1) // max(size, 1)
+        for batch in file.iter_batches(max(1, min(BLOCK_ROWS, fitting)), columns=list(names), use_threads=False):
+            yield batch
+            num_rows += len(batch)
+    if num_rows != declared:
+        raise DataError(f"{path}: expected {declared} rows, found {num_rows}{_AGAIN}")
+
+
+def _arrow_rows(path: Path, names: Sequence[str], kinds: Kinds) -> Iterator[pa.RecordBatch]:
+    with reading(path, _AGAIN), pa.memory_map(str(path)) as file:
+        file.seek(max(0, file.size() - len(_END_OF_STREAM)))
+        if file.read() != _END_OF_STREAM:
+            raise DataError(f"{path} is cut off: its end is not there{_AGAIN}")
+        file.seek(0)
+        for batch in pa.ipc.open_stream(file):
+            chosen = batch.select(list(names))
+            chosen.validate(full=True)
+            yield chosen
+
+
+def _json_rows(path: Path, names: Sequence[str], kinds: Kinds) -> Iterator[pa.RecordBatch]:
+    first = 0
+    for rows in _json_objects(path):
+        arrays = [_json_column([row.get(name) for row in rows], name, path, first) for name in names]
+        yield pa.RecordBatch.from_arrays(arrays, list(names))
+        first += len(rows)
+
+
+def _csv_rows(path: Path, names: Sequence[str], kinds: Kinds) -> Iterator[pa.RecordBatch]:
+    with reading(path, _AGAIN), _open_csv(path, kinds, names) as reader:
+        yield from reader
+
+
+def _parquet_names(path: Path) -> list[str]:
+    with opened_parquet(path, _AGAIN) as file:
+        return file.schema_arrow.names
+
+
+def _arrow_names(path: Path) -> list[str]:
+    with reading(path, _AGAIN), pa.memory_map(str(path)) as file:
+        return pa.ipc.open_stream(file).schema.names
+
+
+def _json_names(path: Path) -> list[str]:
+    return list(dict.fromkeys(name for row in next(_json_objects(path), []) for name in row))
+
+
+def _csv_names(path: Path) -> list[str]:
+    with reading(path, _AGAIN), _open_csv(path, {}) as reader:
+        return reader.schema.names
+
+
+_PARQUET, _LINES = TableFormat(_parquet_names, _parquet_rows), TableFormat(_json_names, _json_rows)
+FORMATS = {
+    **dict.fromkeys((".parquet", ".pq"), _PARQUET),
+    **dict.fromkeys(LINES, _LINES),
+    ".csv": TableFormat(_csv_names, _csv_rows),
+    ".arrow": TableFormat(_arrow_names, _arrow_rows),  # of `datasets`: in Arrow's stream format
+}
 
 
 def _check_names(path: Path, has: Sequence[str], names: Sequence[str]) -> None:
@@ -157,23 +176,18 @@ def _check_names(path: Path, has: Sequence[str], names: Sequence[str]) -> None:
         raise DataError(f"{path} has no column {quote(lacking)}{suggest(lacking, has)}; it has {quote(', '.join(has))}")
 
 
-def column_of(rows: pa.RecordBatch, name: str) -> pa.Array:
-    """Return a column of some rows."""
-    return plain(rows.column(rows.schema.get_field_index(name)))
-
-
-def _json_rows(path: Path) -> Iterator[tuple[list[dict[str, object]], int]]:
-    """Yield some objects at a time, and how many came before."""
+def _json_objects(path: Path) -> Iterator[list[dict[str, object]]]:
+    """Yield some objects at a time."""
     rows: list[dict[str, object]] = []
-    first = num_bytes = 0
+    num_bytes = 0
     for size, row in json_lines(path, _AGAIN):
         rows.append(row)
         num_bytes += size
         if num_bytes >= BLOCK_BYTES or len(rows) >= BLOCK_ROWS:
-            yield rows, first
-            first, rows, num_bytes = first + len(rows), [], 0
+            yield rows
+            rows, num_bytes = [], 0
     if rows:
-        yield rows, first
+        yield rows
 
 
 def _json_column(values: Sequence[object], name: str, path: Path, first: int) -> pa.Array:
@@ -191,9 +205,7 @@ def _json_column(values: Sequence[object], name: str, path: Path, first: int) ->
         raise DataError(f"{path}: column {quote(name)} holds values of several types ({quote(error)[1:-1]})") from error
 
 
-def _open_csv(
-    path: Path, kinds: Mapping[str, pa.DataType], names: Sequence[str] = ()
-) -> pyarrow.csv.CSVStreamingReader:
+def _open_csv(path: Path, kinds: Kinds, names: Sequence[str] = ()) -> pyarrow.csv.CSVStreamingReader:
     convert = pyarrow.csv.ConvertOptions(
         column_types=dict(kinds), include_columns=list(names), null_values=list(_NULLS), strings_can_be_null=False
     )
@@ -207,11 +219,9 @@ def _known(words: pa.Array) -> pa.Array:
 
 
 def _fits(words: pa.Array, kind: pa.DataType) -> bool:
-    try:
-        _known(words).cast(kind)
-    except pa.ArrowInvalid:
-        return False
-    return True
+    with suppress(pa.ArrowInvalid):
+        return _known(words).cast(kind) is not None
+    return False
 
 
 def _is_wrong(words: pa.Array, kinds: Sequence[pa.DataType], row: int) -> bool:
