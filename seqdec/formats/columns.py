@@ -143,14 +143,12 @@ def roles_of(columns: Columns, names: Sequence[str], where: str) -> Roles:
         raise UsageError(f"the final observation {leaves}: map each leaf")
     kept = [name for name in names if name.startswith(METADATA)]
     kept += [existing(name, "metadata") for name in columns.metadata]
-    missing: dict[str, str | None] = {
-        leaf: MISSING + leaf for leaf in (*observation, *final) if MISSING + leaf in names
-    }
+    missing: dict[str, str | None]
+    missing = {leaf: MISSING + leaf for leaf in (*observation, *final) if MISSING + leaf in names}
     for leaf, column in columns.missing.items():
         if leaf not in observation and leaf not in final:
-            raise UsageError(
-                f"no leaf of the observation is called {quote(leaf)}{suggest(leaf, [*observation, *final])}"
-            )
+            nearest = suggest(leaf, [*observation, *final])
+            raise UsageError(f"no leaf of the observation is called {quote(leaf)}{nearest}")
         missing[leaf] = None if column is None else existing(column, f"missing {leaf}")
     return Roles(
         episode=None if columns.episode is None else existing(columns.episode, "episode"),
@@ -168,9 +166,8 @@ def roles_of(columns: Columns, names: Sequence[str], where: str) -> Roles:
 
 def _existing(names: Sequence[str], where: str, name: str, role: str) -> str:
     if name not in names:
-        raise UsageError(
-            f"{where} has no column {quote(name)} for the {role}{suggest(name, names)}; it has {_list(names)}"
-        )
+        nearest = f"{suggest(name, names)}; it has {_list(names)}"
+        raise UsageError(f"{where} has no column {quote(name)} for the {role}{nearest}")
     return name
 
 

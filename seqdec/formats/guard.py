@@ -26,15 +26,15 @@ _MAX_PICKLE_PROTOCOL = 5
 
 
 @contextmanager
-def reading(path: Path, advice: str = "") -> Iterator[None]:
-    """Turn whatever a damaged file makes its library raise into one sentence, which `advice` ends."""
+def reading(path: Path, advice: str = "", *errors: type[Exception]) -> Iterator[None]:
+    """Turn whatever a damaged file makes its library raise, also `errors`, into a sentence, which `advice` ends."""
     try:
         yield
     except (DataError, UsageError):
         raise
-    except (*_STUMBLES, pa.ArrowException) as error:
+    except (*_STUMBLES, pa.ArrowException, *errors) as error:
         words = " ".join(str(error).split())
-        what = _instead_of_data(path) or f"damaged or cut off ({quote(words[:120])[1:-1]})"
+        what = instead_of_data(path) or f"damaged or cut off ({quote(words[:120])[1:-1]})"
         raise DataError(f"{path} cannot be read: {what}{advice}") from error
 
 
@@ -146,7 +146,8 @@ def words_of(names: h5py.Group | list[str]) -> str:
     return ", ".join(shown[:20] + ["..."] * (len(shown) > 20)) or "nothing"
 
 
-def _instead_of_data(path: Path) -> str | None:
+def instead_of_data(path: Path) -> str | None:
+    """Say what is in the place of a file of data, where that shows, without opening it as one."""
     if not path.is_file():
         return "it is a folder" if path.is_dir() else "it is missing"
     try:
@@ -154,7 +155,10 @@ def _instead_of_data(path: Path) -> str | None:
             start = file.read(512)
     except OSError as error:
         return f"it cannot be opened ({error.strerror})"
-    if path.stat().st_size == 0:
+    if not start.strip():
         return "it is empty"
-    instead = "packed with gzip (gunzip)" if start.startswith(b"\x1f\x8b") else storage.stand_in(start)
+    packed = start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd", b"BZh"))
+    instead = "packed with gzip, zip or the like: unpack it first" if packed else storage.stand_in(start)
+    if is_pickled(start):
+        instead = "a pickle, which runs code when it is read"
     return f"it is {instead}" if instead else None

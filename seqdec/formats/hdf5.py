@@ -19,7 +19,7 @@ from pathlib import Path
 import gymnasium
 import h5py
 import numpy as np
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
 
 from seqdec.data.episode import Row, make_row
 from seqdec.data.source import Source, file_identity
@@ -202,10 +202,8 @@ def _action_space(data: h5py.Dataset, path: Path) -> gymnasium.Space:
         return space
     least, most = int(seen.low.min()), seen.high.max()
     if least < 0 or most >= MAX_ENTRIES:
-        raise DataError(
-            f"{path}: actions are whole numbers from {least} to {most:g}, expected 0 to {MAX_ENTRIES - 1}: "
-            "give the environment that they were recorded in"
-        )
+        limits = f"from {least} to {most:g}, expected 0 to {MAX_ENTRIES - 1}"
+        raise DataError(f"{path}: actions are whole numbers {limits}: give the environment of the recording")
     high = seen.high.reshape(()) if seen.high.size == 1 else seen.high
     return choices(np.zeros_like(high), high, "action")
 
@@ -214,19 +212,16 @@ def _check_fits(arrays: _Arrays, spec: EnvironmentSpec, path: Path) -> None:
     seen, acted = ("observation", spec.observation_space), ("action", spec.action_space)
     for name, (role, space) in {"observations": seen, "next_observations": seen, "actions": acted}.items():
         if name in arrays and not _fits(arrays[name], space):
-            held = f"{arrays[name].dtype} of shape {list(arrays[name].shape[1:])}"
-            raise DataError(
-                f"{path}: {name} hold {held}, the {role} space is {describe_space(space)}: give the environment that "
-                "they were recorded in"
-            )
+            values = f"{arrays[name].dtype} of shape {list(arrays[name].shape[1:])}"
+            expected = f"the {role} space is {describe_space(space)}: give the environment of the recording"
+            raise DataError(f"{path}: {name} hold {values}, {expected}")
 
 
 def _fits(data: h5py.Dataset, space: gymnasium.Space) -> bool:
     """Say whether an array can hold values of a space, by shape and kind of number."""
     shape = data.shape[1:]
-    if isinstance(space, Discrete):
-        return data.dtype.kind in "biu" and shape in ((), (1,))
-    if isinstance(space, MultiDiscrete | MultiBinary):
-        return data.dtype.kind in "biu" and shape == space.shape
-    is_image = data.dtype == np.uint8 and len(shape) >= 2
-    return isinstance(space, Box) and shape == space.shape and is_image == (leaf_kind(space) == "image")
+    if isinstance(space, Box):
+        is_image = data.dtype == np.uint8 and len(shape) >= 2
+        return shape == space.shape and is_image == (leaf_kind(space) == "image")
+    shapes = [(), (1,)] if isinstance(space, Discrete) else [space.shape]
+    return not isinstance(space, Dict | Tuple | Text) and data.dtype.kind in "biu" and shape in shapes

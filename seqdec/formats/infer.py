@@ -19,7 +19,7 @@ import pyarrow as pa
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text
 
 from seqdec.errors import DataError
-from seqdec.formats.arrays import is_list, is_unknown
+from seqdec.formats.arrays import is_image, is_list, is_unknown
 from seqdec.spaces.space import MAX_ENTRIES, MAX_TEXT, quote
 
 LARGEST_DISCRETE_OBSERVATION = 255
@@ -71,9 +71,11 @@ class Seen:
 
 
 def kind_word(kind: pa.DataType) -> str:
-    """Return "text", "truth", "whole", "float" or "null" of a column's type or of the values in its lists."""
+    """Return "text", "image", "truth", "whole", "float" or "null" of a column's type or of the values in its lists."""
     while is_list(kind) or pa.types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind.value_type
+    if is_image(kind):
+        return "image"
     if pa.types.is_boolean(kind):
         return "truth"
     if pa.types.is_integer(kind):
@@ -94,6 +96,8 @@ def space_of(seen: Seen) -> gymnasium.Space:
         raise DataError(f"{name} holds texts and numbers: expected one of them")
     if kinds == {"text"}:
         return Text(MAX_TEXT)
+    if kinds == {"image"}:
+        return images(shape)
     if kinds == {"truth"}:
         return MultiBinary(shape[0] if len(shape) == 1 else shape) if shape else Discrete(2)
     # In pandas, a gap turns whole numbers into floats: the missing action beside a final observation does.

@@ -134,9 +134,8 @@ def _action_names(info: Info) -> list[str]:
 def _cameras(info: Info, cameras: Cameras) -> list[str]:
     known = [name for name, feature in info.features.items() if feature.is_camera and name.startswith("observation.")]
     if isinstance(cameras, str) and cameras not in ("read", "skip"):
-        raise UsageError(
-            f"cameras is {quote(cameras)}: expected 'read', 'skip', or names in a list, as [{quote(cameras)}]"
-        )
+        expected = f"expected 'read', 'skip', or names in a list, as [{quote(cameras)}]"
+        raise UsageError(f"cameras is {quote(cameras)}: {expected}")
     if cameras == "skip":
         return []
     chosen = known if cameras == "read" else [_camera(name, known, info) for name in cameras]
@@ -169,10 +168,8 @@ def _leaf(feature: Feature, image_size: tuple[int, int] | None, info: Info) -> g
     if feature.dtype == "bool":
         return Discrete(2) if shape == (1,) else MultiBinary(shape)
     if feature.dtype not in NUMBERS:
-        raise DataError(
-            f"{place} has dtype {quote(feature.dtype)}: expected image, video, string, bool or numbers; take the "
-            "feature out of info.json to leave it out"
-        )
+        expected = "expected image, video, string, bool or numbers; take it out of info.json to leave it out"
+        raise DataError(f"{place} has dtype {quote(feature.dtype)}: {expected}")
     if shape == (1,) and feature.dtype.startswith(("int", "uint")) and len(feature.names) > 1:
         return Discrete(len(feature.names))
     return numbers(shape)
@@ -189,10 +186,8 @@ def _image_shape(feature: Feature, image_size: tuple[int, int] | None, place: st
         raise DataError(f"{place} has {channels} channels: images of 1 or 3 are read; leave the camera out")
     height, width = image_size or (height, width)
     if height * width * channels > MAX_ENTRIES:
-        raise UsageError(
-            f"{place} has {height} x {width} x {channels} entries, at most {MAX_ENTRIES} are supported: give an "
-            "image_size, such as (240, 320)"
-        )
+        limit = f"at most {MAX_ENTRIES} are supported: give an image_size, such as (240, 320)"
+        raise UsageError(f"{place} has {height} x {width} x {channels} entries, {limit}")
     return height, width, channels
 
 
@@ -221,10 +216,8 @@ def _rows(plan: Plan, recordings: Sequence[Recording]) -> Iterator[Row]:
             num_early += bool(facts["next.done"][:-1].any())
             yield row
     if num_early:
-        counts = f"{num_early} of {len(recordings)} episodes"
-        logger.warning(
-            "%s: next.done is set before the last frame of %s, which are kept whole", plan.info.folder, counts
-        )
+        words = "%s: next.done is set before the last frame of %d of %d episodes, which are kept whole"
+        logger.warning(words, plan.info.folder, num_early, len(recordings))
 
 
 def _tables(plan: Plan, name: str, recordings: Iterable[Recording]) -> Iterator[tuple[Recording, pa.Table]]:

@@ -73,10 +73,8 @@ def _spec_of(metadata: Mapping[str, object]) -> EnvironmentSpec:
     """Return spaces and environment as the metadata of a data set name them."""
     lacking = next((name for name in ("observation_space", "action_space") if name not in metadata), None)
     if lacking is not None:
-        raise DataError(
-            f"the file has no {lacking}: old sets leave it to the environment, which is never made from a file; save "
-            "the set again with a newer Minari"
-        )
+        advice = "which is never made from a file; save the set again with a newer Minari"
+        raise DataError(f"the file has no {lacking}: old sets leave it to the environment, {advice}")
     env_spec = _nested(metadata, "env_spec") if metadata.get("env_spec") is not None else {}
     if not isinstance(env_spec, Mapping):
         raise DataError(f"env_spec is {quote(env_spec)}, expected an object")
@@ -199,9 +197,8 @@ def _download(name: str, folder: Path) -> None:
             minari.download_dataset(name, force_download=folder.parent.exists())
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise UsageError(
-            f"no Minari data set {quote(name)} in {folder.parents[1]}, and fetching it from {hub_host()} failed "
-            f"({type(error).__name__}: {reason}); put it there or set MINARI_DATASETS_PATH"
-        ) from error
+        failure = f"fetching it from {hub_host()} failed ({type(error).__name__}: {reason})"
+        advice = "put it there or set MINARI_DATASETS_PATH"
+        raise UsageError(f"no Minari data set {quote(name)} in {folder.parents[1]}, and {failure}; {advice}") from error
     if not (folder / "metadata.json").is_file():
         raise DataError(f"Minari fetched {quote(name)}, but {folder / 'metadata.json'} is missing")

@@ -20,7 +20,7 @@ from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImp
 from seqdec import storage
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.formats import table_formats as files
-from seqdec.formats.guard import PICKLES, is_pickled
+from seqdec.formats.guard import PICKLES, instead_of_data
 from seqdec.hub import hub_host, is_hub_reachable
 from seqdec.spaces.space import quote
 
@@ -151,10 +151,8 @@ def _open_hub(name: str, split: str, config: str | None) -> Table:
         words = quote(" ".join(str(error).split()))[1:-1]
         parent = Path(name).parent
         here = suggest(Path(name).name, (path.name for path in parent.iterdir())) if parent.is_dir() else ""
-        raise UsageError(
-            f"no file or folder {quote(name)} is here{here}, and fetching it from {hub_host()} failed "
-            f"({type(error).__name__}: {words}); pass a local path"
-        ) from error
+        failure = f"fetching it from {hub_host()} failed ({type(error).__name__}: {words}); pass a local path"
+        raise UsageError(f"no file or folder {quote(name)} is here{here}, and {failure}") from error
     assert isinstance(dataset, datasets.Dataset)
     return _of_dataset(dataset, name, builder.hash)
 
@@ -205,9 +203,8 @@ def _of_split(paths: Sequence[Path], folder: Path, split: str) -> list[Path]:
         counts[match[1]] = int(match[2])
     chosen = next(iter(parts)) if len(parts) == 1 else _existing_split(split, list(parts), str(folder))
     if len(parts[chosen]) != counts[chosen]:
-        raise DataError(
-            f"{folder}: expected {counts[chosen]} files of {chosen}, found {len(parts[chosen])}; fetch them again"
-        )
+        expected = f"expected {counts[chosen]} files of {chosen}"
+        raise DataError(f"{folder}: {expected}, found {len(parts[chosen])}; fetch them again")
     return parts[chosen]
 
 
@@ -220,10 +217,8 @@ def _existing_split(split: str, has: Sequence[str], where: str) -> str:
 def _check_file(path: Path) -> None:
     suffix = path.suffix.lower()
     if suffix in PICKLES:
-        raise UsageError(
-            f"{path} is not opened: {suffix} files can hold pickles, which run code when they are read; save the table "
-            "as Parquet instead (pandas: frame.to_parquet('table.parquet'))"
-        )
+        runs = f"{suffix} files can hold pickles, which run code when they are read"
+        raise UsageError(f"{path} is not opened: {runs}; save the table as Parquet instead (frame.to_parquet)")
     if not path.is_file():
         here = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UsageError(f"no file or folder {quote(path)} is here{suggest(path.name, here)}")
@@ -231,23 +226,13 @@ def _check_file(path: Path) -> None:
         raise UsageError(
             f"{path} ends in {quote(suffix)}: tables are read from {', '.join(SUFFIXES)} or folders of these"
         )
+    instead = instead_of_data(path)
+    if instead:
+        raise DataError(f"{path} cannot be read: {instead}; make or fetch it again")
     with path.open("rb") as file:
-        start = file.read(512)
-    foreign = _what_it_is(start)
-    if foreign:
-        raise DataError(f"{path} is {foreign}")
-    if suffix in files.LINES and start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        is_list = suffix in files.LINES and file.read(512).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    if is_list:
         raise DataError(f"{path} is one JSON list, which cannot be read bit by bit: write one object a line")
-
-
-def _what_it_is(start: bytes) -> str:
-    if not start.strip():
-        return "empty: make or fetch it again"
-    if is_pickled(start):
-        return "a pickle, which runs code when it is read: save the table as Parquet instead"
-    if start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd", b"BZh")):
-        return "compressed: unpack it first"
-    return storage.stand_in(start) or ""
 
 
 def _list(names: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ those that all values fit, which takes one pass more. What is null or NaN where 
 or as missing, for `rows` to refuse or drop, except among whole numbers that are acted.
 """
 
+import itertools
 import json
 import logging
 import math
@@ -16,18 +17,16 @@ from functools import partial
 from pathlib import Path
 
 import gymnasium
-import pyarrow as pa
 from datasets import Dataset
 
 from seqdec.data.episode import METADATA, Row
 from seqdec.data.source import Source, file_identity
 from seqdec.errors import DataError, UsageError
-from seqdec.formats.arrays import is_image, is_list, plain, step_values
+from seqdec.formats.arrays import is_unknown
 from seqdec.formats.columns import Columns, LeafColumns, Roles, flat, roles_of
 from seqdec.formats.infer import Seen, images, nested, space_of
 from seqdec.formats.open_table import Table, open_table
-from seqdec.formats.table_episodes import Fact, TableEpisode, episodes, naming
-from seqdec.formats.table_formats import column_of
+from seqdec.formats.table_episodes import Fact, episodes, naming
 from seqdec.formats.table_rows import row_of, vector
 from seqdec.spaces.space import quote
 from seqdec.spaces.spec import EnvironmentSpec
@@ -65,18 +64,13 @@ def source(
         raise DataError(table.mixed[mixed])
     if roles.terminated is None and roles.truncated is None:
         logger.warning("%s says of no episode how it ended: all count as cut off (truncated)", table.name)
-    pictures = {} if spec else _image_spaces(table, roles)
+    leaves = {} if spec else {**roles.observation, **roles.action}
     num_episodes, metadata = None, {}
     if spec is None or roles.metadata:
-        leaves = {} if spec else {**roles.observation, **roles.action}
-        leaves = {leaf: column for leaf, column in leaves.items() if leaf not in pictures}
-        seen, metadata, num_episodes = _scan(table, roles, leaves)
-        if spec is None:
-            spaces = {leaf: pictures[leaf] if leaf in pictures else space_of(seen[leaf])
-                      for leaf in (*roles.observation, *roles.action)}  # fmt: skip
-            spec = EnvironmentSpec(nested(spaces, "observation"), nested(spaces, "action"))
-    assert spec is not None
-    _check_leaves(spec, roles)
+        spaces, metadata, num_episodes = _scan(table, roles, leaves)
+        spec = spec or EnvironmentSpec(nested(spaces, "observation"), nested(spaces, "action"))
+    _check_leaves("observation", spec.observation_leaves, roles.observation)
+    _check_leaves("action", spec.action_leaves, roles.action)
     missing = [*spec.missing, *(leaf for leaf in spec.observation_leaves if leaf in roles.missing)]
     spec = replace(spec, missing=tuple(dict.fromkeys(missing)))
     identity = {
@@ -108,23 +102,38 @@ def _read(
 
 def _scan(
     table: Table, roles: Roles, leaves: LeafColumns
-) -> tuple[dict[str, Seen], dict[str, Callable[[Fact], Fact]], int]:
-    """Look at all values of leaves and of metadata; return how metadata become of one type, and count the episodes."""
-    seen = {leaf: Seen(leaf) for leaf in leaves}
+) -> tuple[dict[str, gymnasium.Space], dict[str, Callable[[Fact], Fact]], int]:
+    """Look at all values of leaves and of metadata: return spaces, what makes metadata of one type, and a count."""
+    spaces = _image_spaces(table, roles, leaves)
+    seen = {leaf: Seen(leaf) for leaf in leaves if leaf not in spaces}
     types: dict[str, set[type]] = {name: set() for name in roles.metadata}
-    names = [*roles.metadata.values(), *flat(leaves)]
+    names = [*roles.metadata.values(), *flat({leaf: leaves[leaf] for leaf in seen})]
     num_episodes = 0
     for episode in episodes(table, roles, names):
         num_episodes += 1
         with naming(episode):
-            for leaf, column in leaves.items():
-                kinds = set[str]().union(*map(episode.kinds, flat({leaf: column})))
-                seen[leaf].add(vector(episode.steps, column), kinds)
+            for leaf, values in seen.items():
+                kinds = set[str]().union(*map(episode.kinds, flat({leaf: leaves[leaf]})))
+                values.add(vector(episode.steps, leaves[leaf]), kinds)
             for name, column in roles.metadata.items():
                 types[name].add(type(episode.fact(column)))
     if not num_episodes:
         raise DataError(f"{table.name} has no rows: give at least one episode")
-    return seen, {name: _fact_type(kinds) for name, kinds in types.items()}, num_episodes
+    spaces = {leaf: spaces.get(leaf) or space_of(seen[leaf]) for leaf in leaves}
+    return spaces, {name: _fact_type(kinds) for name, kinds in types.items()}, num_episodes
+
+
+def _image_spaces(table: Table, roles: Roles, leaves: LeafColumns) -> dict[str, gymnasium.Space]:
+    """Return the spaces of leaves that are images: the first episode tells them, the others need not be unpacked."""
+    spaces: dict[str, gymnasium.Space] = {}
+    for episode in itertools.islice(episodes(table, roles, flat(leaves)) if leaves else (), 1):
+        for leaf, column in leaves.items():
+            if isinstance(column, str) and episode.kinds(column) == {"image"}:
+                with naming(episode):
+                    values = episode.steps(column)
+                if not is_unknown(values):
+                    spaces[leaf] = images(values.shape[1:])
+    return spaces
 
 
 def _fact_type(kinds: set[type]) -> Callable[[Fact], Fact]:
@@ -136,38 +145,7 @@ def _fact_type(kinds: set[type]) -> Callable[[Fact], Fact]:
     return lambda value: math.nan if value is None else float(value)
 
 
-def _check_leaves(spec: EnvironmentSpec, roles: Roles) -> None:
-    for role, leaves, columns in (
-        ("observation", spec.observation_leaves, roles.observation),
-        ("action", spec.action_leaves, roles.action),
-    ):
-        if leaves.keys() != columns.keys():
-            raise UsageError(
-                f"the columns give the {role} as {quote(', '.join(columns))}, the environment has "
-                f"{quote(', '.join(leaves))}: map a column to each leaf"
-            )
-
-
-def _image_spaces(table: Table, roles: Roles) -> dict[str, gymnasium.Space]:
-    """Return the spaces of leaves whose columns are of images by their type: the first tells, all need not be read."""
-    spaces: dict[str, gymnasium.Space] = {}
-    for leaf, column in {**roles.observation, **roles.action}.items():
-        for block in table.read([column], roles.texts) if isinstance(column, str) else ():
-            values = column_of(block.rows, str(column))
-            if roles.episode is None and is_list(values.type):
-                values = plain(values.flatten())
-            if not _is_image_column(values.type):
-                break
-            values = values.drop_null()
-            if len(values):
-                with naming(TableEpisode(block.file, block.first, None, [])):
-                    spaces[leaf] = images(step_values(values.slice(0, 1), str(column)).shape[1:])
-                break
-    return spaces
-
-
-def _is_image_column(kind: pa.DataType) -> bool:
-    num_axes = 0
-    while is_list(kind):
-        kind, num_axes = kind.value_type, num_axes + 1
-    return is_image(kind) or (num_axes >= 2 and pa.types.is_uint8(kind))
+def _check_leaves(role: str, leaves: Mapping[str, gymnasium.Space], columns: LeafColumns) -> None:
+    if leaves.keys() != columns.keys():
+        names, expected = quote(", ".join(columns)), quote(", ".join(leaves))
+        raise UsageError(f"the columns give the {role} as {names}, the environment has {expected}: map one to each")

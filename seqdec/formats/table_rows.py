@@ -157,10 +157,8 @@ def _rewards(values: np.ndarray, num_steps: int, num_observed: int) -> np.ndarra
         raise DataError(f"reward has shape {list(values.shape[1:])}, expected one number a step; {hint}")
     if len(values) == num_steps + 1 == num_observed:
         if values[-1] != 0 and not np.isnan(values[-1]):
-            raise DataError(
-                f"reward is {values[-1]:g} beside the final observation, which has no action: put it beside the action "
-                "that earned it"
-            )
+            advice = "which has no action: put it beside the action that earned it"
+            raise DataError(f"reward is {values[-1]:g} beside the final observation, {advice}")
         values = values[:-1]
     if len(values) != num_steps:
         raise DataError(f"reward has {len(values)} steps, action has {num_steps}: expected as many")
@@ -177,10 +175,8 @@ def _ends(episode: TableEpisode, roles: Roles, num_steps: int) -> tuple[bool, bo
     if terminated is None or truncated is None:
         return (not truncated, bool(truncated)) if terminated is None else (terminated, not terminated)
     if not terminated and not truncated:
-        raise DataError(
-            "it is neither terminated nor truncated at its last step: where that means that the record was cut, leave "
-            f"out the column {quote(roles.truncated)}"
-        )
+        advice = f"where the record was cut, leave out the column {quote(roles.truncated)}"
+        raise DataError(f"it is neither terminated nor truncated at its last step: {advice}")
     return terminated, truncated
 
 

@@ -7,7 +7,6 @@ Videos are decoded by PyAV, which `pip install "seqdec[video]"` brings; images b
 kind is, refers to no other file, and what it declares is compared with a limit before anything is decoded.
 """
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +18,7 @@ from PIL import Image
 from seqdec import storage
 from seqdec.errors import DataError, UsageError
 from seqdec.formats.arrays import opened_image
-from seqdec.spaces.space import quote
+from seqdec.formats.guard import reading
 
 MAX_PIXELS = 2**24
 # Some files list the frame to start from later than it is shown.
@@ -56,7 +55,11 @@ def read_video(path: Path, times: np.ndarray, shape: Shape, *, tolerance: float,
     """
     av = _import_av()
     frames = np.empty((len(times), *shape), np.uint8)
-    with _decoding(path, av), av.open(str(path), format="mp4", options={"protocol_whitelist": "file"}) as container:
+    options = {"protocol_whitelist": "file"}
+    with (
+        reading(path, "; fetch the data set again", av.FFmpegError),
+        av.open(str(path), format="mp4", options=options) as container,
+    ):
         if not container.streams.video:
             raise DataError(f"{path} holds no video{storage.advice(path)}")
         stream = container.streams.video[0]
@@ -67,16 +70,13 @@ def read_video(path: Path, times: np.ndarray, shape: Shape, *, tolerance: float,
         codec.options = {"max_pixels": str(MAX_PIXELS)}
         stream.thread_type = "AUTO"
         container.seek(max(0, int((times[0] - _SEEK_MARGIN) / stream.time_base)), stream=stream)
-        decoded = (
-            (float(frame.pts * stream.time_base), frame) for frame in container.decode(stream) if _has_pts(frame)
-        )
+        frames_in_time = (frame for frame in container.decode(stream) if frame.pts is not None)
+        decoded = ((float(frame.pts * stream.time_base), frame) for frame in frames_in_time)
         for step, (shown, frame) in enumerate(_nearest(decoded, times)):
             if frame is None or not abs(shown - times[step]) <= tolerance:
                 nearest = "it has none" if frame is None else f"the nearest is at {shown:.4f} s"
-                raise DataError(
-                    f"{path} has no frame at {times[step]:.4f} s, {nearest}: it is cut off or belongs to other "
-                    "data; fetch it again, or leave this camera out"
-                )
+                advice = "it is cut off or belongs to other data; fetch it again, or leave this camera out"
+                raise DataError(f"{path} has no frame at {times[step]:.4f} s, {nearest}: {advice}")
             pixels = frame.to_ndarray(format="rgb24" if shape[2] == 3 else "gray")
             frames[step] = _fitted(Image.fromarray(pixels), shape, resize, str(path))
     return frames
@@ -97,26 +97,9 @@ def _import_av() -> ModuleType:
     try:
         import av  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UsageError(
-            'videos need PyAV: pip install "seqdec[video]", or leave the cameras out with cameras="skip"'
-        ) from error
+        advice = 'pip install "seqdec[video]", or leave the cameras out with cameras="skip"'
+        raise UsageError(f"videos need PyAV: {advice}") from error
     return av
-
-
-@contextlib.contextmanager
-def _decoding(path: Path, av: ModuleType) -> Iterator[None]:
-    """Turn whatever a damaged video makes its decoder raise into one sentence."""
-    try:
-        yield
-    except DataError:
-        raise
-    except (av.FFmpegError, OSError, ValueError) as error:
-        reason = quote(" ".join(str(error).split())[:120])[1:-1]
-        raise DataError(f"{path} cannot be decoded ({reason}){storage.advice(path)}") from error
-
-
-def _has_pts(frame: _Frame) -> bool:
-    return frame.pts is not None
 
 
 def _nearest(decoded: Iterable[tuple[float, _Frame]], times: Iterable[float]) -> Iterator[tuple[float, _Frame | None]]:

@@ -594,11 +594,11 @@ def test_a_video_that_is_too_short_or_damaged_is_refused_by_time(tmp_path, versi
     path = sorted(folder.glob("videos/**/*.mp4"))[0]
     whole = path.read_bytes()
     for content, reason in (
-        (b"", "cannot be decoded"),
+        (b"", "cannot be read"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", ".*git lfs pull"),
         (b"<!doctype html><html>", ".*it is an HTML page"),
         (whole.replace(b"avc1", b"zzzz"), "is in a format that PyAV does not decode"),
-        (f"ffconcat version 1.0\nfile {path}\n".encode(), "cannot be decoded"),
+        (f"ffconcat version 1.0\nfile {path}\n".encode(), "cannot be read"),
         *((whole[: len(whole) * part // 5], "") for part in (1, 2, 3, 4)),
     ):
         path.write_bytes(content)

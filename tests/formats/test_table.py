@@ -279,7 +279,7 @@ def test_a_given_spec_shapes_the_values_and_must_fit_them(tmp_path):
     with pytest.raises(DataError, match=r"w.parquet, episode 'a': observation has 4 entries, the space is Box\(3\)"):
         read(tmp_path / "w.parquet", STEPS_ONLY, EnvironmentSpec(Box(-np.inf, np.inf, (3,)), Discrete(3)))
     nested = EnvironmentSpec(Dict(a=Box(0, 9, (4,))), Discrete(3))
-    with pytest.raises(UsageError, match="observation as 'observation', the environment has 'observation.a': map"):
+    with pytest.raises(UsageError, match="observation as 'observation', the environment has 'observation.a': map one"):
         source(tmp_path / "w.parquet", STEPS_ONLY, nested)
 
 
@@ -569,10 +569,14 @@ def test_no_image_is_larger_than_a_space_may_be(tmp_path):
         ("w.json", '[{"run": 1}]\n', "w.json is one JSON list, which cannot be read bit by bit"),
         ("w.jsonl", "[" * 100_000, "is one JSON list"),
         ("w.jsonl", '{"a":' * 100_000, "w.jsonl, line 1 is no JSON .nested too deep"),
-        ("w.parquet", "", "w.parquet is empty"),
-        ("w.csv", " \n", "w.csv is empty"),
-        ("w.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "w.csv is a git-LFS pointer"),
-        ("w.parquet", "<!DOCTYPE html><html>", "w.parquet is an HTML page"),
+        ("w.parquet", "", "w.parquet cannot be read: it is empty"),
+        ("w.csv", " \n", "w.csv cannot be read: it is empty"),
+        (
+            "w.csv",
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "w.csv cannot be read: it is a git-LFS pointer",
+        ),
+        ("w.parquet", "<!DOCTYPE html><html>", "w.parquet cannot be read: it is an HTML page"),
         (
             "w.parquet",
             "PAR1 and no more of it",
@@ -635,7 +639,7 @@ def test_pickles_are_not_opened(tmp_path, suffix):
         ):
             source(name, STEPS)
     path.rename(tmp_path / "walk.csv")
-    with pytest.raises(DataError, match="walk.csv is a pickle, which runs code"):
+    with pytest.raises(DataError, match="walk.csv cannot be read: it is a pickle, which runs code"):
         source(tmp_path / "walk.csv", STEPS)
 
 
