@@ -15,7 +15,7 @@ import pyarrow.parquet
 
 from seqdec import storage
 from seqdec.errors import DataError, UsageError
-from seqdec.spaces.space import quote
+from seqdec.spaces.space import is_int, quote
 
 # Deflate packs at most about 1000 to 1: a file that declares more than it can hold is not read.
 _MAX_RATIO = 1100
@@ -70,6 +70,14 @@ def opened_parquet(path: Path, advice: str) -> Iterator[pyarrow.parquet.ParquetF
         if file.metadata.num_rows > _MAX_RATIO * path.stat().st_size:
             raise DataError(f"{path} declares {file.metadata.num_rows} rows: it is too small for them")
         yield file
+
+
+def count(value: object, name: str, least: int = 0) -> int:
+    """Return a number of things that a file names; whole fractions count as whole."""
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
+    if not is_int(value) or not least <= value <= 10**15:
+        raise DataError(f"{name} is {quote(value)}, expected a whole number from {least} on")
+    return value
 
 
 def refuse_pickle(path: Path) -> None:

@@ -22,7 +22,7 @@ from pyarrow.parquet import ParquetFile
 from seqdec import storage
 from seqdec.errors import DataError, UsageError
 from seqdec.formats.arrays import json_lines
-from seqdec.formats.guard import at, opened_parquet
+from seqdec.formats.guard import at, count, opened_parquet
 from seqdec.hub import cached, download
 from seqdec.spaces.space import MAX_ENTRIES, is_int, kind_of, quote
 
@@ -158,12 +158,12 @@ def read_info(folder: Path) -> Info:
             folder=folder,
             version=version,
             fps=float(fps),
-            num_episodes=_count(value.get("total_episodes"), "total_episodes"),
-            num_frames=_count(value.get("total_frames"), "total_frames"),
+            num_episodes=count(value.get("total_episodes"), "total_episodes"),
+            num_frames=count(value.get("total_frames"), "total_frames"),
             features={name: _feature(name, entry) for name, entry in features.items() if name.split(".")[0] in _ROLES},
             data_path=data_path,
             video_path=video_path,
-            chunks_size=max(1, _count(value.get("chunks_size", 1000), "chunks_size")),
+            chunks_size=max(1, count(value.get("chunks_size", 1000), "chunks_size")),
         )
 
 
@@ -184,9 +184,9 @@ def read_recordings(info: Info, cameras: Sequence[str]) -> list[Recording]:
             raise DataError(f"episode {twice} is listed twice; {AGAIN}")
         num_frames = sum(recording.length for recording in recordings)
         counts = {"episodes": (info.num_episodes, len(recordings)), "steps": (info.num_frames, num_frames)}
-        for word, (expected, count) in counts.items():
-            if expected != count:
-                raise DataError(f"expected {expected} {word}, its episodes list {count}; {AGAIN}")
+        for word, (expected, listed) in counts.items():
+            if expected != listed:
+                raise DataError(f"expected {expected} {word}, its episodes list {listed}; {AGAIN}")
     if not recordings:
         raise DataError(f"{info.folder} has no episodes yet: record or fetch one")
     return recordings
@@ -260,7 +260,7 @@ def _episode_table(info: Info, cameras: Sequence[str]) -> Iterator[Recording]:
 
 def _recording(entry: Mapping[str, object], info: Info, cameras: Sequence[str]) -> Recording:
     def fields(prefix: str) -> dict[str, int | str]:
-        return {name: _count(entry[f"{prefix}/{name}"], f"{prefix}/{name}") for name in ("chunk_index", "file_index")}
+        return {name: count(entry[f"{prefix}/{name}"], f"{prefix}/{name}") for name in ("chunk_index", "file_index")}
 
     index, length, tasks = _episode(entry)
     videos = {}
@@ -275,8 +275,8 @@ def _recording(entry: Mapping[str, object], info: Info, cameras: Sequence[str]) 
 
 def _episode(entry: Mapping[str, object]) -> tuple[int, int, tuple[str, ...]]:
     """Return the number, the length and the tasks of an episode."""
-    index, tasks = _count(entry.get("episode_index"), "episode_index"), entry.get("tasks")
-    length = _count(entry.get("length"), f"the length of episode {index}", least=1)
+    index, tasks = count(entry.get("episode_index"), "episode_index"), entry.get("tasks")
+    length = count(entry.get("length"), f"the length of episode {index}", least=1)
     return index, length, tuple(map(str, tasks)) if isinstance(tasks, list) else ()
 
 
@@ -301,9 +301,3 @@ def _entries(file: ParquetFile, names: Sequence[str], path: Path) -> list[dict[s
     if lacking is not None:
         raise DataError(f"{path} has no column {quote(lacking)}; {AGAIN}")
     return file.read(columns=[*names]).to_pylist()
-
-
-def _count(value: object, name: str, least: int = 0) -> int:
-    if not is_int(value) or not least <= value <= 10**15:
-        raise DataError(f"{name} is {quote(value)}, expected a whole number from {least} on")
-    return value

@@ -25,7 +25,7 @@ from seqdec.data.episode import Metadata, Row, make_row
 from seqdec.data.source import Source, file_identity
 from seqdec.errors import DataError, UsageError
 from seqdec.formats.arrays import per_step, steps_of
-from seqdec.formats.guard import at
+from seqdec.formats.guard import at, count
 from seqdec.formats.minari_storage import ENDS, opened
 from seqdec.hub import hub_host, is_hub_reachable
 from seqdec.spaces.space import quote
@@ -55,7 +55,7 @@ def source(name: str | Path) -> Source:
     metadata = storage.read_json(storage.path_inside(folder, "metadata.json"))
     with at(folder / "metadata.json"):
         spec = _spec_of(metadata)
-        num_episodes, num_steps = (_total(metadata, name) for name in ("total_episodes", "total_steps"))
+        num_episodes, num_steps = (count(metadata.get(name), name) for name in ("total_episodes", "total_steps"))
         data_format = metadata.get("data_format", "hdf5")
         if data_format not in _FORMATS:
             raise DataError(f"data_format is {quote(data_format)}, not hdf5, arrow or parquet")
@@ -95,7 +95,7 @@ def _spec_of(metadata: Mapping[str, object]) -> EnvironmentSpec:
 
 def _rows(folder: Path, data_format: str, spec: EnvironmentSpec, num_episodes: int, num_steps: int) -> Iterator[Row]:
     """Yield a row for each episode whose structure is right, and name the first other one after the last."""
-    count, offences = 0, []
+    num_read, offences = 0, []
     with opened(folder, data_format, spec) as stored:
         _check_count(stored.path, num_episodes, "episodes", stored.num_episodes)
         for index, metadata in enumerate(_columns([stored.metadata(index) for index in range(num_episodes)])):
@@ -107,12 +107,12 @@ def _rows(folder: Path, data_format: str, spec: EnvironmentSpec, num_episodes: i
             except DataError as error:
                 offences.append(f"episode {index}: {error}")
                 continue
-            count += len(steps["reward"])
+            num_read += len(steps["reward"])
             yield row
     if offences:
         affected = f"{len(offences)} of {num_episodes} episodes are affected"
         raise DataError(f"{folder}: {offences[0]} ({affected}); fetch the data set again or record it anew")
-    _check_count(folder, num_steps, "steps", count)
+    _check_count(folder, num_steps, "steps", num_read)
 
 
 def _ends(arrays: Mapping[str, np.ndarray], num_steps: int) -> tuple[bool, bool]:
@@ -162,15 +162,6 @@ def _reference_returns(metadata: Mapping[str, object]) -> list[object] | None:
     if not all(isinstance(score, int | float) and abs(score) < 1e38 for score in scores):
         return None
     return scores if scores[0] != scores[1] else None
-
-
-def _total(metadata: Mapping[str, object], name: str) -> int:
-    value = metadata.get(name)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise DataError(f"{name} is {quote(value)}, expected a whole number")
-    return value
 
 
 def _folder_of(name: str) -> Path:

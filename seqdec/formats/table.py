@@ -24,10 +24,10 @@ from seqdec.data.source import Source, file_identity
 from seqdec.errors import DataError, UsageError
 from seqdec.formats.arrays import is_unknown
 from seqdec.formats.columns import Columns, LeafColumns, Roles, flat, roles_of
+from seqdec.formats.guard import at
 from seqdec.formats.infer import Seen, images, nested, space_of
 from seqdec.formats.open_table import Table, open_table
-from seqdec.formats.table_episodes import Fact, episodes, naming
-from seqdec.formats.table_rows import row_of, vector
+from seqdec.formats.table_rows import Fact, episodes, row_of, vector
 from seqdec.spaces.space import quote
 from seqdec.spaces.spec import EnvironmentSpec
 
@@ -91,7 +91,7 @@ def _read(
 ) -> Iterator[Row]:
     spaces = {**spec.observation_leaves, **spec.action_leaves}
     for episode in episodes(table, roles):
-        with naming(episode):
+        with at(episode):
             facts = {
                 name.removeprefix(METADATA): metadata[name](episode.fact(column))
                 for name, column in roles.metadata.items()
@@ -111,7 +111,7 @@ def _scan(
     num_episodes = 0
     for episode in episodes(table, roles, names):
         num_episodes += 1
-        with naming(episode):
+        with at(episode):
             for leaf, values in seen.items():
                 kinds = set[str]().union(*map(episode.kinds, flat({leaf: leaves[leaf]})))
                 values.add(vector(episode.steps, leaves[leaf]), kinds)
@@ -129,7 +129,7 @@ def _image_spaces(table: Table, roles: Roles, leaves: LeafColumns) -> dict[str, 
     for episode in itertools.islice(episodes(table, roles, flat(leaves)) if leaves else (), 1):
         for leaf, column in leaves.items():
             if isinstance(column, str) and episode.kinds(column) == {"image"}:
-                with naming(episode):
+                with at(episode):
                     values = episode.steps(column)
                 if not is_unknown(values):
                     spaces[leaf] = images(values.shape[1:])

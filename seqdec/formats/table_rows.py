@@ -1,24 +1,144 @@
-"""An episode of a table as a row of a data set: by leaf, in the types and shapes of a spec, checked for what fits.
+"""The rows of a table as episodes, one at a time, and each as a row of a data set: by leaf, in the types of a spec.
 
-    observation  o0 o1 o2      o0 o1 o2 oT      o0 o1 o2 and
-    action       a0 a1 a2      a0 a1 a2 null    a0 a1 a2
-    final        o2 again      oT               its last value
+    block of rows   a a a b b | b c c c     an id each: a row is a step
+    episodes        a a a  b b   b  c c c   an episode ends where the id changes, and no id comes back
 
-The end of an episode is said at its last step, or beside the final observation.
+    observation     o0 o1 o2      o0 o1 o2 oT      o0 o1 o2 and
+    action          a0 a1 a2      a0 a1 a2 null    a0 a1 a2
+    final           o2 again      oT               its last value
+
+Or each row is an episode, and its columns hold lists of one entry a step. The end of an episode is said at its last
+step, or beside the final observation.
 """
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import gymnasium
 import numpy as np
+import pyarrow as pa
 
 from seqdec.data.episode import Row, final_name, make_row
 from seqdec.errors import DataError
-from seqdec.formats.arrays import is_unknown, joined, leaf_values
+from seqdec.formats.arrays import is_list, is_unknown, joined, leaf_values, step_values
 from seqdec.formats.columns import Roles
-from seqdec.formats.table_episodes import Fact, TableEpisode
+from seqdec.formats.infer import kind_word
+from seqdec.formats.open_table import Table
+from seqdec.formats.table_formats import Block, column_of, place
 from seqdec.spaces.leaves import MISSING, shape_of_missing
 from seqdec.spaces.space import quote
+
+Fact = str | bool | int | float | None
+
+
+@dataclass(frozen=True)
+class TableEpisode:
+    """One episode as the table has it; a column's values are read when they are asked for.
+
+    Attributes:
+        file: where it begins.
+        row: which row of that file.
+        key: its id; None where one row is all of it.
+        pieces: its rows, as blocks hold them.
+
+    Example:
+        >>> for episode in episodes(table, roles):
+        ...     episode.steps("reward").sum()
+    """
+
+    file: str
+    row: int
+    key: object
+    pieces: list[pa.RecordBatch]
+
+    def __str__(self) -> str:
+        """Say where it is."""
+        return place(self.file, self.row) if self.key is None else f"{self.file}, episode {quote(self.key)}"
+
+    def steps(self, name: str, *, may_be_one: bool = False) -> np.ndarray:
+        """Return a column's values, one a step; in a table of one row an episode, one may stand for all steps."""
+        if self.key is not None:
+            columns = [column_of(piece, name) for piece in self.pieces]
+            starts = np.cumsum([0, *map(len, columns)]).tolist()
+            return joined([step_values(*piece) for piece in zip(columns, itertools.repeat(name), starts)], name)
+        value = column_of(self.pieces[0], name)
+        if is_list(value.type) and value.null_count == 0:
+            return step_values(value.flatten(), name)
+        if may_be_one:
+            return step_values(value, name)[0]
+        kind = "null" if value.null_count else quote(value.type)
+        hint = "if a row is a step, name the column that says of which episode it is (Columns.episode)"
+        expected = f"expected a list with one entry a step; {hint}"
+        raise DataError(f"column {quote(name)} holds {kind}, {expected}", option="episode")
+
+    def last(self, name: str) -> np.ndarray:
+        """Return a column's last value."""
+        values, num_before = column_of(self.pieces[-1], name), sum(map(len, self.pieces[:-1]))
+        return step_values(values.slice(len(values) - 1), name, num_before + len(values) - 1)[0]
+
+    def fact(self, name: str) -> Fact:
+        """Return the one value that a column has in all rows."""
+        facts: list[Fact] = []
+        for piece in self.pieces:
+            values = column_of(piece, name)
+            own = [] if pa.types.is_nested(values.type) else values.unique().to_pylist()
+            if not own or not isinstance(own[0], str | bool | int | float | None):
+                expected = "expected texts, numbers or truth values"
+                raise DataError(f"column {quote(name)} holds {quote(values.type)}: {expected}")
+            facts += own
+        other = next((fact for fact in facts if fact != facts[0] and (fact == fact or facts[0] == facts[0])), facts[0])
+        if other is not facts[0]:
+            change = f"changes from {quote(facts[0])} to {quote(other)}"
+            raise DataError(f"column {quote(name)} {change}: expected one value an episode")
+        return facts[0]
+
+    def kinds(self, name: str) -> set[str]:
+        """Return the kinds of a column's values, see `kind_word`."""
+        return {kind_word(column_of(piece, name).type) for piece in self.pieces}
+
+
+def episodes(table: Table, roles: Roles, names: Sequence[str] | None = None) -> Iterator[TableEpisode]:
+    """Yield the episodes of a table with all columns that have a role, or with those among `names`."""
+    chosen = names if names is not None else [*roles.of_steps, *roles.of_episodes]
+    if roles.episode is None:
+        for block in table.read([*dict.fromkeys(chosen)], roles.texts):
+            for row in range(len(block.rows)):
+                yield TableEpisode(block.file, block.first + row, None, [block.rows.slice(row, 1)])
+        return
+    ends: dict[object, tuple[str, int]] = {}
+    current: TableEpisode | None = None
+    for block in table.read([*dict.fromkeys([roles.episode, *chosen])], roles.texts):
+        for key, start, stop in _runs(block, roles.episode):
+            if current is not None and key != current.key:
+                yield current
+                current = None
+            if current is None:
+                if key in ends:
+                    raise DataError(
+                        f"{place(block.file, block.first + start)}: episode {quote(key)} comes back, it ended at "
+                        f"{place(*ends[key])}: sort the table by episode, or give each an id of its own"
+                    )
+                current = TableEpisode(block.file, block.first + start, key, [])
+            current.pieces.append(block.rows.slice(start, stop - start))
+            ends[key] = (block.file, block.first + stop - 1)
+    if current is not None:
+        yield current
+
+
+def _runs(block: Block, column: str) -> Iterator[tuple[object, int, int]]:
+    """Yield each id with the first row that has it and the row after the last."""
+    ids = column_of(block.rows, column)
+    if ids.null_count or (pa.types.is_floating(ids.type) and np.isnan(ids.to_numpy(zero_copy_only=False)).any()):
+        row = ids.is_null(nan_is_null=True).to_pylist().index(True)
+        raise DataError(f"{place(block.file, block.first + row)}: column {quote(column)} is null, expected an episode")
+    if pa.types.is_nested(ids.type):
+        raise DataError(f"{block.file}: column {quote(column)} holds {quote(ids.type)}, expected one id a step")
+    keys = np.array(ids.to_pylist(), dtype=object)
+    starts = [0, *(np.flatnonzero(keys[1:] != keys[:-1]) + 1).tolist()]
+    for start, stop in zip(starts, [*starts[1:], len(keys)], strict=True):
+        if stop > start:
+            yield keys[start], start, stop
 
 
 def row_of(

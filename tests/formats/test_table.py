@@ -485,7 +485,7 @@ def test_a_spoilt_row_is_named_by_episode_and_step(tmp_path, spoil, message, suf
             change(0, "observation", [[0.5, 0.5]] * 7),
             "line 1: observation has 7 steps, action has 3: expected as many, or one",
         ),
-        (change(1, "action", None), "line 2: column 'action' is null, expected a list"),
+        (change(1, "action", None), "line 2: column 'action' holds null, expected a list"),
         (change(0, "action", []), "line 1: it has no steps"),
         (change(2, "reward", 1.5), "line 3: column 'reward' holds 1.5, unlike .* before it"),
         (change(2, "terminated", [False, True, False]), "line 3: column 'terminated' holds .*, unlike true before it"),
