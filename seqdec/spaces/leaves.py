@@ -23,7 +23,6 @@ LeafKind = Literal["vector", "image", "discrete", "multi_discrete", "text"]
 Batch = np.ndarray | Mapping[str, "Batch"] | tuple["Batch", ...]
 MISSING = "missing."
 MAX_LEAVES = 256
-_ABSENT = object()
 
 
 def leaves(space: gymnasium.Space, name: str) -> dict[str, gymnasium.Space]:
@@ -32,14 +31,14 @@ def leaves(space: gymnasium.Space, name: str) -> dict[str, gymnasium.Space]:
     Raises:
         UsageError: a kind of space that is not supported, or two leaves of one name.
     """
-    found = _leaves(supported(space, name), name)
-    names = [leaf for leaf, _ in found]
+    pairs = _leaves(supported(space, name), name)
+    names = [leaf for leaf, _ in pairs]
     twice = next((leaf for leaf in names if names.count(leaf) > 1), None)
     if twice is not None:
         raise UsageError(f"the {name} space has two entries that would be called {twice!r}: rename one")
-    if len(found) > MAX_LEAVES:
-        raise UsageError(f"the {name} space has {len(found)} entries: at most {MAX_LEAVES} are supported")
-    return dict(found)
+    if len(pairs) > MAX_LEAVES:
+        raise UsageError(f"the {name} space has {len(pairs)} entries: at most {MAX_LEAVES} are supported")
+    return dict(pairs)
 
 
 def role_of(name: str) -> str:
@@ -83,16 +82,15 @@ def split(space: gymnasium.Space, values: Batch, name: str) -> dict[str, np.ndar
     Raises:
         DataError: a part of the batch is not there, or is no number where the leaf wants numbers.
     """
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     for leaf, (part, part_space) in leaf_parts(space, values, name).items():
-        array, missing = _typed(part, part_space, leaf)
-        found[leaf] = array
-        if missing is not None:
-            found[MISSING + leaf] = missing
-    return found
+        arrays[leaf], mask = _typed(part, part_space, leaf)
+        if mask is not None:
+            arrays[MISSING + leaf] = mask
+    return arrays
 
 
-def leaf_parts(space: gymnasium.Space, values: Batch, name: str) -> dict[str, tuple[object, gymnasium.Space]]:
+def leaf_parts(space: gymnasium.Space, values: object, name: str) -> dict[str, tuple[object, gymnasium.Space]]:
     """Return the parts of a nested batch by leaf as they are, each with its leaf's space.
 
     Raises:
@@ -100,22 +98,20 @@ def leaf_parts(space: gymnasium.Space, values: Batch, name: str) -> dict[str, tu
     """
     if not isinstance(space, Dict | Tuple):
         return {name: (values, space)}
-    found: dict[str, tuple[object, gymnasium.Space]] = {}
-    for index, (key, child) in enumerate(children(space)):
-        if isinstance(space, Dict):
-            if not isinstance(values, Mapping) or key not in values:
-                has = ", ".join(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
-                raise DataError(f"{name} has no {key!r}; it has {has}")
-            part = values[key]
-        else:
-            if not isinstance(values, tuple | list) or len(values) != len(space.spaces):
-                raise DataError(f"{name} is no tuple of {len(space.spaces)} parts")
-            part = values[index]
-        found |= leaf_parts(child, part, f"{name}.{key}")
-    unknown = next((key for key in values if key not in space.spaces), None) if isinstance(values, Mapping) else None
+    if isinstance(space, Tuple):
+        if not isinstance(values, tuple | list) or len(values) != len(space.spaces):
+            raise DataError(f"{name} is no tuple of {len(space.spaces)} parts")
+        values = {str(index): part for index, part in enumerate(values)}
+    inner, parts = dict(children(space)), values if isinstance(values, Mapping) else {}
+    lacking = next((key for key in inner if key not in parts), None)
+    if lacking is not None:
+        has = ", ".join(map(str, parts)) if isinstance(values, Mapping) else type(values).__name__
+        raise DataError(f"{name} has no {lacking!r}; it has {has}")
+    unknown = next((key for key in parts if key not in inner), None)
     if unknown is not None:
         raise DataError(f"{name} has {str(unknown)!r}, which its space has not: leave it out, or add it there")
-    return found
+    below = [leaf_parts(child, parts[key], f"{name}.{key}") for key, child in inner.items()]
+    return {leaf: part for parts_of_child in below for leaf, part in parts_of_child.items()}
 
 
 def join(space: gymnasium.Space, arrays: Mapping[str, np.ndarray], name: str) -> Batch:
@@ -162,11 +158,10 @@ def stack(rows: Sequence[object]) -> Batch:
     """
     first = rows[0] if rows else None
     if isinstance(first, Mapping):
-        columns = {key: [row.get(key, _ABSENT) for row in rows if isinstance(row, Mapping)] for key in first}
-        for key, column in columns.items():
-            if len(column) < len(rows) or any(value is _ABSENT for value in column):
+        for key in first:
+            if not all(isinstance(row, Mapping) and key in row for row in rows):
                 raise DataError(f"some steps have {str(key)!r} and others have not")
-        return {key: stack(column) for key, column in columns.items()}
+        return {key: stack([row[key] for row in rows]) for key in first}  # pyright: ignore[reportIndexIssue]
     if isinstance(first, tuple):
         if not all(isinstance(row, tuple) and len(row) == len(first) for row in rows):
             raise DataError(f"some steps are a tuple of {len(first)} and others are not")
@@ -181,13 +176,13 @@ def _leaves(space: gymnasium.Space, name: str) -> list[tuple[str, gymnasium.Spac
 
 
 def _typed(values: object, leaf: gymnasium.Space, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-    if isinstance(leaf, Text) or leaf_kind(leaf) == "text":
+    if isinstance(leaf, Text):
         texts = np.asarray(values, dtype=object).reshape(-1)
-        missing = np.array([text is None for text in texts], dtype=bool)
+        mask = np.array([text is None for text in texts], dtype=bool)
         wrong = next((text for text in texts if not isinstance(text, str | None)), None)
         if wrong is not None:
             raise DataError(f"{name} holds {type(wrong).__name__} where a text is expected")
-        return np.where(missing, "", texts).astype(object), missing if missing.any() else None
+        return np.where(mask, "", texts).astype(object), mask if mask.any() else None
     array = _array(values)
     if array.ndim == 0:
         raise DataError(f"{name} is a single value: expected one a step")
@@ -233,6 +228,4 @@ def _filled(array: np.ndarray, leaf: gymnasium.Space, name: str) -> np.ndarray:
     try:
         return np.stack([unknown if entry is None else np.asarray(entry, np.float64) for entry in array])
     except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{name} is ragged or holds something that is no number: all of one shape are needed"
-        ) from error
+        raise DataError(f"{name} is ragged or holds something that is no number: all need one shape") from error

@@ -1,10 +1,10 @@
 """Which environment episodes come from: spaces and origin as plain data. Naming an environment never makes it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import gymnasium
 
@@ -75,18 +75,7 @@ class EnvironmentSpec:
 
     def to_json(self) -> dict[str, object]:
         """Return plain JSON values; infinite bounds are words."""
-        return {
-            "observation_space": space_to_json(self.observation_space),
-            "action_space": space_to_json(self.action_space),
-            "id": self.id,
-            "kwargs": dict(self.kwargs),
-            "max_episode_steps": self.max_episode_steps,
-            "entry_point": self.entry_point,
-            "wrappers": list(self.wrappers),
-            "reference_returns": None if self.reference_returns is None else list(self.reference_returns),
-            "requirements": list(self.requirements),
-            "missing": list(self.missing),
-        }
+        return {key: _plain(getattr(self, key)) for key in _READERS}
 
     @staticmethod
     def from_json(value: Mapping[str, object]) -> "EnvironmentSpec":
@@ -97,74 +86,84 @@ class EnvironmentSpec:
         """
         if not isinstance(value, Mapping):
             raise DataError(f"an environment's description is {kind_of(value)}: expected an object")
-        known = set(EnvironmentSpec.__dataclass_fields__)
         for key in value:
-            if key not in known:
-                raise DataError(f"unknown key {quote(key)} in an environment's description{suggest(str(key), known)}")
+            if key not in _READERS:
+                nearest = suggest(str(key), _READERS)
+                raise DataError(f"unknown key {quote(key)} in an environment's description{nearest}")
         for key in ("observation_space", "action_space"):
             if key not in value:
                 raise DataError(f"an environment's description has no {key}")
         try:
-            return EnvironmentSpec(
-                observation_space=space_from_json(value["observation_space"], "observation"),
-                action_space=space_from_json(value["action_space"], "action"),
-                id=_word_or_none(value, "id"),
-                kwargs=_kwargs(value.get("kwargs", {})),
-                max_episode_steps=_step_limit(value.get("max_episode_steps")),
-                entry_point=_word_or_none(value, "entry_point"),
-                wrappers=_words(value, "wrappers"),
-                reference_returns=_reference_returns(value.get("reference_returns")),
-                requirements=_words(value, "requirements"),
-                missing=_words(value, "missing"),
-            )
+            return EnvironmentSpec(**{key: _READERS[key](entry, key) for key, entry in value.items()})
         except UsageError as error:  # here it is a file that is wrong
             raise DataError(str(error)) from error
 
 
-def _kwargs(value: object) -> dict[str, object]:
+def _plain(value: object) -> object:
+    if isinstance(value, gymnasium.Space):
+        return space_to_json(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _space(value: object, key: str) -> gymnasium.Space:
+    return space_from_json(value, key.removesuffix("_space"))
+
+
+def _kwargs(value: object, key: str) -> dict[str, object]:
     if not isinstance(value, Mapping):
-        raise DataError(f"the environment's kwargs are {kind_of(value)}: expected an object")
+        raise DataError(f"the environment's {key} are {kind_of(value)}: expected an object")
     try:
         size = len(json.dumps(dict(value), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"the environment's kwargs are no plain JSON: {in_words(error)}") from error
+        raise DataError(f"the environment's {key} are no plain JSON: {in_words(error)}") from error
     if size > MAX_ENTRIES:
-        raise DataError(f"the environment's kwargs have {size} characters: at most {MAX_ENTRIES} are read")
+        raise DataError(f"the environment's {key} have {size} characters: at most {MAX_ENTRIES} are read")
     return dict(value)
 
 
-def _step_limit(value: object) -> int | None:
+def _step_limit(value: object, key: str) -> int | None:
     if value is None or (is_int(value) and 1 <= value <= 10**9):
         return value
-    raise DataError(f"max_episode_steps is {quote(value)}: expected a whole number from 1 on, or null")
+    raise DataError(f"{key} is {quote(value)}: expected a whole number from 1 on, or null")
 
 
-def _reference_returns(value: object) -> tuple[float, float] | None:
+def _reference_returns(value: object, key: str) -> tuple[float, float] | None:
     if value is None:
         return None
     if not isinstance(value, list | tuple) or len(value) != 2 or not all(_is_number(entry) for entry in value):
-        raise DataError(f"reference_returns is {quote(value)}: expected the returns of score 0 and score 100")
+        raise DataError(f"{key} is {quote(value)}: expected the returns of score 0 and score 100")
     if value[0] == value[1]:
-        raise DataError(f"reference_returns are both {value[0]}: score 0 and score 100 must differ")
+        raise DataError(f"{key} are both {value[0]}: score 0 and score 100 must differ")
     return float(value[0]), float(value[1])
 
 
-def _words(value: Mapping[str, object], key: str) -> tuple[str, ...]:
-    words = value.get(key, [])
-    if not isinstance(words, list | tuple) or len(words) > 100:
-        raise DataError(f"{key} is {kind_of(words)}: expected a list of at most 100 texts")
-    for word in words:
-        if not isinstance(word, str) or len(word) > 1000:
-            raise DataError(f"{key} holds {quote(word)}: expected texts of at most 1000 characters")
-    return tuple(words)
+def _text(value: object, key: str) -> str | None:
+    if value is None or (isinstance(value, str) and len(value) <= 1000):
+        return value
+    raise DataError(f"the environment's {key} is {quote(value)}: expected a text of at most 1000 characters")
 
 
-def _word_or_none(value: Mapping[str, object], key: str) -> str | None:
-    word = value.get(key)
-    if word is None or (isinstance(word, str) and len(word) <= 1000):
-        return word
-    raise DataError(f"the environment's {key} is {quote(word)}: expected a text of at most 1000 characters")
+def _texts(value: object, key: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or len(value) > 100 or None in value:
+        raise DataError(f"{key} is {kind_of(value)}: expected a list of at most 100 texts")
+    return tuple(text for text in (_text(entry, key) for entry in value) if text is not None)
 
 
 def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+_READERS: Mapping[str, Callable[[object, str], Any]] = {  # Any: each reader returns the type of its field
+    "observation_space": _space,
+    "action_space": _space,
+    "id": _text,
+    "kwargs": _kwargs,
+    "max_episode_steps": _step_limit,
+    "entry_point": _text,
+    "wrappers": _texts,
+    "reference_returns": _reference_returns,
+    "requirements": _texts,
+    "missing": _texts,
+}
