@@ -4,12 +4,13 @@
                         -> write_rows   an open folder, as they come
     Episode, dicts of arrays -> from_episodes
 
-What the columns hold is in `columns`, what they must be in `checks`.
+What the columns hold is in `schema`, what they must be in `check`.
 """
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,14 +29,11 @@ from seqdec.spaces.space import describe_space, quote
 from seqdec.spaces.spec import EnvironmentSpec
 
 CHUNK_BYTES = 128 * 2**20
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def from_rows(
-    rows: Iterable[Row],
-    spec: EnvironmentSpec,
-    numbers: Iterable[int] | None = None,
-    fingerprint: str | None = None,
+    rows: Iterable[Row], spec: EnvironmentSpec, numbers: Iterable[int] | None = None, fingerprint: str | None = None
 ) -> Dataset:
     """Return a data set in memory of rows as `Episode.to_row` gives them; their values are not checked yet.
 
@@ -46,8 +44,6 @@ def from_rows(
         fingerprint: of the data set; by default a hash of all that it holds, which takes as long as making it.
     """
     tables = list(tables_of(rows, spec, numbers))
-    if not tables:
-        raise DataError("there are no episodes: give at least one")
     return dataset_of(InMemoryTable(pa.concat_tables(tables)), spec, fingerprint)
 
 
@@ -61,25 +57,23 @@ def write_joined(parts: Sequence[Dataset], folder: Path, *, num_episodes: int) -
     spec = environment_of(parts[0])
     table = pa.concat_tables([part.data.table for part in parts]).slice(0, num_episodes)
     counts = np.concatenate([lengths(part) for part in parts])[:num_episodes]
-    write_tables(_cut(table, counts, _chunk_limit(spec)), spec, folder)
+    groups = _grouped(range(num_episodes), counts.__getitem__, _chunk_limit(spec))
+    # Joined with nothing, which copies: a slice alone would be written with what lies around it.
+    slices = (pa.concat_tables([table.slice(group[0], len(group)), table.slice(0, 0)]) for group in groups)
+    write_tables((part.combine_chunks() for part in slices), spec, folder)
 
 
 def write_tables(tables: Iterable[pa.Table], spec: EnvironmentSpec, folder: Path) -> None:
     path = folder / "data-00000.arrow"
-    writer = None
+    tables = iter(tables)
+    first = next(tables)
     try:
-        with pa.OSFile(str(path), "wb") as file:
-            for table in tables:
-                if writer is None:
-                    writer = pa.ipc.new_stream(file, table.schema)
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, first.schema) as writer:
+            for table in chain([first], tables):
                 writer.write_table(table)
-            if writer is None:
-                raise DataError("there are no episodes: give at least one")
-            writer.close()
     except pa.ArrowException as error:
         raise DataError(f"{path} cannot be written: {error}") from error
-    mapped = MemoryMappedTable.from_file(str(path))
-    dataset = dataset_of(mapped, spec)
+    dataset = dataset_of(MemoryMappedTable.from_file(str(path)), spec)
     check(dataset)
     dataset.info.write_to_directory(str(folder))
     state = {
@@ -92,37 +86,29 @@ def write_tables(tables: Iterable[pa.Table], spec: EnvironmentSpec, folder: Path
     storage.write_json(folder / "state.json", state)
 
 
-def _cut(table: pa.Table, counts: np.ndarray, limit: int) -> Iterator[pa.Table]:
-    """Yield the rows of a table as tables of at most `limit` timesteps, whatever chunks they come in."""
-    first = num_waiting = 0
-    for index, num_steps in enumerate([*counts.tolist(), limit]):
-        if index > first and num_waiting + num_steps > limit:
-            # Joined with nothing, which copies: a slice alone would be written with what lies around it.
-            yield pa.concat_tables([table.slice(first, index - first), table.slice(0, 0)]).combine_chunks()
-            first, num_waiting = index, 0
-        num_waiting += num_steps
-
-
 def tables_of(rows: Iterable[Row], spec: EnvironmentSpec, numbers: Iterable[int] | None = None) -> Iterator[pa.Table]:
-    """Yield rows as tables of bounded size."""
-    columns = columns_of(spec)
-    limit = _chunk_limit(spec)
+    """Yield rows as tables of bounded size, at least one."""
     metadata: dict[str, pa.DataType] | None = None
-    waiting: list[Row] = []
-    num_waiting = 0
     numbered = enumerate(rows) if numbers is None else zip(numbers, rows, strict=True)
-    for index, row in known_rows(numbered, spec):
-        _check_shapes(row, spec, index)
-        num_steps = _num_steps(row)
-        if waiting and num_waiting + num_steps > limit:
-            metadata = _metadata_types(waiting) if metadata is None else metadata
-            yield _table(waiting, columns, metadata, spec)
-            waiting, num_waiting = [], 0
-        waiting.append(row)
-        num_waiting += num_steps
-    if waiting:
-        metadata = _metadata_types(waiting) if metadata is None else metadata
-        yield _table(waiting, columns, metadata, spec)
+    for group in _grouped(_fitting(known_rows(numbered, spec), spec), _num_steps, _chunk_limit(spec)):
+        metadata = _metadata_types(group) if metadata is None else metadata
+        yield _table(group, metadata, spec)
+    if metadata is None:
+        raise DataError("there are no episodes: give at least one")
+
+
+def _grouped(items: Iterable[T], num_steps: Callable[[T], int], limit: int) -> Iterator[list[T]]:
+    """Yield neighbours together, as many as have at most `limit` timesteps in all, and at least one."""
+    group: list[T] = []
+    num_waiting = 0
+    for item in items:
+        if group and num_waiting + num_steps(item) > limit:
+            yield group
+            group, num_waiting = [], 0
+        group.append(item)
+        num_waiting += num_steps(item)
+    if group:
+        yield group
 
 
 def _chunk_limit(spec: EnvironmentSpec) -> int:
@@ -151,29 +137,28 @@ def _metadata_type(name: str, value: RowValue) -> pa.DataType:
     return METADATA_TYPES[kind]
 
 
-def _check_shapes(row: Row, spec: EnvironmentSpec, index: int) -> None:
-    for name, space in {**spec.observation_leaves, **spec.action_leaves}.items():
-        if name not in row:
-            has = ", ".join(key for key in row if role_of(key) in ("observation", "action"))
-            raise DataError(f"episode {index}: {name} is not there{suggest(name, row)}; it has {has}")
-        values = row[name]
-        assert isinstance(values, np.ndarray)
-        wanted = leaf_dtype(space).kind
-        fits = values.dtype.kind == "O" if wanted == "O" else values.dtype.kind in ("iu" if wanted in "iu" else "fiu")
-        # Whole numbers in a Box are numbers too; a Discrete value with a fraction is not one.
-        expected = () if wanted == "O" else space.shape
-        if values.shape[1:] != expected or not fits:
-            came = f"shape {list(values.shape[1:])} and type {values.dtype}"
-            raise DataError(f"episode {index}: {name}s have {came}, the space is {describe_space(space)}")
-        if leaf_kind(space) == "image" and values.dtype != np.uint8 and (values.min() < 0 or values.max() > 255):
-            raise DataError(f"episode {index}: {name} leaves 0 to 255, the space is {describe_space(space)}")
+def _fitting(rows: Iterable[tuple[int, Row]], spec: EnvironmentSpec) -> Iterator[Row]:
+    """Yield rows without their numbers, once their arrays are seen to have the spaces' shapes and kinds."""
+    for index, row in rows:
+        for name, space in {**spec.observation_leaves, **spec.action_leaves}.items():
+            if name not in row:
+                has = ", ".join(key for key in row if role_of(key) in ("observation", "action"))
+                raise DataError(f"episode {index}: {name} is not there{suggest(name, row)}; it has {has}")
+            values = row[name]
+            assert isinstance(values, np.ndarray)
+            # Whole numbers in a Box are numbers too; a Discrete value with a fraction is not one.
+            kinds = {"O": "O", "f": "fiu"}.get(leaf_dtype(space).kind, "iu")
+            if values.shape[1:] != (space.shape or ()) or values.dtype.kind not in kinds:
+                actual = f"shape {list(values.shape[1:])} and type {values.dtype}"
+                raise DataError(f"episode {index}: {name}s have {actual}, the space is {describe_space(space)}")
+            if leaf_kind(space) == "image" and values.dtype != np.uint8 and (values.min() < 0 or values.max() > 255):
+                raise DataError(f"episode {index}: {name} leaves 0 to 255, the space is {describe_space(space)}")
+        yield row
 
 
-def _table(
-    rows: Sequence[Row], columns: Mapping[str, Column], metadata: Mapping[str, pa.DataType], spec: EnvironmentSpec
-) -> pa.Table:
+def _table(rows: Sequence[Row], metadata: Mapping[str, pa.DataType], spec: EnvironmentSpec) -> pa.Table:
     counts = [_num_steps(row) for row in rows]
-    arrays = {name: _array(rows, name, kind, counts) for name, kind in columns.items()}
+    arrays = {name: _array(rows, name, kind, counts) for name, kind in columns_of(spec).items()}
     arrays["terminated"] = pa.array([bool(row["terminated"]) for row in rows])
     arrays["truncated"] = pa.array([bool(row["truncated"]) for row in rows])
     arrays["text"] = _texts([str(row.get("text") or "") for row in rows], "text")
@@ -186,25 +171,19 @@ def _table(
                 arrays[name] = pa.array(values, kind)
         except (pa.ArrowException, TypeError) as error:
             raise DataError(f"{name} is not of one type in all episodes: {error}") from error
-    bare = pa.schema([(name, kind) for name, kind in metadata.items()])
-    schema = features_of(spec, list(arrays), bare).arrow_schema
+    schema = features_of(spec, pa.schema(list(metadata.items()))).arrow_schema
     return pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
 
 
 def _array(rows: Sequence[Row], name: str, kind: Column, counts: Sequence[int]) -> pa.Array:
-    if kind.dtype == "string":
-        values = _texts(np.concatenate([np.asarray(row[name], dtype=object).reshape(-1) for row in rows]), name)
-        return _nest(counts, values) if kind.of_steps else values
-    parts = [np.asarray(row[name]).reshape(-1) for row in rows]
-    values = pa.array(np.concatenate(parts).astype(kind.dtype, copy=False))
+    parts = np.concatenate([np.asarray(row[name]).reshape(-1) for row in rows])
+    values = _texts(parts, name) if kind.dtype == "string" else pa.array(parts.astype(kind.dtype, copy=False))
     if kind.size is None:
         return _nest(counts, values) if kind.of_steps else values
     if not kind.of_steps:
         return pa.FixedSizeListArray.from_arrays(values, kind.size)
     if len(values) >= 2**31:  # Arrow counts the entries of a list in 31 bits
-        raise DataError(
-            f"an episode has {sum(counts)} steps of {kind.size} entries of {name}: cut it into shorter ones"
-        )
+        raise DataError(f"an episode has {sum(counts)} steps of {kind.size} entries of {name}: cut it in parts")
     vectors = pa.ListArray.from_arrays(pa.array(np.arange(sum(counts) + 1, dtype=np.int32) * kind.size), values)
     return pa.ExtensionArray.from_storage(Array2DExtensionType((None, kind.size), kind.dtype), _nest(counts, vectors))
 

@@ -16,7 +16,7 @@ from seqdec.data.check import check
 from seqdec.data.episode import Episode, Row, final_name, make_row
 from seqdec.data.schema import dataset_of, environment_of, features_of
 from seqdec.errors import DataError, suggest
-from seqdec.spaces.leaves import MISSING, leaf_dtype, leaf_kind, shape_of_missing, split, stack
+from seqdec.spaces.leaves import MISSING, leaf_dtype, shape_of_missing, split, stack
 from seqdec.spaces.space import kind_of, quote
 from seqdec.spaces.spec import EnvironmentSpec
 
@@ -44,16 +44,11 @@ def episode_at(dataset: Dataset, index: int) -> Episode:
     spec = environment_of(dataset)
     row = dict(dataset[index])
     for name, leaf in {**spec.observation_leaves, **spec.action_leaves}.items():
-        shape, kept = tuple(leaf.shape or ()), leaf_dtype(leaf)
-        names = [(name, (-1, *shape), kept), (MISSING + name, (-1, *shape_of_missing(leaf)), np.dtype(bool))]
-        if name in spec.observation_leaves:
-            names += [
-                (final_name(name), shape, kept),
-                (MISSING + final_name(name), shape_of_missing(leaf), np.dtype(bool)),
-            ]
-        for key, wanted, dtype in names:
-            if key in row:
-                row[key] = np.asarray(row[key], dtype).reshape(wanted if leaf_kind(leaf) != "text" else wanted[:1])
+        kinds = (("", leaf_dtype(leaf), leaf.shape or ()), (MISSING, np.dtype(bool), shape_of_missing(leaf)))
+        for prefix, dtype, shape in kinds:
+            for key, axes in ((prefix + name, (-1,)), (prefix + final_name(name), ())):
+                if key in row:
+                    row[key] = np.asarray(row[key], dtype).reshape((*axes, *shape))
     return Episode.from_row(row)
 
 
@@ -92,7 +87,7 @@ def open_folder(folder: Path) -> Dataset:
             table.table.validate()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read: damaged or cut off; make or fetch the data set again") from error
-        if not table.schema.equals(features_of(spec, table.schema.names, table.schema).arrow_schema):
+        if not table.schema.equals(features_of(spec, table.schema).arrow_schema):
             raise DataError(f"{path} has other columns than its environment's data: make the data set again")
         tables.append(table)
     return dataset_of(concat_tables(tables), spec)

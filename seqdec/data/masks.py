@@ -20,7 +20,7 @@ def known_rows(rows: Iterable[tuple[int, Row]], spec: EnvironmentSpec) -> Iterat
         DataError: after the last row, if some lack a value that they must have: the first one and how many.
     """
     num_rows, num_lacking = 0, 0
-    first = leaf = ""
+    place = leaf = ""
     for number, row in rows:
         num_rows += 1
         lacking = first_missing(row, spec)
@@ -28,29 +28,25 @@ def known_rows(rows: Iterable[tuple[int, Row]], spec: EnvironmentSpec) -> Iterat
             yield number, _with_masks(row, spec)
             continue
         num_lacking += 1
-        if not first:
-            place, leaf = lacking
-            first = f"episode {number}{',' if place.startswith('step') else ':'} {place}"
-    if first:
+        if not place:
+            place, leaf = f"episode {number}{lacking[0]}", lacking[1]
+    if place:
         may_be = f"say in EnvironmentSpec.missing that {leaf} may be, or " if leaf in spec.observation_leaves else ""
-        raise DataError(
-            f"{first} ({num_lacking} of {num_rows} episodes are affected): {may_be}leave such episodes out with "
-            "on_nonfinite='drop-episode'",
-            option="missing" if may_be else "on_nonfinite",
-        )
+        advice = f"{may_be}leave such episodes out with on_nonfinite='drop-episode'"
+        option = "missing" if may_be else "on_nonfinite"
+        raise DataError(f"{place} ({num_lacking} of {num_rows} episodes are affected): {advice}", option=option)
 
 
 def first_missing(row: Row, spec: EnvironmentSpec) -> tuple[str, str] | None:
-    """Return where a row first lacks a value that may not be missing, in words, and the leaf; None if nowhere."""
+    """Return where a row first lacks a value that may not be missing, as ", step 1: LEAF is missing", and the leaf."""
     for name, leaf in {**spec.observation_leaves, **spec.action_leaves}.items():
         for key in (name, final_name(name)) if name not in spec.missing else ():
-            mask = row.get(MISSING + key)
-            if mask is None or not np.any(mask):
-                continue
-            mask = np.asarray(mask)[None] if key != name else np.asarray(mask)
-            step, entry = divmod(int(np.flatnonzero(mask)[0]), mask[0].size)
-            place = f"step {step}: {key}" if key == name else key
-            return f"{place}[{entry}] is nan" if leaf_kind(leaf) == "vector" else f"{place} is missing", name
+            mask = np.asarray(row.get(MISSING + key, False))
+            if mask.any():
+                steps = mask if key == name else mask[None]
+                step, entry = divmod(int(np.flatnonzero(steps)[0]), steps[0].size)
+                what = f"{key}[{entry}] is nan" if leaf_kind(leaf) == "vector" else f"{key} is missing"
+                return f", step {step}: {what}" if key == name else f": {what}", name
     return None
 
 

@@ -12,7 +12,6 @@ The Arrow buffers are the arrays: `column` hands out all timesteps of all episod
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,22 +61,18 @@ def columns_of(spec: EnvironmentSpec) -> dict[str, Column]:
 METADATA_TYPES = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
 
 
-def features_of(spec: EnvironmentSpec, names: Iterable[str], schema: "Features | pa.Schema | None" = None) -> Features:
-    """Return the columns of an environment's data, with the metadata among `names` in the types that it has."""
-    known: dict[str, Array2D | List | Value] = {name: kind.feature() for name, kind in columns_of(spec).items()}
-    known |= {"terminated": Value("bool"), "truncated": Value("bool"), "text": Value("string")}
-    source = names if schema is None and isinstance(names, Features) else schema
-    for name in names:
-        if name.startswith(METADATA) and source is not None:
-            if isinstance(source, Features):
-                kind = getattr(source[name], "dtype", None)
-            else:
-                found = source.field(name).type
-                kind = next((word for word, arrow in METADATA_TYPES.items() if arrow == found), None)
-            if kind not in METADATA_TYPES:
+def features_of(spec: EnvironmentSpec, schema: pa.Schema) -> Features:
+    """Return the columns of an environment's data, and the metadata that an Arrow schema has, in its types."""
+    features: dict[str, Array2D | List | Value] = {name: kind.feature() for name, kind in columns_of(spec).items()}
+    features |= {"terminated": Value("bool"), "truncated": Value("bool"), "text": Value("string")}
+    words = {kind: word for word, kind in METADATA_TYPES.items()}
+    for name in schema.names:
+        if name.startswith(METADATA):
+            kind = schema.field(name).type
+            if kind not in words:
                 raise DataError(f"the column {quote(name)} holds no text, number or truth value: leave it out")
-            known[name] = Value(kind)
-    return Features({name: known[name] for name in sorted(known, key=_order)})
+            features[name] = Value(words[kind])
+    return Features({name: features[name] for name in sorted(features, key=_order)})
 
 
 def _order(name: str) -> tuple[int, str]:
@@ -87,7 +82,7 @@ def _order(name: str) -> tuple[int, str]:
 
 def dataset_of(table: Table, spec: EnvironmentSpec, fingerprint: str | None = None) -> Dataset:
     description = json.dumps(spec.to_json(), allow_nan=False)
-    features = features_of(spec, table.schema.names, table.schema)
+    features = features_of(spec, table.schema)
     return Dataset(table, info=DatasetInfo(description=description, features=features), fingerprint=fingerprint)
 
 
@@ -97,8 +92,8 @@ def environment_of(dataset: Dataset) -> EnvironmentSpec:
         value = json.loads(dataset.info.description)
     except (ValueError, RecursionError) as error:
         raise DataError(
-            "the data set does not describe its environment: make it with seqdec.sources, which keeps the "
-            "environment as JSON in info.description"
+            "the data set does not describe its environment: make it with load_dataset or from_episodes, which keep "
+            "the environment as JSON in info.description"
         ) from error
     return EnvironmentSpec.from_json(value)
 
@@ -120,36 +115,29 @@ def text_column(dataset: Dataset, name: str) -> list[pa.StringArray]:
 def changing_episode(dataset: Dataset, name: str) -> int | None:
     """Return the first episode within which a column's values change, or None: then it may stand in a prompt."""
     is_text = leaf_kind(environment_of(dataset).observation_leaves[name]) == "text"
-    # equal texts have equal numbers: those of a dictionary
-    if is_text:
-        found = [chunk.dictionary_encode().indices.to_numpy() for chunk in text_column(dataset, name)]
-    else:
-        found = column(dataset, name)
-    counts, num_before = lengths(dataset), 0
-    for chunk in found:
-        ends = np.cumsum(counts[num_before:])
-        own = counts[num_before : num_before + int(np.searchsorted(ends, len(chunk))) + 1]
-        firsts = np.repeat(np.cumsum(own) - own, own)
-        differs = (chunk != chunk[firsts]).reshape(len(chunk), -1).any(axis=1)
+    num_before = 0
+    for chunk in arrow_chunks(dataset, name):
+        # equal texts have equal numbers: those of a dictionary
+        values = chunk.flatten().dictionary_encode().indices.to_numpy() if is_text else flat(chunk)
+        counts = chunk.value_lengths().to_numpy()
+        ends = np.cumsum(counts)
+        differs = (values != values[np.repeat(ends - counts, counts)]).reshape(len(values), -1).any(axis=1)
         if differs.any():
-            return num_before + int(np.searchsorted(np.cumsum(own), int(np.argmax(differs)), side="right"))
-        num_before += len(own)
+            return num_before + int(np.searchsorted(ends, np.argmax(differs), side="right"))
+        num_before += len(counts)
     return None
 
 
 def lengths(dataset: Dataset) -> np.ndarray:
     """Return the number of timesteps of each episode: [episodes] int64."""
-    found = [chunk.value_lengths().to_numpy().astype(np.int64) for chunk in arrow_chunks(dataset, "reward")]
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+    counts = [chunk.value_lengths().to_numpy() for chunk in arrow_chunks(dataset, "reward")]
+    return np.concatenate([np.zeros(0, np.int64), *counts])
 
 
 def returns(dataset: Dataset) -> np.ndarray:
     """Return the undiscounted return of each episode: [episodes] float64."""
-    found = [np.zeros(0)]
-    for chunk in arrow_chunks(dataset, "reward"):
-        counts = chunk.value_lengths().to_numpy().astype(np.int64)
-        found.append(np.add.reduceat(flat(chunk).astype(np.float64), np.cumsum(counts) - counts))
-    return np.concatenate(found)
+    counts, rewards = lengths(dataset), np.concatenate([np.zeros(0), *column(dataset, "reward")])
+    return np.add.reduceat(rewards, np.cumsum(counts) - counts) if len(counts) else rewards
 
 
 def num_bytes(dataset: Dataset) -> int:

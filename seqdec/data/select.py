@@ -83,29 +83,28 @@ def mix(parts: Sequence[Dataset], weights: Sequence[float] | None = None) -> tup
     specs = [environment_of(part) for part in parts]
     for index, spec in enumerate(specs[1:], start=1):
         for side in ("observation", "action"):
-            first, other = (getattr(given, f"{side}_space") for given in (specs[0], spec))
+            first, other = (getattr(each, f"{side}_space") for each in (specs[0], spec))
             if not spaces_agree(first, other, with_bounds=side == "action"):
                 raise UsageError(
                     f"the first data set has {side}s {describe_space(first)}, number {index + 1} has "
                     f"{describe_space(other)}: name their tasks (a=PATH b=PATH), or give data sets of one environment"
                 )
         if set(spec.missing) != set(specs[0].missing):
-            first, other = (", ".join(given.missing) or "nothing" for given in (specs[0], spec))
+            first, other = (", ".join(each.missing) or "nothing" for each in (specs[0], spec))
             raise UsageError(
                 f"in the first data set {first} may be missing, in number {index + 1} {other}: make them again with "
-                "the same --missing"
+                "the same missing=...",
+                option="missing",
             )
-    if weights is None:
-        shares = np.ones(sum(len(part) for part in parts))
-    else:
-        given = np.asarray(weights, np.float64)
-        if given.shape != (len(parts),) or not np.isfinite(given).all() or (given < 0).any() or given.sum() == 0:
+    sizes = [len(part) for part in parts]
+    shares = np.ones(sum(sizes))
+    if weights is not None:
+        wishes = np.asarray(weights, np.float64)
+        if wishes.shape != (len(parts),) or not np.isfinite(wishes).all() or (wishes < 0).any() or wishes.sum() == 0:
             raise UsageError(
-                f"weights are {given.tolist()} for {len(parts)} data sets: one each, at least 0, not all 0"
+                f"weights are {wishes.tolist()} for {len(parts)} data sets: one each, at least 0, not all 0"
             )
-        shares = np.concatenate(
-            [np.full(len(part), weight / lengths(part).sum()) for part, weight in zip(parts, given, strict=True)]
-        )
+        shares = np.repeat(wishes / [lengths(part).sum() for part in parts], sizes)
     if len(parts) == 1:
         return parts[0], shares
     first = parts[0].features

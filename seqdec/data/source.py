@@ -79,17 +79,13 @@ IDENTITY = "source.json"
 
 
 def read(
-    source: Source,
-    *,
-    on_nonfinite: OnNonfinite = "refuse",
-    clip_actions: bool = False,
-    folder: Path | None = None,
+    source: Source, *, on_nonfinite: OnNonfinite = "refuse", clip_actions: bool = False, folder: Path | None = None
 ) -> Dataset:
     """Return a source's episodes as a data set: in memory, or mapped from a folder that they are written to."""
     if folder is not None:
         convert(source, folder, on_nonfinite=on_nonfinite, clip_actions=clip_actions)
         return load_folder(folder)
-    dataset = from_rows(_chosen_rows(source, on_nonfinite, clip_actions), source.spec)
+    dataset = from_rows(_rows_of(source, on_nonfinite, clip_actions), source.spec)
     check(dataset)
     return dataset
 
@@ -128,17 +124,16 @@ def convert(
     with storage.await_lock(folder):
         if os.path.lexists(folder):
             if not (folder / "dataset_info.json").is_file():
-                raise UsageError(f"{folder} exists already and is no data set: choose another --output")
+                raise UsageError(f"{folder} exists already and is no data set: choose another folder", option="output")
             if _is_of(folder, identity, may_be_damaged=replace):
                 return False
             if not replace:
-                raise UsageError(
-                    f"{folder} exists already and holds something else (another source, or other options): choose "
-                    "another --output, or give --replace"
-                )
-        rows = _chosen_rows(source, on_nonfinite, clip_actions)
+                holds = "exists already and holds something else (another source, or other options)"
+                advice = "choose another folder, or give replace=True"
+                raise UsageError(f"{folder} {holds}: {advice}", option="replace")
+        rows = _rows_of(source, on_nonfinite, clip_actions)
         with storage.publish(folder, replace=replace) as target:
-            write_rows(_counted(rows, progress), source.spec, target)
+            write_rows(_counted(rows, progress) if progress else rows, source.spec, target)
             storage.write_json(target / IDENTITY, identity)
     return True
 
@@ -152,23 +147,20 @@ def _is_of(folder: Path, identity: Mapping[str, object], *, may_be_damaged: bool
     except DataError as error:
         if may_be_damaged:
             return False
-        raise DataError(f"{error}, or make it again with --replace") from error
+        raise DataError(f"{error}, or make it again with replace=True", option="replace") from error
 
 
-def _chosen_rows(source: Source, on_nonfinite: OnNonfinite, clip_actions: bool) -> Iterable[Row]:
+def _rows_of(source: Source, on_nonfinite: OnNonfinite, clip_actions: bool) -> Iterable[Row]:
     if on_nonfinite not in ("refuse", "drop-episode"):
         raise UsageError(f"on_nonfinite is {quote(on_nonfinite)}: expected 'refuse' or 'drop-episode'")
-    rows: Iterable[Row] = source.read()
-    if clip_actions:
-        rows = clipped(rows, source.spec)
+    rows = clipped(source.read(), source.spec) if clip_actions else source.read()
     return drop_nonfinite(rows, source.spec) if on_nonfinite == "drop-episode" else rows
 
 
-def _counted(rows: Iterable[Row], progress: Callable[[int], None] | None) -> Iterator[Row]:
+def _counted(rows: Iterable[Row], progress: Callable[[int], None]) -> Iterator[Row]:
     for row in rows:
         yield row
-        if progress is not None:
-            progress(1)
+        progress(1)
 
 
 def _is_usable(value: RowValue) -> bool:

@@ -120,7 +120,7 @@ def test_another_source_or_option_is_refused_and_replaced_on_demand(tmp_path: Pa
     os.utime(path, ns=(0, 0))
     others.append((hdf5.source(path), {}))
     for source, options in others:
-        with pytest.raises(UsageError, match="a exists already and holds something else .* or give --replace"):
+        with pytest.raises(UsageError, match="a exists already and holds something else .* or give replace=True"):
             convert(source, folder, **options)
         assert file_times(folder) == before and leftovers(tmp_path) == []
     for source, options in others[1:]:
@@ -136,7 +136,7 @@ def test_a_damaged_folder_is_made_again_on_demand(tmp_path: Path):
     for name in ("data-00000.arrow", "source.json", "manifest.json"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[: len(content) // 2])
-        with pytest.raises(DataError, match=f"{name}.*again with --replace"):
+        with pytest.raises(DataError, match=f"{name}.*again with replace=True"):
             convert(source, folder)
         assert convert(source, folder, replace=True)
         assert_same(load_dataset(folder), read(source))
@@ -151,7 +151,7 @@ def test_what_is_no_data_set_never_gives_way(tmp_path: Path):
     (tmp_path / "file").write_text("dear")
     for name in ("policy", "notes", "file"):
         for is_replacing in (False, True):
-            with pytest.raises(UsageError, match="exists already and is no data set: choose another --output"):
+            with pytest.raises(UsageError, match="exists already and is no data set: choose another folder"):
                 convert(unreadable(), tmp_path / name, replace=is_replacing)
     storage.verify(tmp_path / "policy")
     assert (tmp_path / "notes" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "dear"
