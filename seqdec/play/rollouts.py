@@ -1,9 +1,4 @@
-"""Let an actor play episodes in a batch of environments.
-
-wave 0   episode 0 |-------|          N environments start together; a row that ends leaves the batch,
-         episode 1 |----------------| so that the actor's memory stays a rectangle and no episode that
-wave 1   episode 2 |---|              was started is left out of the count
-"""
+"""Let an actor play episodes in a batch of environments, wave after wave, or in several batches that take turns."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -66,11 +61,10 @@ def rollout(
         autoreset_mode(batch)
     results: dict[int, Episode | str] = {}
     for first, played in play_in_turns(actors, batches, num_episodes, seed, progress):
-        results |= enumerate(played, first)
-        message = next((result for result in played if isinstance(result, str)), None)
-        if message is not None and failures is None:
-            number = first + played.index(message)
-            raise NumericsError(f"the environment failed in episode {number}: {message}")
+        for number, result in enumerate(played, first):
+            if isinstance(result, str) and failures is None:
+                raise NumericsError(f"the environment failed in episode {number}: {result}")
+            results[number] = result
     in_order = sorted(results.items())
     if failures is not None:
         failures += [Failure(number, result) for number, result in in_order if isinstance(result, str)]

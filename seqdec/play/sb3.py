@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import gymnasium
 import numpy as np
 
-from seqdec.errors import DataError, UsageError, suggest
+from seqdec.errors import DataError, UsageError, in_words, suggest
 from seqdec.play.actors import Actor
 from seqdec.spaces.leaves import Batch, stack, unstack
 
@@ -104,23 +104,19 @@ def load_sb3(path: Path | str, algorithm: str, *, trust_policy: bool = False) ->
     try:
         return kind.load(path)
     except Exception as error:  # foreign code and a foreign file: whatever it raises
-        words = " ".join(str(error).split())[:200]
-        raise DataError(f"'{path}' cannot be opened as {algorithm} ({type(error).__name__}: {words})") from error
+        raise DataError(f"'{path}' cannot be opened as {algorithm} ({in_words(error)})") from error
 
 
 def _algorithm(name: str) -> type:
     try:
         if name in OWN:
-            import stable_baselines3 as own  # pyright: ignore[reportMissingImports]
-
-            return getattr(own, OWN[name])
-
-        import sb3_contrib as contrib  # pyright: ignore[reportMissingImports]
-
-        return getattr(contrib, CONTRIB[name])
+            import stable_baselines3 as module  # pyright: ignore[reportMissingImports]
+        else:
+            import sb3_contrib as module  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         package = '"seqdec[sb3]"' if name in OWN else "sb3-contrib"
         raise UsageError(f"{name} models need a package that is not installed: pip install {package}") from error
+    return getattr(module, (OWN | CONTRIB)[name])
 
 
 class _ModelActor:
@@ -146,7 +142,10 @@ class _ModelActor:
     def act(self, observations: Batch, rewards: np.ndarray | None) -> Batch:
         try:
             seen = self._normalize(observations)
-            actions = self._predict(seen) if self._deterministic else self._sample(seen)
+            if self._deterministic:
+                actions, self._states = self._predict(seen, len(self._episodes), self._states)
+            else:
+                actions, self._states = self._sample(seen)
         except (ValueError, AssertionError, KeyError, TypeError) as error:  # how it says that spaces do not fit
             words = " ".join(str(error).split())[:300]
             raise UsageError(f"the model cannot act on what this environment shows: {words}") from error
@@ -158,35 +157,28 @@ class _ModelActor:
         if self._states is not None:
             self._states = tuple(state[:, rows] for state in self._states)
 
-    def _predict(self, seen: Batch) -> np.ndarray:
-        starts = np.full(len(self._episodes), self._timestep == 0)
-        actions, self._states = self._model.predict(seen, state=self._states, episode_start=starts, deterministic=True)
-        return actions
+    def _predict(self, seen: Batch, num_rows: int, states: States | None) -> tuple[np.ndarray, States | None]:
+        starts = np.full(num_rows, self._timestep == 0)
+        return self._model.predict(seen, state=states, episode_start=starts, deterministic=self._deterministic)
 
-    def _sample(self, seen: Batch) -> Batch:
-        """Predict row by row: the model draws from generators that all of a process share."""
-        actions: list[np.ndarray] = []
-        states: list[States] = []
-        start = np.full(1, self._timestep == 0)
-        with _restored_generators():
-            for row, observation in enumerate(unstack(seen, len(self._episodes))):
-                self._seed_generators([self._seed, int(self._episodes[row]), self._timestep])
-                before = None if self._states is None else tuple(state[:, row : row + 1] for state in self._states)
-                action, after = self._model.predict(observation, state=before, episode_start=start, deterministic=False)
-                actions.append(action)
-                states += [] if after is None else [after]
-        if states:
-            self._states = tuple(np.concatenate(parts, axis=1) for parts in zip(*states, strict=True))
-        return stack(actions)
-
-    def _seed_generators(self, numbers: list[int]) -> None:
+    def _sample(self, seen: Batch) -> tuple[np.ndarray, States | None]:
+        """Predict row by row, each seeded: the model draws from generators that all of a process share."""
         import torch
 
-        seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-        torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - DQN explores by it
-        if self._trained:
-            self._trained.action_space.seed(seed)
+        rows: list[tuple[np.ndarray, States | None]] = []
+        with _restored_generators():
+            for row, observation in enumerate(unstack(seen, len(self._episodes))):
+                numbers = np.random.SeedSequence([self._seed, int(self._episodes[row]), self._timestep])
+                seed = int(numbers.generate_state(1)[0])
+                torch.manual_seed(seed)
+                np.random.seed(seed)  # noqa: NPY002 - DQN explores by it
+                if self._trained:
+                    self._trained.action_space.seed(seed)
+                states = self._states and tuple(state[:, [row]] for state in self._states)
+                rows.append(self._predict(stack([observation]), 1, states))
+        parts = [states for _, states in rows if states is not None]
+        states = tuple(np.concatenate(layers, axis=1) for layers in zip(*parts, strict=True)) if parts else None
+        return np.concatenate([actions for actions, _ in rows]), states
 
 
 @contextmanager
