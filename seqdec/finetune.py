@@ -1,6 +1,6 @@
 """The door: `finetune(data) -> Policy`, and the assembly of every training run, once.
 
-    data set -> layout -> windows -> backbone -> models -> train -> policy
+    data set -> layout -> windows -> models around one backbone -> train -> policy
 
 `finetune` goes this way in one call; the verb `train` of the command line goes it by the same functions, with every
 option that each of them has. Nothing here knows a flag, and nothing heavy is imported before it is needed.
@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from seqdec.errors import UsageError
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from seqdec.inference.policy import Policy
-    from seqdec.model.backbone import Backbone
     from seqdec.model.sequence_model import SequenceModel
     from seqdec.sequence.layout import Layout
     from seqdec.sequence.stream import StreamWindows
     from seqdec.sequence.windows import Windows
     from seqdec.spaces.spec import EnvironmentSpec
+    from seqdec.training.loop import Outcome
 
     Data = Dataset | str | Path
 
@@ -55,15 +55,12 @@ def finetune(
     finetune: Literal["full", "lora", "frozen"] = "full",
     steps: int = 300,
     batch_size: int = 32,
-    learning_rate: float = 1e-3,
-    backbone_learning_rate: float | None = None,
-    precision: Literal["no", "bf16", "fp16"] = "no",
+    eval_every: int = 100,
+    checkpoint_every: int = 100,
     heldout_fraction: float = 0.1,
     seed: int = 0,
     output: str | Path | None = None,
-    eval_every: int = 100,
-    checkpoint_every: int = 100,
-    progress: bool = False,
+    **training: Any,  # each is checked by `train`, whose keywords they are
 ) -> "Policy":
     """Train a backbone on episodes and return what it has learned as a policy.
 
@@ -76,11 +73,10 @@ def finetune(
         init: The backbone's own weights, or its random twin.
         num_layers: Use the first layers only; by default 6 of `smollm2` and all of another backbone.
         finetune: What of the backbone learns.
-        learning_rate: Rate of new parameters.
-        backbone_learning_rate: Rate of the backbone; by default a tenth of the other for pretrained weights, and the
-            same for random ones.
         heldout_fraction: Share of the episodes held out for the held-out loss.
         output: Folder to keep the run in, with `policy/`, `metrics.jsonl` and checkpoints; by default nothing is kept.
+        training: Further keywords of `training.loop.train`, such as `learning_rate`, `precision` and `progress`. The
+            rate of the backbone is by default a tenth of the other for pretrained weights, the same for random ones.
 
     Returns:
         The policy, which asks for the data's highest return where its layout does not choose one itself; of several
@@ -93,12 +89,35 @@ def finetune(
     Example:
         >>> policy = finetune("data/cartpole", "small", steps=300)  # doctest: +SKIP
     """
-    from datasets import DatasetDict
+    tasks = _split_tasks(dataset, layout, output, heldout_fraction, seed, prompt=prompt, context_length=context_length)
+    models = make_models(tasks, backbone, init=init, num_layers=num_layers, finetune=finetune, seed=seed)
+    training |= {"steps": steps, "batch_size": batch_size, "eval_every": eval_every, "seed": seed}
+    with TemporaryDirectory(prefix="seqdec-") if output is None else nullcontext(output) as folder:
+        outcome = train_tasks(models, tasks, out=folder, checkpoint_every=checkpoint_every, **training)
+    if outcome.stopped_by is not None:
+        signal.raise_signal(signal.Signals[outcome.stopped_by])  # training ended in order: the caller's turn
 
-    from seqdec.formats.load import load_dataset
     from seqdec.inference.evaluation import reads_return
     from seqdec.inference.policy import Policy
-    from seqdec.training.loop import train
+
+    model = next(iter(models.values()))
+    chooses = "return_to_go" in model.layout.predicted or not reads_return(model.layout)
+    return Policy(model, None if chooses else model.data.returns["max"], seed=seed)
+
+
+def _split_tasks(
+    dataset: "Data | Mapping[str, Data]",
+    layout: "str | Layout",
+    output: str | Path | None,
+    heldout_fraction: float,
+    seed: int,
+    **preset: Any,
+) -> dict[str, Task]:
+    """Return the tasks of `finetune`, whose arguments these are; `preset` is for `make_layout`."""
+    from datasets import DatasetDict
+
+    from seqdec.data.schema import environment_of
+    from seqdec.formats.load import load_dataset
 
     # a DatasetDict holds the splits of one data set, which load_dataset refuses
     is_of_tasks = isinstance(dataset, Mapping) and not isinstance(dataset, DatasetDict)
@@ -108,49 +127,41 @@ def finetune(
     tasks: dict[str, Task] = {}
     for name, part in parts.items():
         data = load_dataset(part)
-        order = _preset(data, layout, context_length, prompt) if isinstance(layout, str) else layout
+        order = make_layout(layout, environment_of(data), steady_texts(data), **preset)
         tasks[name] = split_task(data, order, heldout_fraction=heldout_fraction, seed=seed, text=name)
-    loaded = make_backbone(backbone, tasks, init=init, num_layers=num_layers, finetune=finetune, seed=seed)
-    models = build_models(tasks, loaded, seed=seed)
-    with TemporaryDirectory(prefix="seqdec-") if output is None else nullcontext(output) as folder:
-        outcome = train(
-            models,
-            {name: task.windows for name, task in tasks.items()},
-            heldout={name: task.heldout for name, task in tasks.items() if task.heldout is not None},
-            out=folder,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            backbone_learning_rate=backbone_rate(backbone_learning_rate, learning_rate, loaded),
-            precision=precision,
-            seed=seed,
-            eval_every=eval_every,
-            checkpoint_every=checkpoint_every,
-            progress=progress,
-        )
-    if outcome.stopped_by is not None:
-        signal.raise_signal(signal.Signals[outcome.stopped_by])  # training ended in order: the caller's turn
-    model = next(iter(models.values()))
-    chooses = "return_to_go" in model.layout.predicted or not reads_return(model.layout)
-    return Policy(model, None if chooses else model.data.returns["max"], seed=seed)
+    return tasks
 
 
-def _preset(dataset: "Dataset", name: str, context_length: int, prompt: Sequence[str]) -> "Layout":
-    """Return a preset for a data set, with the texts that stay in its prompt."""
-    from seqdec.data.schema import environment_of
+def make_layout(
+    layout: "str | Layout",
+    spec: "EnvironmentSpec",
+    steady: Sequence[str],
+    *,
+    prompt: Sequence[str] = (),
+    prompt_dropout: float | None = None,
+    **preset: Any,
+) -> "Layout":
+    """Return a layout as it is, or a preset for an environment, by keywords of `layout_from_spaces`.
+
+    `steady` names texts of the observation that never change within an episode: they stand in the prompt too.
+    """
     from seqdec.sequence.presets import layout_from_spaces
 
-    spec = environment_of(dataset)
-    steady = [leaf for leaf in steady_texts(dataset) if leaf not in prompt]
-    layout = layout_from_spaces(
-        name,
-        spec.observation_space,
-        spec.action_space,
-        context_length=context_length,
-        prompt=[*prompt, *steady],
-        missing=spec.missing,
+    if not isinstance(layout, str):
+        return layout
+    names = [*prompt, *(leaf for leaf in steady if leaf not in prompt)]
+    preset |= {"prompt": names, "missing": spec.missing}
+    return with_prompt_dropout(
+        layout_from_spaces(layout, spec.observation_space, spec.action_space, **preset), prompt_dropout
     )
-    return with_prompt_dropout(layout)
+
+
+def with_prompt_dropout(layout: "Layout", prompt_dropout: float | None) -> "Layout":
+    """Return a layout whose facts are unknown now and then: by default where there are facts or it may plan."""
+    if prompt_dropout is None:
+        may_plan = any(layout.variable(name).role == "observation" for name in layout.predicted)
+        prompt_dropout = layout.prompt_dropout or (PROMPT_DROPOUT if layout.facts or may_plan else 0.0)
+    return replace(layout, prompt_dropout=prompt_dropout)
 
 
 def texts_of(spec: "EnvironmentSpec") -> list[str]:
@@ -165,14 +176,6 @@ def steady_texts(dataset: "Dataset") -> list[str]:
     from seqdec.data.schema import changing_episode, environment_of
 
     return [name for name in texts_of(environment_of(dataset)) if changing_episode(dataset, name) is None]
-
-
-def with_prompt_dropout(layout: "Layout", prompt_dropout: float | None = None) -> "Layout":
-    """Return a layout whose facts are unknown now and then: by default where there are facts or it may plan."""
-    if prompt_dropout is None:
-        may_plan = any(layout.variable(name).role == "observation" for name in layout.predicted)
-        prompt_dropout = layout.prompt_dropout or (PROMPT_DROPOUT if layout.facts or may_plan else 0.0)
-    return replace(layout, prompt_dropout=prompt_dropout)
 
 
 def split_task(
@@ -200,41 +203,53 @@ def split_task(
     return Task(windows, windows.select(held) if len(held) else None, weight)
 
 
-def make_backbone(
-    name: str,
-    tasks: Mapping[str, Task],
-    *,
-    init: Literal["pretrained", "random"],
-    num_layers: int | None,
-    finetune: Literal["full", "lora", "frozen"],
-    dropout: float | None = None,
-    seed: int,
-) -> "Backbone":
-    """Return a backbone with room for the sequences of all tasks, and with words where one of them has texts."""
+def make_models(
+    tasks: Mapping[str, Task], backbone: str, *, num_layers: int | None, seed: int, **options: Any
+) -> "dict[str, SequenceModel]":
+    """Return a model of each task around one backbone, which has room for all their sequences and reads their texts.
+
+    `options` are further keywords of `load_backbone`.
+    """
     from seqdec.model.backbone import load_backbone
+    from seqdec.model.sequence_model import build_model
 
     layouts = [task.windows.layout for task in tasks.values()]
-    return load_backbone(
-        name,
-        init=init,
-        num_layers=num_layers or (SMOLLM2_LAYERS if name == "smollm2" else None),
-        finetune=finetune,
-        dropout=dropout,
-        seed=seed,
+    loaded = load_backbone(
+        backbone,
+        num_layers=num_layers or (SMOLLM2_LAYERS if backbone == "smollm2" else None),
         num_tokens=max(layout.num_tokens for layout in layouts),
         vocabulary=any(layout.has_text for layout in layouts),
+        seed=seed,
+        **options,
+    )
+    return {name: build_model(task.windows, loaded, seed=seed) for name, task in tasks.items()}
+
+
+def train_tasks(
+    models: "Mapping[str, SequenceModel]",
+    tasks: Mapping[str, Task],
+    *,
+    learning_rate: float = 1e-3,
+    backbone_learning_rate: float | None = None,
+    **options: Any,
+) -> "Outcome":
+    """Train the models of tasks; `options` are further keywords of `train`."""
+    from seqdec.training.loop import train
+
+    source = next(iter(models.values())).backbone_source.source
+    return train(
+        models,
+        {name: task.windows for name, task in tasks.items()},
+        weights={name: task.weight for name, task in tasks.items()},
+        heldout={name: task.heldout for name, task in tasks.items() if task.heldout is not None},
+        learning_rate=learning_rate,
+        backbone_learning_rate=backbone_rate(backbone_learning_rate, learning_rate, source.init),
+        **options,
     )
 
 
-def build_models(tasks: Mapping[str, Task], backbone: "Backbone", *, seed: int) -> "dict[str, SequenceModel]":
-    """Return a model of each task around one backbone."""
-    from seqdec.model.sequence_model import build_model
-
-    return {name: build_model(task.windows, backbone, seed=seed) for name, task in tasks.items()}
-
-
-def backbone_rate(rate: float | None, learning_rate: float, backbone: "Backbone") -> float:
+def backbone_rate(rate: float | None, learning_rate: float, init: str) -> float:
     """Return the rate of the backbone's own parameters: pretrained weights move slowly unless asked otherwise."""
     if rate is not None:
         return rate
-    return learning_rate / 10 if backbone.source.init == "pretrained" else learning_rate
+    return learning_rate / 10 if init == "pretrained" else learning_rate

@@ -1,7 +1,6 @@
 """A run's config.json: what it keeps, how it becomes flags again, and whether a run may go on with others."""
 
 import logging
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import Field
@@ -66,16 +65,17 @@ def make_config(given: "Train", tasks: "Mapping[str, Loaded]") -> dict[str, obje
     """Return what config.json holds: every flag, the versions, the data by content, the machine's share."""
     import torch
 
-    identities = {name: dict(task.identity) for name, task in tasks.items()}
     from seqdec.training.processes import join_processes
 
+    processes = join_processes()
+    identities = {name: dict(task.identity) for name, task in tasks.items()}
     return {
         "flags": to_config(given),
         "versions": {"python": platform.python_version(), **installed_versions()},
         "data": identities[next(iter(tasks))] if len(tasks) == 1 else identities,
         "machine": {
-            "device": str(join_processes().device),
-            "processes": int(os.environ.get("WORLD_SIZE", "1")),
+            "device": str(processes.device),
+            "processes": processes.num_processes,
             "threads": torch.get_num_threads(),
         },
     }
@@ -87,34 +87,29 @@ def check_same_run(given: "Train", folder: Path, config: Mapping[str, object]) -
     from seqdec.spaces.space import quote
 
     before = storage.read_json(folder / "config.json")
-    was, now = before.get("data"), config["data"]
-    if was != now:
-        sizes = _size_of(was), _size_of(now)
-        told = f"{sizes[0]}, now {sizes[1]}"
-        if sizes[0] == sizes[1] and isinstance(was, Mapping) and isinstance(now, Mapping):
-            found = storage.difference(was, now)
-            assert found is not None
-            told = f"{found[0]} was {quote(found[1])}, is {quote(found[2])}"
+    data = [value if isinstance(value, Mapping) else {} for value in (before.get("data"), config["data"])]
+    if difference := storage.difference(*data):
+        sizes = list(map(_size_of, data))
+        change = f"{sizes[0]}, now {sizes[1]}"
+        if sizes[0] == sizes[1]:
+            change = f"{difference[0]} was {quote(difference[1])}, is {quote(difference[2])}"
         raise UsageError(
-            f"{folder} was trained on other data ({told}): give that data, or begin a new run with another --output"
+            f"{folder} was trained on other data ({change}): give that data, or begin a new run with another --output"
         )
-    was, now = before.get("flags"), config["flags"]
-    assert isinstance(was, Mapping) and isinstance(now, Mapping)
-    entries = options_of(type(given))
-    for name in (name for name in now if was.get(name, now[name]) != now[name]):
-        change = f"{flag(name)} was {was[name]}, is {now[name]}"
-        if entries[name].metadata["resume"] == "fixed":
+    flags, flags_before, entries = to_config(given), before.get("flags", before), options_of(type(given))
+    for name in (name for name in flags if flags_before.get(name, flags[name]) != flags[name]):
+        change, resume = f"{flag(name)} was {flags_before[name]}, is {flags[name]}", entries[name].metadata["resume"]
+        if resume == "fixed":
             raise UsageError(f"{change}: go on without it, or begin a new run with another --output")
-        if entries[name].metadata["resume"] == "steering" and is_main_process():
+        if resume == "steering" and is_main_process():
             logger.warning("%s: the run will not equal an unbroken one", change)
 
 
-def _size_of(data: object) -> str:
+def _size_of(data: Mapping[str, object]) -> str:
     """Return in words what config.json keeps of a run's data."""
-    if not isinstance(data, Mapping):
-        return "not known"
     if {"episodes", "timesteps"} <= data.keys():
         return f"{data['episodes']} episodes of {data['timesteps']} timesteps, sha256 {str(data.get('sha256'))[:8]}"
     if isinstance(source := data.get("source"), Mapping):
         return f"{source.get('kind')} {source.get('name', '')}".strip()
-    return ", ".join(f"{task}: {_size_of(part)}" for task, part in data.items())
+    tasks = [f"{task}: {_size_of(part)}" for task, part in data.items() if isinstance(part, Mapping)]
+    return ", ".join(tasks) or "not known"

@@ -3,7 +3,8 @@
 import gc
 import os
 import platform
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,13 @@ def show_environment(given: Env) -> int:
     ]
     if missing:
         rows.append(("to add", f'pip install "seqdec[{",".join(missing)}]"'))
-    print("\n".join(f"{name:<12} {value}" for name, value in rows))
+    print(in_columns(rows, width=12))
     return 0
+
+
+def in_columns(rows: Iterable[tuple[str, str]], width: int = 11) -> str:
+    """Return lines of a name and a text each."""
+    return "\n".join(f"{name:<{width}} {text}" for name, text in rows)
 
 
 def installed_versions() -> dict[str, str]:
@@ -73,6 +79,15 @@ def version_of(package: str) -> str | None:
 def is_main_process() -> bool:
     """Return whether this is the process that speaks and writes, of all that train together."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def recover(*places: Path) -> None:
+    """Finish or undo what a killed process left half-way in folders, and say so."""
+    from seqdec import storage
+
+    for place in places:
+        for sentence in storage.recover(place):
+            print(f"seqdec: {sentence}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """`seqdec data ...`: files of others, recordings and the sample become data folders, checked and described."""
 
 import shlex
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -10,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from seqdec.cli import folders
-from seqdec.cli.console import progress
-from seqdec.cli.options import Words, debug, named, needed, option, options_of, whole_numbers
+from seqdec.cli.console import progress, recover
+from seqdec.cli.options import Words, debug, keywords, needed, option, whole_numbers
 from seqdec.errors import UsageError
 
 if TYPE_CHECKING:
-    from seqdec.data.source import Source
     from seqdec.formats.columns import Columns
     from seqdec.spaces.spec import EnvironmentSpec
 
@@ -145,114 +143,84 @@ def data_cartpole(given: DataCartpole) -> int:
     from seqdec.data.dataset import save
     from seqdec.play import scripted_cartpole
 
-    dataset = scripted_cartpole(num_episodes=given.episodes, seed=given.seed)
     folders.make_folder(output.parent)
-    save(dataset, output)
+    save(scripted_cartpole(num_episodes=given.episodes, seed=given.seed), output)
     return show_folder(output)
 
 
 def data_minari(given: DataMinari) -> int:
     """Convert a Minari data set."""
-    name = given.id.removeprefix("minari:")
-    output = folders.check_data_folder(given.output or folders.default_data_folder(name))
-
-    from seqdec.formats import minari
-
-    return _convert(minari.source(name), output, given)
+    return _convert(given, f"minari:{given.id.removeprefix('minari:')}")
 
 
 def data_convert(given: DataConvert) -> int:
     """Convert what a word means."""
-    output = folders.check_data_folder(given.output or f"data/{folders.run_folder('', [given.word]).name}")
-
-    from seqdec.formats.load import source_of
-
-    source = source_of(given.word)
-    if source is None:
-        raise UsageError(f"{given.word} is a data set already: train on it, or give KIND:PLACE")
-    return _convert(source, output, given)
+    return _convert(given, given.word)
 
 
 def data_hdf5(given: DataHdf5) -> int:
     """Convert a flat HDF5 file."""
-    output = folders.check_data_folder(given.output or f"data/{Path(given.file).stem}")
-
-    from seqdec.formats import hdf5
-
-    spec = spec_of(given.env) if given.env else None
-    source = hdf5.source(given.file, spec, max_episode_steps=given.max_episode_steps or None)
-    return _convert(source, output, given)
+    return _convert(given, f"hdf5:{given.file}", max_episode_steps=given.max_episode_steps or None)
 
 
 def data_table(given: DataTable) -> int:
     """Convert a table."""
-    output = folders.check_data_folder(given.output or f"data/{Path(folders.name_of(given.name)).stem}")
-
-    from seqdec.formats import table
-
-    spec = spec_of(given.env) if given.env else None
-    source = table.source(given.name, table_columns(given), spec, split=given.split, config=given.config or None)
-    return _convert(source, output, given)
+    return _convert(given, f"table:{given.name}", split=given.split, config=given.config or None)
 
 
 def data_lerobot(given: DataLerobot) -> int:
     """Convert a LeRobot data set."""
-    output = folders.check_data_folder(given.output or folders.default_data_folder(folders.name_of(given.name)))
-    size = whole_numbers(given.image_size, "--image-size")
+    size = whole_numbers(given.image_size, "image_size")
     if len(size) not in (0, 2):
         raise UsageError(f"--image-size has {len(size)} numbers: give height and width")
-
-    from seqdec.formats import lerobot
-
-    source = lerobot.source(
-        given.name,
-        cameras=given.cameras[0] if given.cameras in (("read",), ("skip",)) else given.cameras,  # pyright: ignore
-        image_size=(size[0], size[1]) if size else None,
-        episodes=whole_numbers(given.episodes, "--episodes") or None,
-    )
-    return _convert(source, output, given)
+    cameras = given.cameras[0] if given.cameras in (("read",), ("skip",)) else given.cameras
+    episodes = whole_numbers(given.episodes, "episodes") or None
+    return _convert(given, f"lerobot:{given.name}", cameras=cameras, image_size=tuple(size) or None, episodes=episodes)
 
 
 def data_show(given: DataShow) -> int:
     """Describe a data set."""
+    output = Path(given.output)
     if given.output:
-        folders.check_writable(Path(given.output))
+        folders.check_writable(output)
 
     from seqdec import storage
-    from seqdec.data.description import describe
+    from seqdec.data.description import describe, plot_description
     from seqdec.formats.load import load_dataset
 
     dataset = load_dataset(given.path)
     description = str(describe(dataset))
     print(description)
-    output = Path(given.output) if given.output else Path()
     if given.output:
         folders.make_folder(output)
         storage.write_text(output / "description.txt", description + "\n")
     if given.plot:
-        from seqdec.data.description import plot_description
-
-        name = "description.png" if given.output else f"{folders.name_of(given.path)}.png"
-        plot_description(dataset, output / name)
-        print(f"picture: {output / name}")
+        picture = output / ("description.png" if given.output else f"{folders.name_of(given.path)}.png")
+        plot_description(dataset, picture)
+        print(f"picture: {picture}")
     return 0
 
 
-def _convert(
-    source: "Source", folder: Path, given: DataMinari | DataConvert | DataHdf5 | DataTable | DataLerobot
-) -> int:
-    """Write a source to a data folder as it is read, unless it is there already."""
-    from seqdec import storage
-    from seqdec.data.source import convert
+def _convert(given: Conversion, word: str, **options: object) -> int:
+    """Write what a word means to a data folder as it is read, by options of its format, unless it is there already."""
+    folder = folders.check_data_folder(given.output or f"data/{folders.short_name(word)}")
 
+    from seqdec.data.source import convert
+    from seqdec.formats.load import source_of
+
+    if isinstance(given, DataTable):
+        options["columns"] = table_columns(given)
+    if isinstance(given, DataTable | DataHdf5) and given.env:
+        options["spec"] = spec_of(given.env)
+    source = source_of(word, **options)
+    if source is None:
+        raise UsageError(f"{word} is a data set already: train on it, or give KIND:PLACE")
     if given.missing and not isinstance(given, DataTable):
         source = replace(source, spec=replace(source.spec, missing=given.missing))
     folders.make_folder(folder.parent)
-    for sentence in storage.recover(folder.parent):
-        print(f"seqdec: {sentence}", file=sys.stderr, flush=True)
+    recover(folder.parent)
     with progress(source.num_episodes, "episode") as advance:
-        chosen = named(given, *{"on_nonfinite", "clip_actions", "replace"} & options_of(type(given)).keys())
-        is_new = convert(source, folder, progress=advance, **chosen)
+        is_new = convert(source, folder, progress=advance, **keywords(given, convert))
     if not is_new:
         print(f"{folder} holds this already: nothing to do", flush=True)
     return show_folder(folder)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seqdec.cli import folders
 from seqdec.cli.console import importing, is_main_process, progress
-from seqdec.cli.options import Words, debug, named, needed, numbers, option
+from seqdec.cli.options import Words, debug, needed, numbers, option
 from seqdec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,15 +79,15 @@ def evaluate_run(given: Eval) -> int:
         num_targets = 1
     with progress(given.episodes * num_targets, "episode") as advance:
         report = evaluate_policy(
-            lambda target: Policy(model, target, **asked, **named(given, "temperature", "seed")),
+            lambda target: Policy(model, target, temperature=given.temperature, seed=given.seed, **asked),
             model,
             given.target_return,
             num_episodes=given.episodes,
-            env=given.env or None,
-            max_steps=given.max_steps or None,
+            num_envs=given.num_envs,
+            seed=given.seed,
             asynchronous=given.async_envs,
             progress=advance,
-            **named(given, "num_envs", "seed", "trust_env"),
+            **_place(given),
         )
     folders.make_folder(output)
     name = f"report-{given.task}" if given.task else "report"
@@ -143,9 +143,8 @@ def _make_measure(given: "Train", task: "Task") -> "Callable[[SequenceModel], di
         return None
     if not is_main_process():
         return None
-    places = {"env": given.env or None, "trust_env": given.trust_env, "max_steps": given.max_steps or None}
     try:
-        spec, envs = open_envs(task.windows.spec, min(given.num_envs, given.episodes), **places)
+        spec, envs = open_envs(task.windows.spec, min(given.num_envs, given.episodes), **_place(given))
     except UsageError as error:
         if given.env or given.trust_env:
             raise
@@ -156,18 +155,24 @@ def _make_measure(given: "Train", task: "Task") -> "Callable[[SequenceModel], di
 
     def measure(model: "SequenceModel") -> dict[str, float]:
         report = evaluate(
-            lambda target: Policy(model, target, **named(given, "temperature", "seed")),
+            lambda target: Policy(model, target, temperature=given.temperature, seed=given.seed),
             envs,
             targets=targets,
             num_episodes=given.episodes,
             seed=given.seed,
             spec=spec,
             data_returns=data_returns,
-            **named(layout, "discount", "delayed_reward"),
+            discount=layout.discount,
+            delayed_reward=layout.delayed_reward,
         )
         return {word: result.mean for word, result in zip(words, report.targets, strict=True)}
 
     return measure
+
+
+def _place(given: "Eval | Train") -> dict[str, Any]:
+    """Return the environment to act in, as `open_envs` takes it."""
+    return {"env": given.env or None, "trust_env": given.trust_env, "max_steps": given.max_steps or None}
 
 
 def make_prompt(given: "Eval", model: "SequenceModel") -> "Prompt":
@@ -175,26 +180,26 @@ def make_prompt(given: "Eval", model: "SequenceModel") -> "Prompt":
     from seqdec.inference.prompt import Prompt
 
     return Prompt(
-        goal=_moment(given.goal, "--goal", model),
+        goal=_moment(given.goal, "goal", model),
         goal_in=given.goal_in,
         waypoints=_waypoints(given, model),
-        waypoints_in=numbers(given.waypoints_in, "--waypoints-in"),
-        final=_moment(given.final, "--final", model),
+        waypoints_in=numbers(given.waypoints_in, "waypoints_in"),
+        final=_moment(given.final, "final", model),
         text=given.text or None,
         demo=_best_part(given.demo, model) if given.demo else None,
     )
 
 
-def _moment(words: tuple[str, ...], flag: str, model: "SequenceModel") -> list[float] | str | None:
+def _moment(words: Words, name: str, model: "SequenceModel") -> list[float] | str | None:
     """Return an observation by its numbers, or the leaf that says it; None where there are no words."""
     if len(words) == 1 and words[0] in model.data.spec.observation_leaves:
         return words[0]
-    return numbers(words, flag) or None
+    return numbers(words, name) or None
 
 
 def _waypoints(given: "Eval", model: "SequenceModel") -> list[list[float]]:
     """Return the observations that --waypoints has one after the other."""
-    flat = numbers(given.waypoints, "--waypoints")
+    flat = numbers(given.waypoints, "waypoints")
     if "waypoint1" not in model.layout.facts:
         return [flat] if flat else []  # which is refused, by name
     size = prod(model.layout.variable("waypoint1").shape)
@@ -221,10 +226,10 @@ def make_guidance(given: "Eval") -> float | dict[str, float]:
     """Return what --guidance says: one weight, or one for each piece of evidence that it names."""
     pairs = [word.partition("=")[::2] for word in given.guidance]
     if len(pairs) == 1 and re.fullmatch(r"[-+.\d]\S*", given.guidance[0]):
-        return numbers(given.guidance, "--guidance")[0]
+        return numbers(given.guidance, "guidance")[0]
     if not all(name and weight for name, weight in pairs):
         raise UsageError(f"--guidance is {' '.join(given.guidance)}: give a number, or NAME=NUMBER for each piece")
-    return dict(zip((name for name, _ in pairs), numbers([w for _, w in pairs], "--guidance"), strict=True))
+    return {name: numbers([weight], "guidance")[0] for name, weight in pairs}
 
 
 def make_planning(given: "Eval") -> "Planning | None":

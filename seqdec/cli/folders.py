@@ -17,12 +17,15 @@ logger = logging.getLogger(__name__)
 
 def run_folder(output: str, data: Sequence[str]) -> Path:
     """Return --output, or runs/ and the name of the data, or of all tasks."""
-    tasks = [task for task, _ in map(split_task, data) if task]
-    place = split_task(data[0])[1]
+    tasks = dict.fromkeys(task for task, _ in map(split_task, data) if task)
+    return Path(output or f"runs/{'-'.join(tasks) or short_name(split_task(data[0])[1])}")
+
+
+def short_name(place: str) -> str:
+    """Return what a run or data folder is called by default: "hopper-medium-v0" of "minari:mujoco/hopper/medium-v0"."""
     kind = place.partition(":")[0]
     name = name_of(default_data_folder(place) if kind == "minari" else place)
-    name = Path(name).stem if kind in ("hdf5", "table") else name
-    return Path(output or f"runs/{'-'.join(dict.fromkeys(tasks)) or name}")
+    return Path(name).stem if kind in ("hdf5", "table") else name
 
 
 def name_of(place: str) -> str:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from seqdec.cli import folders
 from seqdec.cli.data import spec_of
-from seqdec.cli.options import named, numbers, options_of, whole_numbers
+from seqdec.cli.options import keywords, numbers, options_of, whole_numbers
 from seqdec.errors import DataError, UsageError, suggest
-from seqdec.finetune import Task, split_task, steady_texts, texts_of, with_prompt_dropout
+from seqdec.finetune import Task, make_layout, split_task, steady_texts, texts_of, with_prompt_dropout
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,7 +40,7 @@ def load_tasks(given: "Train") -> dict[str, Loaded]:
     twice = next((word for word in given.data if given.data.count(word) > 1), None)
     if twice is not None:
         raise UsageError(f"--data names {twice} twice: give it once, and how often it is drawn by --weights")
-    weights = numbers(given.weights, "--weights")
+    weights = numbers(given.weights, "weights")
     if weights and len(weights) != len(places):
         raise UsageError(f"--weights has {len(weights)} numbers for {len(places)} data sets: give one for each")
     if weights and (not all(0 <= weight < math.inf for weight in weights) or not any(weights)):
@@ -74,24 +74,14 @@ def _load_task(given: "Train", name: str, places: Sequence[str], weights: Sequen
     is_weighted = weights is not None and len(places) > 1
     dataset, episode_weights = mix([load_dataset(place) for place in places], weights if is_weighted else None)
     spec = schema.environment_of(dataset)
-    layout = make_layout(given, spec, steady_texts(dataset))
-    rows = chosen(dataset, fraction=given.fraction, best=given.best, seed=given.seed)
-    task = split_task(
-        dataset,
-        layout,
-        rows=rows,
-        weights=episode_weights if is_weighted else None,
-        weight=sum(weights) if weights else 1.0,
-        heldout_fraction=given.heldout_fraction,
-        seed=given.seed,
-        text=name,
-    )
+    layout = _layout_of(given, spec, steady_texts(dataset))
+    rows = chosen(dataset, **keywords(given, chosen))
+    options = keywords(given, split_task, rows=rows, weights=episode_weights if is_weighted else None)
+    task = split_task(dataset, layout, weight=sum(weights) if weights else 1.0, text=name, **options)
     counts = schema.lengths(dataset)
-    num_timesteps = int(counts.sum())
-    size = f"{len(dataset):,} episodes, {num_timesteps:,} timesteps"
-    if len(rows) < len(dataset):
-        size = f"{len(rows):,} of {len(dataset):,} episodes, {int(counts[rows].sum()):,} timesteps"
-    identity = {"episodes": len(dataset), "timesteps": num_timesteps, "sha256": _digest(dataset, spec)}
+    part = f"{len(rows):,} of " if len(rows) < len(dataset) else ""
+    size = f"{part}{len(dataset):,} episodes, {counts[rows].sum():,} timesteps"
+    identity = {"episodes": len(dataset), "timesteps": int(counts.sum()), "sha256": _digest(dataset, spec)}
     return Loaded(task, size, identity)
 
 
@@ -122,44 +112,32 @@ def _stream_task(given: "Train", place: str) -> Loaded:
             f"--streaming reads a source, not {place!r}: give minari:ID, hdf5:FILE, table:NAME or lerobot:NAME"
         )
     # a text that changes within an episode is refused when it is read
-    layout = make_layout(given, source.spec, texts_of(source.spec))
+    layout = _layout_of(given, source.spec, texts_of(source.spec))
 
     from seqdec.sequence.stream import StreamWindows
     from seqdec.training.processes import join_processes
 
     processes = join_processes()
-    windows = StreamWindows(
-        source,
-        layout,
-        num_heldout=given.heldout_episodes,
-        **named(given, "buffer", "reuse"),
-        **named(processes, "process_index", "num_processes"),
-    )
+    part = {"process_index": processes.process_index, "num_processes": processes.num_processes}
+    options = keywords(given, StreamWindows, num_heldout=given.heldout_episodes, **part)
+    windows = StreamWindows(source, layout, **options)
     number = "" if source.num_episodes is None else f"{source.num_episodes:,} episodes, "
     size = f"{number}read as they come; of the first {len(windows.lengths):,}"
     return Loaded(Task(windows, windows.heldout), size, {"source": json.loads(json.dumps(dict(source.identity)))})
 
 
-def make_layout(given: "Train", spec: "EnvironmentSpec", steady: Sequence[str]) -> "Layout":
+def _layout_of(given: "Train", spec: "EnvironmentSpec", steady: Sequence[str]) -> "Layout":
     """Return the preset that --layout names, or what its JSON file says; `steady` leaves stand in the prompt."""
     from seqdec.sequence.presets import PRESETS, layout_from_spaces
 
-    manner = named(given, "discount", "delayed_reward", "demo_group", "demo_part")
     if given.layout in PRESETS:
-        layout = layout_from_spaces(
-            given.layout,
-            spec.observation_space,
-            spec.action_space,
-            prompt=[*given.prompt, *(name for name in steady if name not in given.prompt)],
-            missing=spec.missing,
-            goal_entries=whole_numbers(given.goal_entries, "--goal-entries"),
-            **named(given, "context_length", "head", "return_head", "fuse", "text_tokens", "goal_of", "demo_length"),
-        )
-    else:
-        layout = _layout_from_file(given.layout, PRESETS)
-        entries = options_of(type(given))  # a flag that is given stands above the file
-        manner = {name: value for name, value in manner.items() if value != entries[name].default}
-    return with_prompt_dropout(replace(layout, **manner), given.prompt_dropout)
+        entries = whole_numbers(given.goal_entries, "goal_entries")
+        return make_layout(given.layout, spec, steady, **keywords(given, layout_from_spaces, goal_entries=entries))
+    layout = _layout_from_file(given.layout, PRESETS)
+    entries = options_of(type(given))  # a flag that is given stands above the file
+    manner = {name: vars(given)[name] for name in ("discount", "delayed_reward", "demo_group", "demo_part")}
+    layout = replace(layout, **{name: value for name, value in manner.items() if value != entries[name].default})
+    return with_prompt_dropout(layout, given.prompt_dropout)
 
 
 def _layout_from_file(name: str, presets: Sequence[str]) -> "Layout":

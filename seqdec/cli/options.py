@@ -9,9 +9,11 @@ config.json, and the tables of docs/command-line.md. Nothing here imports torch,
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import MISSING, Field, field, fields
+from functools import partial
+from inspect import signature
 from itertools import groupby
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -42,14 +44,8 @@ def option(
     return field(default=default, metadata=metadata)  # pyright: ignore[reportReturnType]
 
 
-def fixed(default: Value, text: str, *, at_least: float = -math.inf, at_most: float = NO_END) -> Value:
-    """Return an option that a run cannot go on without: its model or its data would be others."""
-    return option(default, text, at_least=at_least, at_most=at_most, resume="fixed")
-
-
-def steering(default: Value, text: str, *, at_least: float = -math.inf, at_most: float = NO_END) -> Value:
-    """Return an option whose change makes a resumed run another than the unbroken one."""
-    return option(default, text, at_least=at_least, at_most=at_most, resume="steering")
+fixed = partial(option, resume="fixed")  # a run cannot go on with another value: its model or data would be others
+steering = partial(option, resume="steering")  # with another value, a resumed run is not the unbroken one
 
 
 def needed(text: str) -> str:
@@ -57,9 +53,7 @@ def needed(text: str) -> str:
     return field(metadata={"help": text, "limits": (-math.inf, NO_END), "resume": "free"})
 
 
-def debug() -> bool:
-    """Return the option that every verb has."""
-    return option(False, "Show the traceback of an error.", resume="starting")
+debug = partial(option, False, "Show the traceback of an error.", resume="starting")  # which every verb has
 
 
 def options_of(kind: type) -> dict[str, Field[object]]:
@@ -82,9 +76,10 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def named(record: object, *names: str) -> dict[str, Any]:
-    """Return some values of a record by name, to pass to a function whose keywords have the same names."""
-    return {name: getattr(record, name) for name in names}
+def keywords(record: object, function: Callable[..., object], *but: str, **others: object) -> dict[str, Any]:
+    """Return the options that are keywords of a function by the same names, all but some; `others` stand above them."""
+    names = [entry.name for entry in signature(function).parameters.values() if entry.kind is entry.KEYWORD_ONLY]
+    return {name: vars(record)[name] for name in names if name in vars(record) and name not in but} | others
 
 
 def parse(kind: type[Flags], words: Sequence[str], *, verb: str = "", default: Flags | None = None) -> Flags:
@@ -177,17 +172,17 @@ def check_limits(where: str, entry: Field[object], value: object) -> None:
 
 
 def numbers(words: Sequence[str], name: str) -> list[float]:
-    """Return the numbers that a flag lists."""
+    """Return the numbers that the words of an option are."""
     try:
         return [float(word) for word in words]
     except ValueError as error:
-        raise UsageError(f"{name} is {' '.join(words)}: give numbers") from error
+        raise UsageError(f"{flag(name)} is {' '.join(words)}: give numbers") from error
 
 
 def whole_numbers(words: Sequence[str], name: str) -> list[int]:
-    """Return the whole numbers that a flag lists."""
-    given = numbers(words, name)
-    wrong = next((number for number in given if not number.is_integer() or number < 0), None)
+    """Return the whole numbers, 0 or more, that the words of an option are."""
+    values = numbers(words, name)
+    wrong = next((value for value in values if not value.is_integer() or value < 0), None)
     if wrong is not None:
-        raise UsageError(f"{name} holds {wrong:g}: give whole numbers")
-    return [int(number) for number in given]
+        raise UsageError(f"{flag(name)} holds {wrong:g}: give whole numbers")
+    return [int(value) for value in values]

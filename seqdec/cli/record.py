@@ -11,7 +11,7 @@ from seqdec.cli import folders
 from seqdec.cli.console import progress
 from seqdec.cli.data import missing_leaves, show_folder, spec_of
 from seqdec.cli.evaluate import load_model
-from seqdec.cli.options import Words, debug, named, needed, option
+from seqdec.cli.options import Words, debug, keywords, needed, option
 from seqdec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,17 +51,9 @@ def data_record(given: DataRecord) -> int:
         raise UsageError("--episodes and --timesteps both say how much to record: give one of them")
     num_episodes = None if given.timesteps else given.episodes or RECORDED_EPISODES
     with progress(num_episodes, "episode") as advance:
-        record(
-            given.env_id,
-            policy,
-            num_episodes=num_episodes,
-            num_timesteps=given.timesteps or None,
-            max_steps=given.max_steps or None,
-            policy_name=name,
-            folder=output,
-            progress=advance,
-            **named(given, "seed", "num_envs", "missing"),
-        )
+        amount = {"num_episodes": num_episodes, "num_timesteps": given.timesteps or None}
+        options = keywords(given, record, max_steps=given.max_steps or None, **amount)
+        record(given.env_id, policy, policy_name=name, folder=output, progress=advance, **options)
     return show_folder(output)
 
 

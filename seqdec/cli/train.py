@@ -4,28 +4,24 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from seqdec.cli import folders, options
 from seqdec.cli.config import check_same_run, from_config, make_config
-from seqdec.cli.console import importing, is_main_process
+from seqdec.cli.console import importing, in_columns, is_main_process, recover
 from seqdec.cli.evaluate import make_evaluation
 from seqdec.cli.loading import Loaded, load_tasks
-from seqdec.cli.options import Words, debug, fixed, named, option, steering
+from seqdec.cli.options import Words, debug, fixed, keywords, option, steering
 from seqdec.errors import UsageError
-from seqdec.finetune import backbone_rate, build_models, make_backbone
+from seqdec.finetune import make_models, train_tasks
 
 if TYPE_CHECKING:
     from seqdec.model.sequence_model import SequenceModel
+    from seqdec.sequence.layout import Layout
+    from seqdec.training.loop import Outcome
 
-LOOP_OPTIONS = (  # which training.loop.train takes by the same name
-    *("steps", "batch_size", "learning_rate", "weight_decay", "warmup_steps", "schedule", "clip_norm", "accumulate"),
-    *("precision", "mask_observation", "seed", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"),
-    *("tracker", "resume"),
-)
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
 
 
@@ -132,41 +128,39 @@ def parse_train(words: Sequence[str]) -> Train:
 
         stored = from_config(Train, read_json(Path(config_file)), config_file)
         given = options.parse(Train, words, verb="train", default=stored)
+    _start_processes(given, words)
+    return given
+
+
+def _start_processes(given: Train, words: Sequence[str]) -> None:
+    """Refuse a launcher that did not do what was asked; where there is none, let torchrun take this process over."""
     world = os.environ.get("WORLD_SIZE")
     if world is None and {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys():
         # What `accelerate launch --num_processes 2` leaves behind when it starts a single process after all.
         raise UsageError("accelerate was asked for several processes and started one: use --nproc N, or torchrun")
     if given.nproc > 1 and world is None:
         folders.check_run_folder(folders.run_folder(given.output, given.data), resume=given.resume)
-        _become_launcher(given.nproc, words)
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={given.nproc}", "-m", "seqdec"]
+        # torchrun would take our --nproc for the beginning of one of its own flags
+        pairs = zip(words, ["", *words], strict=False)
+        passed = [word for word, before in pairs if word.partition("=")[0] != "--nproc" and before != "--nproc"]
+        # replaced, not started, so that who kills this process leaves nobody behind
+        os.execv(sys.executable, [sys.executable, *launch, "train", *passed])  # noqa: S606
     if given.nproc > 1 and world != str(given.nproc):
         raise UsageError(f"--nproc {given.nproc} asks for {given.nproc} processes, the launcher started {world}")
-    return given
-
-
-def _become_launcher(num_processes: int, words: Sequence[str]) -> None:
-    """Let torchrun take this process over: replaced, not started, so that who kills it leaves nobody behind."""
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}", "-m", "seqdec"]
-    passed: list[str] = []
-    for word, before in zip(words, ["", *words], strict=False):
-        # torchrun would take our --nproc for the beginning of one of its own flags
-        if word != "--nproc" and before != "--nproc" and not word.startswith("--nproc="):
-            passed.append(word)
-    os.execv(sys.executable, [sys.executable, *launch, "train", *passed])  # noqa: S606
 
 
 def train_run(given: Train) -> int:
     """Finetune a backbone on data sets and leave a run folder."""
     folder = folders.run_folder(given.output, given.data)
-    if is_main_process():
-        folders.check_run_folder(folder, resume=given.resume)
+    if not is_main_process():
+        return _train(given, folder)
+    folders.check_run_folder(folder, resume=given.resume)
 
     from seqdec import storage
 
-    with storage.lock_folder(folder) if is_main_process() else nullcontext():
-        if is_main_process():
-            for sentence in [*storage.recover(folder), *storage.recover(folder / "checkpoints")]:
-                print(f"seqdec: {sentence}", file=sys.stderr, flush=True)
+    with storage.lock_folder(folder):
+        recover(folder, folder / "checkpoints")
         return _train(given, folder)
 
 
@@ -175,6 +169,7 @@ def _train(given: Train, folder: Path) -> int:
         loaded = load_tasks(given)  # before torch is imported, which takes seconds
 
         from seqdec import storage
+        from seqdec.model.backbone import load_backbone
         from seqdec.training.loop import train
         from seqdec.training.processes import join_processes
 
@@ -184,51 +179,37 @@ def _train(given: Train, folder: Path) -> int:
     config = make_config(given, loaded)
     if given.resume:
         check_same_run(given, folder, config)
-    chosen = named(given, "init", "finetune", "dropout", "seed")
-    backbone = make_backbone(given.backbone, tasks, num_layers=given.num_layers or None, **chosen)
-    models = build_models(tasks, backbone, seed=given.seed)
+    models = make_models(tasks, given.backbone, **keywords(given, load_backbone))
     if is_main_process():
         print(describe_run(given, folder, loaded, models), flush=True)
         storage.write_json(folder / "config.json", config)
-    outcome = train(
+    outcome = train_tasks(
         models,
-        {name: task.windows for name, task in tasks.items()},
-        weights={name: task.weight for name, task in tasks.items()},
-        heldout={name: task.heldout for name, task in tasks.items() if task.heldout is not None},
+        tasks,
         out=folder,
-        backbone_learning_rate=backbone_rate(given.backbone_learning_rate, given.learning_rate, backbone),
         evaluate=None if measure is None else lambda: measure(models),
         config=config,
         progress=sys.stderr.isatty(),
-        **named(given, *LOOP_OPTIONS),
+        **keywords(given, train, "weights", "config"),
     )
     if processes.num_processes > 1:
         processes.destroy_process_group()
-    if not is_main_process():
-        return 0 if outcome.stopped_by is None else EXIT_CODES[outcome.stopped_by]
+    if is_main_process():
+        _print_end(given, folder, outcome)
+    return 0 if outcome.stopped_by is None else EXIT_CODES[outcome.stopped_by]
+
+
+def _print_end(given: Train, folder: Path, outcome: "Outcome") -> None:
+    """Say how a run ended, and the words that go on from there."""
     if outcome.stopped_by is not None:
         again = f"seqdec train --output {shlex.quote(str(folder))} --resume"
         cause = "Ctrl-C" if outcome.stopped_by == "SIGINT" else outcome.stopped_by
         print(f"seqdec: stopped by {cause} at step {outcome.step}, saved. Continue: {again}", file=sys.stderr)
-        return EXIT_CODES[outcome.stopped_by]
-    print(
-        f"{_last_numbers(folder)}\npolicy: {folder / 'policy'}\nnext: {_next_command(given, folder)}",
-        flush=True,
-    )
-    return 0
-
-
-def _next_command(given: Train, folder: Path) -> str:
-    """Return the words that evaluate the run: those it takes to find its environment, and its first task."""
-    words = ["seqdec", "eval", str(folder)]
+        return
     task, _ = folders.split_task(given.data[0])
-    if task:
-        words += ["--task", task]
-    if given.env:
-        words += ["--env", given.env]
-    if given.trust_env:
-        words += ["--trust-env"]
-    return shlex.join(words)
+    own = (["--task", task] if task else []) + (["--env", given.env] if given.env else [])
+    evaluate = ["seqdec", "eval", str(folder), *own, *["--trust-env"] * given.trust_env]
+    print(f"{_last_numbers(folder)}\npolicy: {folder / 'policy'}\nnext: {shlex.join(evaluate)}", flush=True)
 
 
 def _last_numbers(folder: Path) -> str:
@@ -238,15 +219,12 @@ def _last_numbers(folder: Path) -> str:
     newest: dict[str, float | None] = {}
     for line in storage.read_lines(folder / "metrics.jsonl"):
         newest |= line
-    rows = [("done", [f"step {newest['step']}, loss {_short(newest['train/loss'])}"])]
+    numbers = {name: "not finite" if value is None else f"{value:.4g}" for name, value in newest.items()}
+    rows = [("done", f"step {newest['step']}, loss {numbers['train/loss']}")]
     for prefix, head, words in (("heldout/loss_", "held out", "loss of "), ("eval/return_", "achieved", "asked for ")):
-        found = {name.removeprefix(prefix): value for name, value in newest.items() if name.startswith(prefix)}
-        rows.append((head, [f"{words}{name}: {_short(found[name])}" for name in sorted(found)]))
-    return "\n".join(f"{head:<11} {', '.join(texts)}" for head, texts in rows if texts)
-
-
-def _short(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4g}"
+        names = sorted(name for name in numbers if name.startswith(prefix))
+        rows.append((head, ", ".join(f"{words}{name.removeprefix(prefix)}: {numbers[name]}" for name in names)))
+    return in_columns((head, text) for head, text in rows if text)
 
 
 def describe_run(given: Train, folder: Path, tasks: Mapping[str, Loaded], models: "Mapping[str, SequenceModel]") -> str:
@@ -256,24 +234,28 @@ def describe_run(given: Train, folder: Path, tasks: Mapping[str, Loaded], models
     sizes = [sum(parameter.numel() for parameter in group) / 1e6 for group in (parameters, learning)]
     dtypes = ", ".join(sorted({str(parameter.dtype).removeprefix("torch.") for parameter in learning}))
     source = next(iter(models.values())).backbone_source.source
-    layers = "all layers" if not source.num_layers else f"first {source.num_layers} layers"
-    layers = "first layer" if source.num_layers == 1 else layers
+    layers = {None: "all layers", 1: "first layer"}.get(source.num_layers, f"first {source.num_layers} layers")
     rows = []
     for name, model in models.items():
-        returns, layout = model.data.returns, model.layout
-        places = [place for task, place in map(folders.split_task, given.data) if task == name]
-        prompt = "".join(f"{'+'.join(slot)} | " for slot in layout.prompt)
-        if layout.demo:
-            prompt += f"demo: {layout.demo_length} x {' '.join('+'.join(slot) for slot in layout.demo)} | "
-        slots = " | ".join("+".join(slot) for slot in layout.step)
+        returns = model.data.returns
+        places = ", ".join(place for task, place in map(folders.split_task, given.data) if task == name)
         rows += [("task", name)] if name else []
         rows += [
-            ("data", f"{', '.join(places)}: {tasks[name].size}, returns {returns['min']:.4g} to {returns['max']:.4g}"),
-            ("sequence", f"{prompt}{slots}; {layout.context_length} timesteps, {layout.num_tokens} tokens"),
+            ("data", f"{places}: {tasks[name].size}, returns {returns['min']:.4g} to {returns['max']:.4g}"),
+            ("sequence", _sequence(model.layout)),
         ]
     rows += [
         ("backbone", f"{source.name}, {source.init}, {layers}, finetuned: {source.finetune}"),
         ("parameters", f"{sizes[0]:.1f} M, {sizes[1]:.1f} M learn ({dtypes})"),
         ("run", f"{folder}: {given.steps} steps of {given.batch_size} windows"),
     ]
-    return "\n".join(f"{name:<11} {text}" for name, text in rows)
+    return in_columns(rows)
+
+
+def _sequence(layout: "Layout") -> str:
+    """Return in words the order in which an episode is written."""
+    parts = ["+".join(slot) for slot in layout.prompt]
+    if layout.demo:
+        parts.append(f"demo: {layout.demo_length} x {' '.join('+'.join(slot) for slot in layout.demo)}")
+    parts += ["+".join(slot) for slot in layout.step]
+    return f"{' | '.join(parts)}; {layout.context_length} timesteps, {layout.num_tokens} tokens"
