@@ -9,7 +9,7 @@ option that each of them has. Nothing here knows a flag, and nothing heavy is im
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,11 +36,13 @@ PROMPT_DROPOUT = 0.2  # where the prompt has facts
 
 @dataclass(frozen=True)
 class Task:
-    """What one task is trained on; `weight` says how often it is drawn beside others."""
+    """What one task is trained on, how often it is drawn beside others, and what a run keeps of its data."""
 
     windows: "Windows | StreamWindows"
     heldout: "Windows | None"
     weight: float = 1.0
+    size: str = ""
+    identity: Mapping[str, object] = field(default_factory=dict)
 
 
 def finetune(
@@ -127,7 +129,7 @@ def _split_tasks(
     tasks: dict[str, Task] = {}
     for name, part in parts.items():
         data = load_dataset(part)
-        order = make_layout(layout, environment_of(data), steady_texts(data), **preset)
+        order = make_layout(layout, environment_of(data), data, **preset)
         tasks[name] = split_task(data, order, heldout_fraction=heldout_fraction, seed=seed, text=name)
     return tasks
 
@@ -135,7 +137,7 @@ def _split_tasks(
 def make_layout(
     layout: "str | Layout",
     spec: "EnvironmentSpec",
-    steady: Sequence[str],
+    dataset: "Dataset | None" = None,
     *,
     prompt: Sequence[str] = (),
     prompt_dropout: float | None = None,
@@ -143,14 +145,17 @@ def make_layout(
 ) -> "Layout":
     """Return a layout as it is, or a preset for an environment, by keywords of `layout_from_spaces`.
 
-    `steady` names texts of the observation that never change within an episode: they stand in the prompt too.
+    Texts of the observation that change within no episode of the data set stand in the prompt; all where none is known.
     """
+    from seqdec.data.schema import changing_episode
     from seqdec.sequence.presets import layout_from_spaces
+    from seqdec.spaces.leaves import leaf_kind
 
     if not isinstance(layout, str):
         return layout
-    names = [*prompt, *(leaf for leaf in steady if leaf not in prompt)]
-    preset |= {"prompt": names, "missing": spec.missing}
+    texts = [name for name, leaf in spec.observation_leaves.items() if leaf_kind(leaf) == "text"]
+    steady = [name for name in texts if dataset is None or changing_episode(dataset, name) is None]
+    preset |= {"prompt": [*prompt, *(name for name in steady if name not in prompt)], "missing": spec.missing}
     return with_prompt_dropout(
         layout_from_spaces(layout, spec.observation_space, spec.action_space, **preset), prompt_dropout
     )
@@ -162,20 +167,6 @@ def with_prompt_dropout(layout: "Layout", prompt_dropout: float | None) -> "Layo
         may_plan = any(layout.variable(name).role == "observation" for name in layout.predicted)
         prompt_dropout = layout.prompt_dropout or (PROMPT_DROPOUT if layout.facts or may_plan else 0.0)
     return replace(layout, prompt_dropout=prompt_dropout)
-
-
-def texts_of(spec: "EnvironmentSpec") -> list[str]:
-    """Return the texts of an observation."""
-    from seqdec.spaces.leaves import leaf_kind
-
-    return [name for name, leaf in spec.observation_leaves.items() if leaf_kind(leaf) == "text"]
-
-
-def steady_texts(dataset: "Dataset") -> list[str]:
-    """Return the texts of the observation that never change within an episode: they belong into the prompt."""
-    from seqdec.data.schema import changing_episode, environment_of
-
-    return [name for name in texts_of(environment_of(dataset)) if changing_episode(dataset, name) is None]
 
 
 def split_task(

@@ -5,17 +5,16 @@ import platform
 from collections.abc import Mapping
 from dataclasses import Field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
 
 from seqdec.cli.console import installed_versions, is_main_process
-from seqdec.cli.options import check_limits, expected_values, flag, kept, options_of, without_none
+from seqdec.cli.options import Flags, check_limits, expected_values, flag, kept, options_of, without_none
 from seqdec.errors import UsageError, suggest
 
 if TYPE_CHECKING:
-    from seqdec.cli.loading import Loaded
     from seqdec.cli.train import Train
+    from seqdec.finetune import Task
 
-Flags = TypeVar("Flags")
 logger = logging.getLogger(__name__)
 
 
@@ -61,7 +60,7 @@ def _from_json(hint: object, entry: Field[object], value: object, where: str) ->
     return tuple(value) if isinstance(value, list) else float(value) if hint is float else value  # pyright: ignore
 
 
-def make_config(given: "Train", tasks: "Mapping[str, Loaded]") -> dict[str, object]:
+def make_config(given: "Train", tasks: "Mapping[str, Task]") -> dict[str, object]:
     """Return what config.json holds: every flag, the versions, the data by content, the machine's share."""
     import torch
 

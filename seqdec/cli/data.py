@@ -138,7 +138,7 @@ Conversion = DataMinari | DataConvert | DataHdf5 | DataTable | DataLerobot
 
 def data_cartpole(given: DataCartpole) -> int:
     """Make the sample data."""
-    output = folders.check_new_folder(given.output)
+    output = folders.check_data_folder(given.output)
 
     from seqdec.data.dataset import save
     from seqdec.play import scripted_cartpole
@@ -203,7 +203,7 @@ def data_show(given: DataShow) -> int:
 
 def _convert(given: Conversion, word: str, **options: object) -> int:
     """Write what a word means to a data folder as it is read, by options of its format, unless it is there already."""
-    folder = folders.check_data_folder(given.output or f"data/{folders.short_name(word)}")
+    folder = folders.check_data_folder(given.output or f"data/{folders.short_name(word)}", again=True)
 
     from seqdec.data.source import convert
     from seqdec.formats.load import source_of

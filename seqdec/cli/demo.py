@@ -8,7 +8,7 @@ from pathlib import Path
 from seqdec.cli import options
 from seqdec.cli.data import DataCartpole, data_cartpole
 from seqdec.cli.evaluate import Eval, evaluate_run
-from seqdec.cli.options import debug, option
+from seqdec.cli.options import Flags, debug, option
 from seqdec.cli.train import Train, train_run
 
 # What `seqdec demo` and the README run, beside --data and --output.
@@ -28,25 +28,25 @@ class Demo:
 
 def demo(given: Demo) -> int:
     """Make the data, finetune, evaluate and plot, by the commands that the README shows; what is there is kept."""
-    started = time.perf_counter()
-    data, output = shlex.quote(given.data), shlex.quote(given.output)
+    started, (data, output) = time.perf_counter(), map(shlex.quote, (given.data, given.output))
     if (Path(given.data) / "manifest.json").exists():
         print(f"{given.data} is there already", flush=True)
     else:
-        words = f"--output {data}"
-        print(f"$ seqdec data cartpole {words}", flush=True)
-        data_cartpole(options.parse(DataCartpole, shlex.split(words)))
+        data_cartpole(_said(DataCartpole, "data cartpole", f"--output {data}"))
+    print()
     if (Path(given.output) / "policy" / "manifest.json").exists():
-        print(f"\n{given.output} is trained already; delete it to train again", flush=True)
+        print(f"{given.output} is trained already; delete it to train again", flush=True)
     else:
-        unfinished = (Path(given.output) / "config.json").exists()
-        words = f"--data {data} --output {output} {DEMO_TRAIN}" + " --resume" * unfinished
-        print(f"\n$ seqdec train {words}", flush=True)
-        code = train_run(options.parse(Train, shlex.split(words)))
-        if code:
+        again = " --resume" * (Path(given.output) / "config.json").exists()
+        if code := train_run(_said(Train, "train", f"--data {data} --output {output} {DEMO_TRAIN}{again}")):
             return code
-    words = f"{output} {DEMO_EVAL}"
-    print(f"\n$ seqdec eval {words}", flush=True)
-    code = evaluate_run(options.parse(Eval, shlex.split(words)))
+    print()
+    code = evaluate_run(_said(Eval, "eval", f"{output} {DEMO_EVAL}"))
     print(f"\ndone in {time.perf_counter() - started:.0f} s. Try next: seqdec eval {output} {DEMO_NEXT}")
     return code
+
+
+def _said(kind: type[Flags], verb: str, words: str) -> Flags:
+    """Print a command and return the record of its words."""
+    print(f"$ seqdec {verb} {words}", flush=True)
+    return options.parse(kind, shlex.split(words))

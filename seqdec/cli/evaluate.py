@@ -114,15 +114,16 @@ def make_evaluation(
     """Return what measures models in their tasks' environments while training; None where there are none to be had."""
     if given.env and len(tasks) > 1:
         raise UsageError("--env names one environment, the run has several tasks: leave it out")
-    made = {name: _make_measure(given, task) for name, task in tasks.items()}
-    measures = {name: measure for name, measure in made.items() if measure is not None}
+    measures = {name: _make_measure(given, task) for name, task in tasks.items()}
+    measures = {name: measure for name, measure in measures.items() if measure is not None}
 
     def measure_all(models: "Mapping[str, SequenceModel]") -> dict[str, float]:
-        values: dict[str, float] = {}
-        for name, measure in measures.items():
-            prefix = f"eval/return_{name}/" if name else "eval/return_"
-            values |= {f"{prefix}{word}": value for word, value in measure(models[name]).items()}
-        return values
+        returns = {name: measure(models[name]) for name, measure in measures.items()}
+        return {
+            f"eval/return_{name}/{word}" if name else f"eval/return_{word}": value
+            for name, values in returns.items()
+            for word, value in values.items()
+        }
 
     return measure_all if measures else None
 

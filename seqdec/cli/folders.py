@@ -59,23 +59,13 @@ def check_run_folder(folder: Path, *, resume: bool) -> None:
     raise UsageError(f"{folder} already holds a run ({where}). Use --resume or another --output")
 
 
-def check_new_folder(name: str) -> Path:
-    """Return the folder for a new data set, unless something is there or it cannot be made."""
+def check_data_folder(name: str, *, again: bool = False) -> Path:
+    """Return the folder for a data set, unless it cannot be made, or holds one (but for `again`) or something else."""
     folder = Path(name)
     check_writable(folder)
-    if os.path.lexists(folder):
-        raise UsageError(f"{folder} exists already: choose another --output, or see `seqdec data show {folder}`")
-    return folder
-
-
-def check_data_folder(name: str) -> Path:
-    """Return the folder for a data set that is to be converted, unless it cannot be made or is something else."""
-    folder = Path(name)
-    check_writable(folder)
-    if os.path.lexists(folder) and not all(
-        (folder / name).is_file() for name in ("manifest.json", "dataset_info.json")
-    ):
-        raise UsageError(f"{folder} exists already and is no data set: choose another --output")
+    is_data = all((folder / name).is_file() for name in ("manifest.json", "dataset_info.json"))
+    if os.path.lexists(folder) and not (again and is_data):
+        raise UsageError(f"{folder} exists already{'' if is_data else ' and is no data set'}: choose another --output")
     return folder
 
 

@@ -6,8 +6,8 @@ A slip in the words fails before heavy imports, and one in the data before torch
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from seqdec.cli import folders
 from seqdec.cli.data import spec_of
 from seqdec.cli.options import keywords, numbers, options_of, whole_numbers
 from seqdec.errors import DataError, UsageError, suggest
-from seqdec.finetune import Task, make_layout, split_task, steady_texts, texts_of, with_prompt_dropout
+from seqdec.finetune import Task, make_layout, split_task, with_prompt_dropout
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,16 +25,7 @@ if TYPE_CHECKING:
     from seqdec.spaces.spec import EnvironmentSpec
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A task with the size of its data in words, and with what config.json keeps of them."""
-
-    task: Task
-    size: str
-    identity: Mapping[str, object]
-
-
-def load_tasks(given: "Train") -> dict[str, Loaded]:
+def load_tasks(given: "Train") -> dict[str, Task]:
     """Return the tasks that --data names: `a=PATH b=PATH` are tasks a and b, paths alone are all one task, ""."""
     places = [folders.split_task(word) for word in given.data]
     twice = next((word for word in given.data if given.data.count(word) > 1), None)
@@ -65,7 +56,7 @@ def load_tasks(given: "Train") -> dict[str, Loaded]:
     return tasks
 
 
-def _load_task(given: "Train", name: str, places: Sequence[str], weights: Sequence[float] | None) -> Loaded:
+def _load_task(given: "Train", name: str, places: Sequence[str], weights: Sequence[float] | None) -> Task:
     """Return a task whose data sets are read, mixed and chosen from."""
     from seqdec.data import schema
     from seqdec.data.select import chosen, mix
@@ -74,7 +65,7 @@ def _load_task(given: "Train", name: str, places: Sequence[str], weights: Sequen
     is_weighted = weights is not None and len(places) > 1
     dataset, episode_weights = mix([load_dataset(place) for place in places], weights if is_weighted else None)
     spec = schema.environment_of(dataset)
-    layout = _layout_of(given, spec, steady_texts(dataset))
+    layout = _layout_of(given, spec, dataset)
     rows = chosen(dataset, **keywords(given, chosen))
     options = keywords(given, split_task, rows=rows, weights=episode_weights if is_weighted else None)
     task = split_task(dataset, layout, weight=sum(weights) if weights else 1.0, text=name, **options)
@@ -82,7 +73,7 @@ def _load_task(given: "Train", name: str, places: Sequence[str], weights: Sequen
     part = f"{len(rows):,} of " if len(rows) < len(dataset) else ""
     size = f"{part}{len(dataset):,} episodes, {counts[rows].sum():,} timesteps"
     identity = {"episodes": len(dataset), "timesteps": int(counts.sum()), "sha256": _digest(dataset, spec)}
-    return Loaded(task, size, identity)
+    return replace(task, size=size, identity=identity)
 
 
 def _digest(dataset: "Dataset", spec: "EnvironmentSpec") -> str:
@@ -95,7 +86,7 @@ def _digest(dataset: "Dataset", spec: "EnvironmentSpec") -> str:
     return digest.hexdigest()
 
 
-def _stream_task(given: "Train", place: str) -> Loaded:
+def _stream_task(given: "Train", place: str) -> Task:
     """Return a task whose episodes are read while it is trained; the first --heldout-episodes are held out."""
     from seqdec.formats.columns import columns_from_json
     from seqdec.formats.load import source_of
@@ -111,8 +102,7 @@ def _stream_task(given: "Train", place: str) -> Loaded:
         raise UsageError(
             f"--streaming reads a source, not {place!r}: give minari:ID, hdf5:FILE, table:NAME or lerobot:NAME"
         )
-    # a text that changes within an episode is refused when it is read
-    layout = _layout_of(given, source.spec, texts_of(source.spec))
+    layout = _layout_of(given, source.spec)  # a text that changes within an episode is refused when it is read
 
     from seqdec.sequence.stream import StreamWindows
     from seqdec.training.processes import join_processes
@@ -123,16 +113,17 @@ def _stream_task(given: "Train", place: str) -> Loaded:
     windows = StreamWindows(source, layout, **options)
     number = "" if source.num_episodes is None else f"{source.num_episodes:,} episodes, "
     size = f"{number}read as they come; of the first {len(windows.lengths):,}"
-    return Loaded(Task(windows, windows.heldout), size, {"source": json.loads(json.dumps(dict(source.identity)))})
+    identity = {"source": json.loads(json.dumps(dict(source.identity)))}
+    return Task(windows, windows.heldout, size=size, identity=identity)
 
 
-def _layout_of(given: "Train", spec: "EnvironmentSpec", steady: Sequence[str]) -> "Layout":
-    """Return the preset that --layout names, or what its JSON file says; `steady` leaves stand in the prompt."""
+def _layout_of(given: "Train", spec: "EnvironmentSpec", dataset: "Dataset | None" = None) -> "Layout":
+    """Return the preset that --layout names, or what its JSON file says."""
     from seqdec.sequence.presets import PRESETS, layout_from_spaces
 
     if given.layout in PRESETS:
         entries = whole_numbers(given.goal_entries, "goal_entries")
-        return make_layout(given.layout, spec, steady, **keywords(given, layout_from_spaces, goal_entries=entries))
+        return make_layout(given.layout, spec, dataset, **keywords(given, layout_from_spaces, goal_entries=entries))
     layout = _layout_from_file(given.layout, PRESETS)
     entries = options_of(type(given))  # a flag that is given stands above the file
     manner = {name: vars(given)[name] for name in ("discount", "delayed_reward", "demo_group", "demo_part")}

@@ -13,28 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from seqdec.cli import options
-from seqdec.cli.console import Env, show_environment
-from seqdec.cli.data import (
-    DataCartpole,
-    DataConvert,
-    DataHdf5,
-    DataLerobot,
-    DataMinari,
-    DataShow,
-    DataTable,
-    data_cartpole,
-    data_convert,
-    data_hdf5,
-    data_lerobot,
-    data_minari,
-    data_show,
-    data_table,
-)
-from seqdec.cli.demo import Demo, demo
-from seqdec.cli.evaluate import Eval, evaluate_run
-from seqdec.cli.record import DataRecord, data_record
-from seqdec.cli.train import Train, parse_train, train_run
+from seqdec.cli import console, data, demo, evaluate, options, record, train
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError, suggest
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -45,18 +24,18 @@ class _Terminated(BaseException):
 
 
 VERBS: dict[str, tuple[type, Callable[[Any], int]]] = {
-    "demo": (Demo, demo),
-    "data cartpole": (DataCartpole, data_cartpole),
-    "data minari": (DataMinari, data_minari),
-    "data hdf5": (DataHdf5, data_hdf5),
-    "data table": (DataTable, data_table),
-    "data lerobot": (DataLerobot, data_lerobot),
-    "data convert": (DataConvert, data_convert),
-    "data record": (DataRecord, data_record),
-    "data show": (DataShow, data_show),
-    "train": (Train, train_run),
-    "eval": (Eval, evaluate_run),
-    "env": (Env, show_environment),
+    "demo": (demo.Demo, demo.demo),
+    "data cartpole": (data.DataCartpole, data.data_cartpole),
+    "data minari": (data.DataMinari, data.data_minari),
+    "data hdf5": (data.DataHdf5, data.data_hdf5),
+    "data table": (data.DataTable, data.data_table),
+    "data lerobot": (data.DataLerobot, data.data_lerobot),
+    "data convert": (data.DataConvert, data.data_convert),
+    "data record": (record.DataRecord, record.data_record),
+    "data show": (data.DataShow, data.data_show),
+    "train": (train.Train, train.train_run),
+    "eval": (evaluate.Eval, evaluate.evaluate_run),
+    "env": (console.Env, console.show_environment),
 }
 
 
@@ -116,7 +95,7 @@ def _run(words: list[str]) -> int:
     verb, rest = split_verb(words)
     kind, run = VERBS[verb]
     try:
-        return run(parse_train(rest) if kind is Train else options.parse(kind, rest, verb=verb))
+        return run(train.parse_train(rest) if verb == "train" else options.parse(kind, rest, verb=verb))
     except (UsageError, DataError) as error:
         if error.option in options.options_of(kind):
             error.args = (f"{error} ({options.flag(error.option)})",)
@@ -144,7 +123,7 @@ def _log_to_stderr() -> Iterator[None]:
     level = logger.level
     logger.addHandler(handler)
     # Of several processes one speaks; what stops another is an error, which `main` prints.
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    logger.setLevel(logging.INFO if console.is_main_process() else logging.ERROR)
     try:
         yield
     finally:

@@ -25,7 +25,7 @@ OnResume = Literal["free", "steering", "fixed", "starting"]
 NO_END = 2**31 - 1
 Words = tuple[str, ...]
 Value = TypeVar("Value")
-Flags = TypeVar("Flags")
+Flags = TypeVar("Flags")  # a verb's record
 
 
 def option(
@@ -124,12 +124,11 @@ def _for_tyro(kind: type) -> type:
 
     shown: list[tuple[str, object, object]] = []
     for name, entry in options_of(kind).items():
-        name_shown = name.upper() if entry.default is MISSING else None
         is_value = entry.default is not None and entry.default is not False and entry.default not in ("", ())
-        kind_shown = Annotated[
-            get_type_hints(kind)[name], arg(metavar=name_shown, help_behavior_hint=None if is_value else "")
-        ]
-        shown.append((name, kind_shown, field(default=entry.default, metadata=entry.metadata)))
+        name_shown = name.upper() if entry.default is MISSING else None
+        look = arg(metavar=name_shown, help_behavior_hint=None if is_value else "")
+        hint = Annotated[get_type_hints(kind)[name], look]
+        shown.append((name, hint, field(default=entry.default, metadata=entry.metadata)))
     return dataclasses.make_dataclass(kind.__name__, shown, frozen=True, namespace={"__doc__": kind.__doc__})  # pyright: ignore
 
 
@@ -142,10 +141,9 @@ def _sentence(box: str, kind: type) -> str:
     if (unknown := sentence.removeprefix("Unrecognized options: ")) != sentence:
         typed = next((word for word in unknown.split(", ") if word.startswith("--")), "").partition("=")[0]
         return f"no place for {unknown}{suggest(typed.replace('_', '-'), known)}"
-    wrong = next((name for name in known if sentence.startswith(f"Error parsing {name}:")), None)
-    if wrong is not None:
-        hint = get_type_hints(kind)[wrong[2:].replace("-", "_")]
-        return f"{wrong} has a wrong value: give {expected_values(hint)}"
+    for name, hint in get_type_hints(kind).items():
+        if sentence.startswith(f"Error parsing {flag(name)}:"):
+            return f"{flag(name)} has a wrong value: give {expected_values(hint)}"
     return sentence[0].lower() + sentence[1:]
 
 

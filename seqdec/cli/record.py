@@ -42,7 +42,7 @@ class DataRecord:
 
 def data_record(given: DataRecord) -> int:
     """Record episodes of an environment, acted in at random or by a policy; go on where a recording was cut off."""
-    output = folders.check_new_folder(given.output or folders.default_data_folder(given.env_id))
+    output = folders.check_data_folder(given.output or folders.default_data_folder(given.env_id))
 
     from seqdec.play import record
 

@@ -12,10 +12,10 @@ from seqdec.cli import folders, options
 from seqdec.cli.config import check_same_run, from_config, make_config
 from seqdec.cli.console import importing, in_columns, is_main_process, recover
 from seqdec.cli.evaluate import make_evaluation
-from seqdec.cli.loading import Loaded, load_tasks
+from seqdec.cli.loading import load_tasks
 from seqdec.cli.options import Words, debug, fixed, keywords, option, steering
 from seqdec.errors import UsageError
-from seqdec.finetune import make_models, train_tasks
+from seqdec.finetune import Task, make_models, train_tasks
 
 if TYPE_CHECKING:
     from seqdec.model.sequence_model import SequenceModel
@@ -166,7 +166,7 @@ def train_run(given: Train) -> int:
 
 def _train(given: Train, folder: Path) -> int:
     with importing():
-        loaded = load_tasks(given)  # before torch is imported, which takes seconds
+        tasks = load_tasks(given)  # before torch is imported, which takes seconds
 
         from seqdec import storage
         from seqdec.model.backbone import load_backbone
@@ -174,14 +174,13 @@ def _train(given: Train, folder: Path) -> int:
         from seqdec.training.processes import join_processes
 
     processes = join_processes()
-    tasks = {name: part.task for name, part in loaded.items()}
     measure = make_evaluation(given, tasks)
-    config = make_config(given, loaded)
+    config = make_config(given, tasks)
     if given.resume:
         check_same_run(given, folder, config)
     models = make_models(tasks, given.backbone, **keywords(given, load_backbone))
     if is_main_process():
-        print(describe_run(given, folder, loaded, models), flush=True)
+        print(describe_run(given, folder, tasks, models), flush=True)
         storage.write_json(folder / "config.json", config)
     outcome = train_tasks(
         models,
@@ -227,7 +226,7 @@ def _last_numbers(folder: Path) -> str:
     return in_columns((head, text) for head, text in rows if text)
 
 
-def describe_run(given: Train, folder: Path, tasks: Mapping[str, Loaded], models: "Mapping[str, SequenceModel]") -> str:
+def describe_run(given: Train, folder: Path, tasks: Mapping[str, Task], models: "Mapping[str, SequenceModel]") -> str:
     """Return, in lines, what is about to be trained, on what, as what."""
     parameters = {parameter for model in models.values() for parameter in model.parameters()}
     learning = [parameter for parameter in parameters if parameter.requires_grad]

@@ -112,10 +112,12 @@ def columns_from_json(value: Mapping[str, object], where: str) -> Columns:
         if key not in known:
             raise UsageError(f"{where}: unknown key {quote(key)}{suggest(key, known)}; it has {', '.join(known)}")
         parts = entry.values() if isinstance(entry, Mapping) and key in (*_LEAVES, "missing") else [entry]
-        may_be_null = key != "reward" and (key == "missing" or not isinstance(entry, Mapping))
+        is_needed = key in ("observation", "action", "reward", "metadata")
+        may_be_null = not is_needed and (key == "missing" or not isinstance(entry, Mapping))
         for part in parts:
             names = part if isinstance(part, list) and key in (*_LEAVES, "metadata") else [part]
-            if not all(isinstance(name, str) or (name is None and may_be_null) for name in names):
+            is_right = all(isinstance(name, str) or (name is None and may_be_null) for name in names)
+            if not is_right or (key == "metadata" and not isinstance(entry, list)):
                 raise UsageError(f"{where}: {key} is {quote(entry)}: give names of columns")
     return Columns(**value)  # pyright: ignore[reportArgumentType]
 
