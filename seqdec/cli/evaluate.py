@@ -4,13 +4,14 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqdec.cli import folders
 from seqdec.cli.console import importing, is_main_process, progress
-from seqdec.cli.options import Words, debug, needed, numbers, option
+from seqdec.cli.options import Words, debug, keywords, needed, numbers, option
 from seqdec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,23 +73,16 @@ def evaluate_run(given: Eval) -> int:
         from seqdec.inference.policy import Policy
 
     model = load_model(policy_folder, given.task)
-    asked = {"prompt": make_prompt(given, model), "guidance": make_guidance(given), "planning": make_planning(given)}
+    evidence = {"prompt": make_prompt(given, model), "guidance": make_guidance(given), "planning": make_planning(given)}
+    policy = partial(Policy, model, **keywords(given, Policy, **evidence))  # of a target
     num_targets = len(given.target_return)
     if not reads_return(model.layout):
         print("this policy is not asked for a return: its layout reads none")
         num_targets = 1
+    place = {**_place(given), "asynchronous": given.async_envs}
+    options = keywords(given, evaluate_policy, num_episodes=given.episodes, **place)
     with progress(given.episodes * num_targets, "episode") as advance:
-        report = evaluate_policy(
-            lambda target: Policy(model, target, temperature=given.temperature, seed=given.seed, **asked),
-            model,
-            given.target_return,
-            num_episodes=given.episodes,
-            num_envs=given.num_envs,
-            seed=given.seed,
-            asynchronous=given.async_envs,
-            progress=advance,
-            **_place(given),
-        )
+        report = evaluate_policy(policy, model, given.target_return, progress=advance, **options)
     folders.make_folder(output)
     name = f"report-{given.task}" if given.task else "report"
     storage.write_json(output / f"{name}.json", report.to_json())
@@ -156,7 +150,7 @@ def _make_measure(given: "Train", task: "Task") -> "Callable[[SequenceModel], di
 
     def measure(model: "SequenceModel") -> dict[str, float]:
         report = evaluate(
-            lambda target: Policy(model, target, temperature=given.temperature, seed=given.seed),
+            partial(Policy, model, **keywords(given, Policy, "prompt")),
             envs,
             targets=targets,
             num_episodes=given.episodes,
