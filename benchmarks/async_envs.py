@@ -39,8 +39,8 @@ class Slow(CartPoleEnv):
 def main() -> None:
     """Measure, print a Markdown table."""
     torch.set_num_threads(1)
-    dataset = seqdec.scripted_cartpole(num_episodes=4)
-    spec = seqdec.environment_of(dataset)
+    dataset = seqdec.play.scripted_cartpole(num_episodes=4)
+    spec = seqdec.data.environment_of(dataset)
     layout = seqdec.layout_from_spaces("multi_game", spec.observation_space, spec.action_space, context_length=20)
     model = seqdec.build_model(seqdec.Windows(dataset, layout), seqdec.load_backbone("small"))
     print("| a step of an environment | in turn | in processes | in processes, two halves |\n|---|---:|---:|---:|")

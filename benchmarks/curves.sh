@@ -17,7 +17,7 @@ curve() {
 import sys
 from pathlib import Path
 
-from seqdec import plot_report
+from seqdec.inference.plots import plot_report
 from seqdec.evaluation import Report
 from seqdec.storage import read_json
 

@@ -32,6 +32,7 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import seqdec
+from seqdec.model.sequence_model import SequenceModel
 from seqdec.play.guarded import Guarded
 from seqdec.play.make import batch_of
 from seqdec.training.loop import Precision
@@ -80,7 +81,7 @@ def hopper_like(num_episodes: int = 40, length: int = 500) -> Dataset:
         noise = random.normal(0, 0.3, (num_episodes, 11))
         observations[:, t + 1] = 0.9 * observations[:, t] - actions[:, t] @ push + noise
     rewards = 1 - np.square(actions).mean(-1)
-    return seqdec.from_episodes(
+    return seqdec.data.from_episodes(
         [
             {"observation": seen, "action": acted, "reward": paid}
             for seen, acted, paid in zip(observations, actions, rewards, strict=True)
@@ -91,12 +92,12 @@ def hopper_like(num_episodes: int = 40, length: int = 500) -> Dataset:
 
 def windows_of(dataset: Dataset, layout: str, context_length: int = 20) -> seqdec.Windows:
     """Return the windows of a data set in a preset layout."""
-    spec = seqdec.environment_of(dataset)
+    spec = seqdec.data.environment_of(dataset)
     spaces = spec.observation_space, spec.action_space
     return seqdec.Windows(dataset, seqdec.layout_from_spaces(layout, *spaces, context_length=context_length))
 
 
-def model_of(windows: seqdec.Windows, network: str, folder: Path, dropout: float | None = None) -> seqdec.SequenceModel:
+def model_of(windows: seqdec.Windows, network: str, folder: Path, dropout: float | None = None) -> SequenceModel:
     """Return an untrained model on the CPU, the same each time."""
     name = network
     if network != "small":
@@ -121,7 +122,11 @@ def losses_in(run: Path) -> list[float]:
 
 
 def cost_of(
-    model: seqdec.SequenceModel, windows: seqdec.Windows, steps: int, batch_size: int, precision: Precision
+    model: SequenceModel,
+    windows: seqdec.Windows,
+    steps: int,
+    batch_size: int,
+    precision: Precision,
 ) -> Cost:
     """Train so many steps to warm up, so many by the clock, and a quarter of that under the profiler."""
     gc.collect()
@@ -222,7 +227,7 @@ def precision_rows(given: argparse.Namespace, folder: Path) -> Rows:
         yield [network, *(f"{value:.4f}" for value in found), *(f"{value / found[0] - 1:+.2%}" for value in found[1:])]
 
 
-def played(model: seqdec.SequenceModel, use_cache: bool) -> torch.Tensor:
+def played(model: SequenceModel, use_cache: bool) -> torch.Tensor:
     """Return the actions sampled in 50 steps of given observations, [50, B, 3]."""
     random, sampled = np.random.default_rng(0), []
     context = seqdec.Context(model.eval(), 4, use_cache=use_cache)
@@ -277,7 +282,7 @@ def resuming_rows(given: argparse.Namespace, folder: Path) -> Rows:
         yield row
 
 
-def rate_of(model: seqdec.SequenceModel, num_envs: int, num_steps: int) -> float:
+def rate_of(model: SequenceModel, num_envs: int, num_steps: int) -> float:
     """Return environment steps per second of `rollout`."""
 
     def make() -> Guarded:
@@ -291,7 +296,7 @@ def rate_of(model: seqdec.SequenceModel, num_envs: int, num_steps: int) -> float
 
 def acting_rows(given: argparse.Namespace, folder: Path) -> Rows:
     """Yield how fast policies act, here and on the CPU."""
-    windows = windows_of(seqdec.scripted_cartpole(num_episodes=4), "fused")
+    windows = windows_of(seqdec.play.scripted_cartpole(num_episodes=4), "fused")
     num_threads = torch.get_num_threads()
     for network in list(LAYERS)[:2]:
         for device, threads in ((DEVICE, num_threads), (torch.device("cpu"), num_threads), (torch.device("cpu"), 1)):

@@ -32,13 +32,13 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     dataset = seqdec.load_dataset(f"minari:{given.data}")
-    spec = seqdec.environment_of(dataset)
+    spec = seqdec.data.environment_of(dataset)
     layout = seqdec.layout_from_spaces(given.layout, spec.observation_space, spec.action_space, context_length=CONTEXT)
-    kept, held = seqdec.split_episodes(len(dataset), 0.1, 0)
+    kept, held = seqdec.sequence.split_episodes(len(dataset), 0.1, 0)
     windows = seqdec.Windows(dataset, layout, episodes=kept)
     backbone = seqdec.load_backbone("small", seed=given.seed, num_tokens=layout.num_tokens)
     model = seqdec.build_model(windows, backbone, seed=given.seed)
-    envs = seqdec.make_envs(spec, EPISODES)
+    envs = seqdec.play.make_envs(spec, EPISODES)
     cpu = 0.0
     for steps in given.steps:
         began = time.process_time()

@@ -82,15 +82,9 @@ def training(data: str) -> dict[str, object]:
     began, memory = time.perf_counter(), Memory()
     import torch
 
-    from seqdec import (
-        Windows,
-        build_model,
-        environment_of,
-        layout_from_spaces,
-        load_backbone,
-        load_dataset,
-        split_episodes,
-    )
+    from seqdec import Windows, build_model, layout_from_spaces, load_backbone, load_dataset
+    from seqdec.data import environment_of
+    from seqdec.sequence import split_episodes
 
     torch.set_num_threads(1)
     dataset = load_dataset(data)

@@ -28,6 +28,7 @@ import torch
 from transformers import GPT2Config, GPT2Model
 
 import seqdec
+from seqdec.model.sequence_model import SequenceModel
 from seqdec.training.step import parts_of
 
 HOPPER, CARTPOLE = "minari:mujoco/hopper/mixed-v0", "minari:classic/cartpole/mixed-v0"
@@ -53,20 +54,20 @@ def in_turns(contenders: Mapping[str, Callable[[], object]], *, rounds: int, rep
 def windows_of(data: str, layout: str, context_length: int = CONTEXT) -> seqdec.Windows:
     """Return the windows of a data set; actions are predicted as the peers do, by their mean."""
     dataset = seqdec.load_dataset(data)
-    spec = seqdec.environment_of(dataset)
+    spec = seqdec.data.environment_of(dataset)
     made = seqdec.layout_from_spaces(
         layout, spec.observation_space, spec.action_space, context_length=context_length, head="mse"
     )
     return seqdec.Windows(dataset, made)
 
 
-def model_of(windows: seqdec.Windows, backbone: str = "small", **options: object) -> seqdec.SequenceModel:
+def model_of(windows: seqdec.Windows, backbone: str = "small", **options: object) -> SequenceModel:
     """Return an untrained model for windows."""
     loaded = seqdec.load_backbone(backbone, num_tokens=windows.layout.num_tokens, **options)  # pyright: ignore
     return seqdec.build_model(windows, loaded)
 
 
-def trainer(model: seqdec.SequenceModel, windows: seqdec.Windows, batch_size: int = BATCH) -> Callable[[], object]:
+def trainer(model: SequenceModel, windows: seqdec.Windows, batch_size: int = BATCH) -> Callable[[], object]:
     """Return a function that does one training step, data included."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
     steps = iter(range(10**9))
@@ -107,7 +108,7 @@ def bare() -> Callable[[], object]:
     return step
 
 
-def acting(model: seqdec.SequenceModel, num_envs: int, num_steps: int) -> float:
+def acting(model: SequenceModel, num_envs: int, num_steps: int) -> float:
     """Return CPU milliseconds of a step of all environments, refills included, in episodes that nothing ends early."""
     envs = gymnasium.make_vec("Hopper-v5", num_envs=num_envs, vectorization_mode="sync", terminate_when_unhealthy=False)
     policy = seqdec.Policy(model, 3600.0, temperature=0)
@@ -120,16 +121,16 @@ def acting(model: seqdec.SequenceModel, num_envs: int, num_steps: int) -> float:
     return 1e3 * (time.process_time() - began) / num_steps
 
 
-def rolling_out(model: seqdec.SequenceModel, num_envs: int, num_steps: int) -> float:
+def rolling_out(model: SequenceModel, num_envs: int, num_steps: int) -> float:
     """Return the same for `rollout`, which checks, keeps and returns every episode."""
     spec = replace(model.data.spec, kwargs={"terminate_when_unhealthy": False})
-    envs = seqdec.make_envs(spec, num_envs, max_steps=num_steps)
+    envs = seqdec.play.make_envs(spec, num_envs, max_steps=num_steps)
     began = time.process_time()
     seqdec.rollout(seqdec.Policy(model, 3600.0, temperature=0), envs, num_episodes=num_envs, seed=0)
     return 1e3 * (time.process_time() - began) / num_steps
 
 
-def reading(model: seqdec.SequenceModel, num_envs: int) -> dict[str, Callable[[], object]]:
+def reading(model: SequenceModel, num_envs: int) -> dict[str, Callable[[], object]]:
     """Return steps without environments: CYCLE cached ones, a refill among them, and one that reads a whole window."""
     layout = model.eval().layout
     names = [name for name in layout.step_names if name != "action"]
@@ -267,7 +268,7 @@ def growth(given: argparse.Namespace, curves: dict[str, dict[int, float]]) -> No
         draw(panels, Path(given.figure))
 
 
-def deeper(windows: seqdec.Windows, num_layers: int, folder: Path) -> seqdec.SequenceModel:
+def deeper(windows: seqdec.Windows, num_layers: int, folder: Path) -> SequenceModel:
     """Return a model on the original network with another number of layers."""
     config = GPT2Config(
         vocab_size=8,
@@ -292,11 +293,11 @@ def windows_of_size(num_timesteps: int) -> seqdec.Windows:
             "reward": random.random(1000, np.float32),
         }
         episodes.append(seqdec.Episode(steps, final=steps["observation"][-1], terminated=False, truncated=True))
-    spec = seqdec.environment_of(seqdec.load_dataset(HOPPER))
+    spec = seqdec.data.environment_of(seqdec.load_dataset(HOPPER))
     layout = seqdec.layout_from_spaces(
         "decision_transformer", spec.observation_space, spec.action_space, context_length=CONTEXT, head="mse"
     )
-    return seqdec.Windows(seqdec.from_episodes(episodes, spec), layout)
+    return seqdec.Windows(seqdec.data.from_episodes(episodes, spec), layout)
 
 
 def draw(panels: Mapping[str, Mapping[int, float]], path: Path) -> None:

@@ -24,18 +24,18 @@ from seqdec import (
     Policy,
     Windows,
     build_model,
-    environment_of,
     layout_from_spaces,
     load_backbone,
     load_dataset,
     load_policy,
-    make_envs,
-    rank_checkpoints,
     rollout,
-    split_episodes,
     train,
 )
+from seqdec.data import environment_of
 from seqdec.inference.evaluation import spearman
+from seqdec.play import make_envs
+from seqdec.questions import rank_checkpoints
+from seqdec.sequence import split_episodes
 
 DATA, TARGET = "minari:mujoco/hopper/mixed-v0", 3600.0
 NUM_CHECKPOINTS = 10

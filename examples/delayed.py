@@ -27,14 +27,14 @@ from seqdec import (
     Policy,
     Windows,
     build_model,
-    environment_of,
     layout_from_spaces,
     load_backbone,
     load_dataset,
-    make_envs,
     rollout,
     train,
 )
+from seqdec.data import environment_of
+from seqdec.play import make_envs
 
 DATA = "minari:mujoco/hopper/mixed-v0"
 READINGS = AS_THEY_COME, AT_THE_END, CLONING = "rewards as they come", "all reward at the end", "behaviour cloning"

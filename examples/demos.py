@@ -27,12 +27,12 @@ from seqdec import (
     Prompt,
     Windows,
     build_model,
-    from_episodes,
     layout_from_spaces,
     load_backbone,
     rollout,
     train,
 )
+from seqdec.data import from_episodes
 
 HORIZON, SPEED, RADIUS = 12, 0.25, 0.2
 NUM_GOALS, DEMOS_A_GOAL, STARTS = 500, 6, 4

@@ -12,7 +12,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import MultiDiscrete
 
-from seqdec import describe, record, save
+from seqdec import record
+from seqdec.data import describe, save
 
 NUM_DIALS, NUM_PLACES, NUM_STEPS = 3, 6, 20
 

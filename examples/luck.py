@@ -15,20 +15,9 @@ import numpy as np
 from gymnasium.spaces import Discrete
 from matplotlib.figure import Figure
 
-from seqdec import (
-    Layout,
-    Planning,
-    Policy,
-    Variable,
-    Windows,
-    build_model,
-    environment_of,
-    load_backbone,
-    make_envs,
-    record,
-    rollout,
-    train,
-)
+from seqdec import Layout, Planning, Policy, Variable, Windows, build_model, load_backbone, record, rollout, train
+from seqdec.data import environment_of
+from seqdec.play import make_envs
 
 NUM_CHOICES, PRIZE, CHANCE = 5, 5.0, 0.125
 SAFE, LOTTERY = 0, 1

@@ -27,17 +27,17 @@ from seqdec import (
     Layout,
     Policy,
     Prompt,
-    SequenceModel,
     Variable,
     Windows,
     build_model,
-    environment_of,
     load_backbone,
-    make_envs,
     record,
     rollout,
     train,
 )
+from seqdec.data import environment_of
+from seqdec.model.sequence_model import SequenceModel
+from seqdec.play import make_envs
 
 MAZE = (
     "#######",

@@ -14,18 +14,9 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from matplotlib.figure import Figure
 
-from seqdec import (
-    Policy,
-    Windows,
-    build_model,
-    environment_of,
-    layout_from_spaces,
-    load_backbone,
-    make_envs,
-    record,
-    rollout,
-    train,
-)
+from seqdec import Policy, Windows, build_model, layout_from_spaces, load_backbone, record, rollout, train
+from seqdec.data import environment_of
+from seqdec.play import make_envs
 
 LENGTH, CONTEXTS = 50, (10, 30, 60)
 SEEDS, NUM_EPISODES = (0, 1, 2), 200

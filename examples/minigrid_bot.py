@@ -17,7 +17,7 @@ import minigrid  # registers the levels
 import numpy as np
 from minigrid.utils.baby_ai_bot import BabyAIBot
 
-from seqdec import describe, from_episodes, save
+from seqdec.data import describe, from_episodes, save
 from seqdec.play.make import spec_of_env
 
 

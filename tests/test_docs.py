@@ -118,7 +118,8 @@ def test_every_page_is_in_the_table_of_contents():
 
 
 def test_the_layouts_written_out_load_and_fit_the_sample():
-    from seqdec import Layout, Windows, build_model, load_backbone, scripted_cartpole
+    from seqdec import Layout, Windows, build_model, load_backbone
+    from seqdec.play import scripted_cartpole
 
     dataset = scripted_cartpole(num_episodes=3)
     layouts = [json.loads(body) for page in PAGES for body in blocks(page, "json")]

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -107,19 +106,43 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_acting_needs_no_data_sets():
-    names = "Context, Policy, evaluate, load_policy, make_envs, rollout"
+    names = "Context, Policy, evaluate, load_policy, rollout"
     script = (
         f"import sys; from seqdec import {names}; print(sorted({{'datasets', 'pandas', 'pyarrow'}} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("door", ["seqdec", "seqdec.data"])
+@pytest.mark.parametrize("door", ["seqdec", "seqdec.data", "seqdec.play", "seqdec.questions", "seqdec.sequence"])
 def test_every_public_name_can_be_imported(door: str):
     package = import_module(door)
-    assert sorted(package.__all__) == sorted(name for names in package._HOMES.values() for name in names)
+    doors = set(getattr(package, "_DOORS", ()))
     for name in package.__all__:
-        assert not isinstance(getattr(package, name), ModuleType), f"{name} is hidden by the module of that name"
+        assert name in doors or callable(getattr(package, name)), f"{name} is hidden by the module of that name"
+
+
+def test_the_front_door_has_about_twenty_names():
+    import seqdec
+
+    assert len(set(seqdec.__all__) - set(seqdec._DOORS)) <= 22
+    assert set(seqdec.__all__) == {name for names in seqdec._HOMES.values() for name in names} | set(seqdec._DOORS)
+
+
+def test_finetune_is_a_function_even_where_its_module_came_first():
+    script = (
+        "import seqdec.finetune\nfrom seqdec import finetune\n"
+        "try: finetune('no/such/folder')\nexcept ValueError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "no folder 'no/such/folder'" in done.stdout, done.stderr
+
+
+def test_a_likelihood_loads_few_modules():
+    script = (
+        "import sys; from seqdec import log_prob; print(len([name for name in sys.modules if name[:6] == 'seqdec']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 30
 
 
 def test_no_test_imports_another() -> None:

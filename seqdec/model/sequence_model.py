@@ -50,8 +50,9 @@ class SequenceModel(nn.Module):
     """A joint distribution over the variables of a layout, one codec each around a shared backbone.
 
     Example:
-        >>> from seqdec import Windows, build_model, environment_of
-        >>> from seqdec import layout_from_spaces, load_backbone, scripted_cartpole
+        >>> from seqdec import Windows, build_model, layout_from_spaces, load_backbone
+        >>> from seqdec.data import environment_of
+        >>> from seqdec.play import scripted_cartpole
         >>> dataset = scripted_cartpole(num_episodes=4)
         >>> spec = environment_of(dataset)
         >>> layout = layout_from_spaces("multi_game", spec.observation_space, spec.action_space)

@@ -10,3 +10,30 @@
 `layout` is the factorization, `presets` name some; `gather` reads columns by index; `stream` has windows of episodes
 that are read while training goes on; `noise` gives each sequence random numbers of its own.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from seqdec.sequence.layout import Layout, Variable
+    from seqdec.sequence.presets import layout_from_spaces
+    from seqdec.sequence.stream import StreamWindows
+    from seqdec.sequence.windows import Windows, split_episodes
+
+_HOMES = {
+    "layout": ["Layout", "Variable"],
+    "presets": ["layout_from_spaces"],
+    "stream": ["StreamWindows"],
+    "windows": ["Windows", "split_episodes"],
+}
+
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+    "Layout", "StreamWindows", "Variable", "Windows", "layout_from_spaces", "split_episodes",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"seqdec.sequence.{module}"), name)
+    raise AttributeError(f"module 'seqdec.sequence' has no attribute {name!r}")

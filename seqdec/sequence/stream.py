@@ -50,7 +50,9 @@ class StreamWindows:
         DataError: there are too few episodes, or one of those that are read now cannot be trained on.
 
     Example:
-        >>> from seqdec import Episode, environment_of, layout_from_spaces, scripted_cartpole
+        >>> from seqdec import Episode, layout_from_spaces
+        >>> from seqdec.data import environment_of
+        >>> from seqdec.play import scripted_cartpole
         >>> dataset = scripted_cartpole(num_episodes=40)
         >>> spec = environment_of(dataset)
         >>> source = Source(spec, read=lambda: map(Episode.to_row, map(Episode.from_row, dataset)), identity={})

@@ -83,7 +83,9 @@ class Windows:
         UsageError: the layout does not fit the data, or has a leaf in its prompt that changes within an episode.
 
     Example:
-        >>> from seqdec import layout_from_spaces, scripted_cartpole, environment_of
+        >>> from seqdec import layout_from_spaces
+        >>> from seqdec.data import environment_of
+        >>> from seqdec.play import scripted_cartpole
         >>> dataset = scripted_cartpole(num_episodes=4)
         >>> spec = environment_of(dataset)
         >>> layout = layout_from_spaces("multi_game", spec.observation_space, spec.action_space)
