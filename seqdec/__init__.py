@@ -15,7 +15,7 @@ first used, so that `import seqdec` costs nothing.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from seqdec import data, play, questions, sequence
