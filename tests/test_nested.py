@@ -17,9 +17,10 @@ from seqdec.model.folder import load_policy, save_policy
 from seqdec.model.perception import Image, image_axes
 from seqdec.model.sequence_model import SequenceModel, build_model
 from seqdec.sequence.presets import layout_from_spaces
-from seqdec.sequence.windows import Windows
+from seqdec.sequence.windows import Draw, Windows
 from seqdec.spaces.leaves import MISSING, join
-from seqdec.training.loop import heldout_losses, train
+from seqdec.training.loop import train
+from seqdec.training.run import heldout_losses
 
 CANNOT_SKIP_PADDING = ("mistral", "gemma3_text")  # their window of 8 tokens counts the padding
 
@@ -296,20 +297,20 @@ def test_a_loss_is_the_mean_over_the_timesteps_at_which_its_variable_is_known(sm
     indices = windows.draw(0, 0, 6).indices
     batch = windows.gather(indices)
     known = batch["mask"] & ~batch[MISSING + "observation.direction"]
-    counts = windows.num_known(indices)
-    assert counts["observation.direction"] == int(known.sum()) < counts["action.0"] == windows.num_valid(indices)
+    counts = Draw(windows, indices).num_known()
+    assert counts["observation.direction"] == int(known.sum()) < counts["action.0"] == Draw(windows, indices).num_valid
     train(model, windows, out=tmp_path, steps=1, batch_size=6, learning_rate=0.0, log_every=1)
     (line,) = storage.read_lines(tmp_path / "metrics.jsonl")
     with torch.no_grad():
         sums = model.eval()(batch)
     by_hand = {name: float(value) / counts[name] for name, value in sums.items()}
-    heldout = heldout_losses(model, windows)
+    heldout = heldout_losses({"": model}, {"": windows})
     everything = np.linspace(0, len(windows) - 1, min(512, len(windows))).astype(np.int64)
     with torch.no_grad():
         parts = [model(windows.gather(part)) for part in np.array_split(everything, 4)]
     total = sum(float(part["observation.direction"]) for part in parts)
     assert heldout["heldout/loss_observation.direction"] == pytest.approx(
-        total / windows.num_known(everything)["observation.direction"], rel=1e-4
+        total / Draw(windows, everything).num_known()["observation.direction"], rel=1e-4
     )
     # dropout makes the training loss another, near it: not the half that dividing by all timesteps would give
     assert line["train/loss_observation.direction"] == pytest.approx(by_hand["observation.direction"], rel=0.2)

@@ -263,10 +263,7 @@ def test_data_that_cannot_be_trained_on_is_one_line_and_65_and_nothing_is_begun(
     for name, (episodes, options) in minari.items():
         assert said[name] in refused(write_minari(tmp_path / f"{name}-v0", episodes, **options))
     one = write_minari(tmp_path / "one-v0", make_episodes((30,)))
-    assert (
-        "too few to hold out 1; record more, take a larger --fraction or --best, or give --heldout-fraction 0"
-        in refused(one)
-    )
+    assert "too few to hold out 1; record more, keep a larger part of the data, or hold out none" in refused(one)
 
 
 def test_training_needs_no_environment_and_evaluating_names_the_package(data: Path, tmp_path: Path, capsys):

@@ -1,4 +1,14 @@
-"""TODO"""
+"""Which facts of an episode may stand in a prompt, by name; any of them may be unknown.
+
+    target_return   the return of the whole episode
+    text            what the episode is about, in words
+    goal            an observation that lies ahead      goal.when   its timestep
+    waypoint1 ...   observations on the way there, in order; each with its timestep
+    final           the observation after the last step
+    demo            some timesteps of another episode of the same task
+
+Training reads them in hindsight (`hindsight`); acting writes the same slots with what the user asks for.
+"""
 
 import re
 

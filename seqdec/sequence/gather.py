@@ -37,37 +37,33 @@ class Arrays:
 
     @staticmethod
     def of(dataset: Dataset, layout: Layout, missing: Sequence[str], computed: Mapping[str, Chunks]) -> "Arrays":
-        """Return the columns of a data set that a layout names, and those that were computed.
+        """Return the columns of a data set that a layout names, beside those that were computed from the reward.
 
         Args:
             dataset: rows of `sources`.
             layout: names what is read.
             missing: leaves of the observation some of whose values may be missing.
-            computed: the reward and what comes of it.
+            computed: the reward, the return to go.
         """
-        found = Arrays(dict(computed), {}, {}, [])
+        arrays = Arrays(dict(computed), {}, {}, [])
         for variable in layout.variables:
             name = variable.of or variable.name
             if name == "text":
-                found.episode_texts.extend(schema.text_column(dataset, "text"))
+                arrays.episode_texts.extend(schema.text_column(dataset, "text"))
             elif variable.kind == "text":
-                found.texts[name] = schema.text_column(dataset, name)
-            elif name not in found.steps and name != "target_return" and variable.kind != "timestep":
-                found.steps[name] = schema.column(dataset, name)
+                arrays.texts[name] = schema.text_column(dataset, name)
+            elif name not in arrays.steps and name != "target_return" and variable.kind != "timestep":
+                arrays.steps[name] = schema.column(dataset, name)
             if name in missing:
-                found.steps[MISSING + name] = schema.column(dataset, MISSING + name)
+                arrays.steps[MISSING + name] = schema.column(dataset, MISSING + name)
             if variable.of:
-                for leaf in (name, MISSING + name):
-                    if leaf in found.steps:
-                        found.finals[leaf] = schema.column(dataset, final_name(leaf))
-        return found
+                for leaf in {name, MISSING + name} & arrays.steps.keys():
+                    arrays.finals[leaf] = schema.column(dataset, final_name(leaf))
+        return arrays
 
     @staticmethod
     def joined(parts: Sequence["Arrays"], computed: Mapping[str, Chunks]) -> "Arrays":
-        """Return the columns of several data sets, one after the other, but those that were computed for all of them.
-
-        They are not copied.
-        """
+        """Return the columns of several data sets, one after the other, not copied; `computed` replaces its own."""
 
         def join(mappings: Sequence[Mapping[str, list]]) -> dict[str, list]:
             return {name: [chunk for each in mappings for chunk in each[name]] for name in mappings[0]}
@@ -83,11 +79,11 @@ class Arrays:
         """Return a variable at flat indices [B, K], and which values are missing where some may be."""
         if name in self.texts:
             content = texts.encode(take_texts(self.texts[name], flat.reshape(-1)))
-            found = {name: content.reshape(*flat.shape, -1)}
+            values = {name: content.reshape(*flat.shape, -1)}
         else:
-            found = {name: torch.from_numpy(take(self.steps[name], flat))}
+            values = {name: torch.from_numpy(take(self.steps[name], flat))}
         missing = self.missing(name, flat)
-        return found if missing is None else found | {MISSING + name: torch.from_numpy(missing)}
+        return values if missing is None else values | {MISSING + name: torch.from_numpy(missing)}
 
     def missing(self, name: str, flat: np.ndarray) -> np.ndarray | None:
         """Return which values are missing at flat indices, bool; None where none ever is."""
@@ -105,7 +101,6 @@ class Arrays:
             raise DataError(f"{name} is never known: leave it out of the data")
         if missing.ndim == 1:
             return values[~missing]
-        values = values.copy()
         for entry in np.flatnonzero(missing.any(axis=0)):
             unknown = missing[:, entry]
             known, num_unknown = values[~unknown, entry], int(unknown.sum())
@@ -122,18 +117,18 @@ def take(chunks: Chunks, flat: np.ndarray) -> np.ndarray:
     """Gather rows by flat index from consecutive arrays; a copy is made of what is taken only."""
     if len(chunks) == 1:
         return chunks[0][flat]
-    taken = np.empty((flat.size, *chunks[0].shape[1:]), chunks[0].dtype)
+    rows = np.empty((flat.size, *chunks[0].shape[1:]), chunks[0].dtype)
     for index, here, inside in _by_chunk([len(chunk) for chunk in chunks], flat.reshape(-1)):
-        taken[here] = chunks[index][inside]
-    return taken.reshape(*flat.shape, *taken.shape[1:])
+        rows[here] = chunks[index][inside]
+    return rows.reshape(*flat.shape, *rows.shape[1:])
 
 
 def take_texts(chunks: list[pa.StringArray], flat: np.ndarray) -> list[str]:
     """Gather texts by index [N] from consecutive arrays."""
-    taken = np.empty(flat.shape, dtype=object)
+    rows = np.empty(flat.shape, dtype=object)
     for index, here, inside in _by_chunk([len(chunk) for chunk in chunks], flat):
-        taken[here] = chunks[index].take(pa.array(inside)).to_pylist()
-    return taken.tolist()
+        rows[here] = chunks[index].take(pa.array(inside)).to_pylist()
+    return rows.tolist()
 
 
 def _by_chunk(sizes: Sequence[int], flat: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

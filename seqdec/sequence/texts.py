@@ -13,10 +13,10 @@ from torch import Tensor
 def encode(texts: Sequence[str]) -> Tensor:
     """Return the bytes of each text, uint8 [texts, the longest one's bytes]; a zero byte in a text is left out."""
     written = [text.replace("\0", "").encode() for text in texts]
-    found = np.zeros((len(written), max(map(len, written), default=0)), np.uint8)
-    for row, content in zip(found, written, strict=True):
+    values = np.zeros((len(written), max(map(len, written), default=0)), np.uint8)
+    for row, content in zip(values, written, strict=True):
         row[: len(content)] = np.frombuffer(content, np.uint8)
-    return torch.from_numpy(found)
+    return torch.from_numpy(values)
 
 
 def decode(values: Tensor) -> list[str]:

@@ -12,6 +12,7 @@ An index counts through the windows again and again: in each round a window has 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import datasets
 import numpy as np
@@ -22,10 +23,10 @@ from seqdec.data import schema
 from seqdec.data.discounting import delay_rewards, returns_to_go
 from seqdec.data.episode import METADATA
 from seqdec.errors import DataError, UsageError, suggest
-from seqdec.sequence import hindsight, texts
+from seqdec.sequence import texts
 from seqdec.sequence.facts import is_fact
 from seqdec.sequence.gather import Arrays, Chunks, take, take_texts
-from seqdec.sequence.hindsight import Facts
+from seqdec.sequence.hindsight import Hindsight, Peers
 from seqdec.sequence.layout import Layout
 from seqdec.sequence.presets import check_spaces
 from seqdec.spaces.leaves import MISSING
@@ -48,23 +49,81 @@ class Draw:
         """Return those of the windows that stand at these places, of 0 to B - 1."""
         return replace(self, indices=self.indices[places])
 
-    @property
+    @cached_property
     def sizes(self) -> np.ndarray:
         """How many timesteps each of the windows has, padding apart, int64 [B]."""
-        return self.windows.sizes(self.indices)
+        return np.minimum(self.windows.lengths[self._episodes], self.windows.layout.context_length)
 
     @property
     def num_valid(self) -> int:
         """How many timesteps are not padding."""
-        return self.windows.num_valid(self.indices)
+        return int(self.sizes.sum())
 
     def num_known(self) -> dict[str, int]:
         """Count, for each variable that the layout predicts, the timesteps at which it is known."""
-        return self.windows.num_known(self.indices)
+        windows, facts, counts = self.windows, self._facts(), {}
+        inside, flat = self._inside, self._flat
+        for name in windows.layout.predicted:
+            is_known = inside if name in windows.layout.step_names else np.ones((len(flat), 1), bool)
+            missing = facts.get(MISSING + name)
+            if missing is None:
+                missing = windows._arrays.missing(name, flat)
+            if missing is not None:
+                is_known = is_known & ~missing.reshape(*is_known.shape, -1).any(-1)
+            counts[name] = int(is_known.sum())
+        return counts
 
     def gather(self) -> dict[str, Tensor]:
-        """Return the windows as a batch, as `Windows.gather` does."""
-        return self.windows.gather(self.indices)
+        """Return the windows as a batch, in raw units, K timesteps each: as many as the longest of them has.
+
+        Returns:
+            every variable of the layout: [B, K, size] float32, uint8 for an image, int64 where it is multi_discrete;
+            [B, K] int64 where it is discrete; bytes [B, K, bytes] of a text (see `texts`). What stands in the prompt
+            has an axis of 1 in the place of K. "missing.NAME" [B, K] or [B, K, size], bool, of what may be missing;
+            "hidden.NAME" [B, K] says what is to be written as unknown though its value is there. "demo.NAME"
+            [B, demo_length, ...] is what a demo shows of a variable, "missing.demo.NAME" where it shows nothing.
+            "timestep" [B, K] int64, counted from the episode's start; "mask" [B, K], False on padding, where the
+            other entries repeat the window's last timestep.
+        """
+        windows, layout, flat = self.windows, self.windows.layout, self._flat
+        batch = {"timestep": torch.from_numpy(self._timesteps), "mask": torch.from_numpy(self._inside)}
+        for name in layout.step_names:
+            batch |= windows._arrays.values(name, flat)
+        for name in layout.prompt_names:
+            if name == "text":
+                batch[name] = texts.encode(windows._texts_of(self._episodes))[:, None]
+            elif not is_fact(name):
+                batch |= windows._arrays.values(name, flat[:, :1])
+        return batch | {name: torch.from_numpy(value) for name, value in self._facts().items()}
+
+    def _facts(self) -> dict[str, np.ndarray]:
+        """Return the facts of each window's episode but its text, and which of them are unknown."""
+        rounds, timesteps = self.indices // len(self.windows), self._timesteps
+        return self.windows._hindsight.read(self._episodes, timesteps[:, 0], timesteps.shape[1], rounds)
+
+    @cached_property
+    def _episodes(self) -> np.ndarray:
+        """The episode of each window, as its place among those chosen, [B]."""
+        return self.windows._episodes_of(self.indices % len(self.windows))
+
+    @cached_property
+    def _timesteps(self) -> np.ndarray:
+        """The timesteps of the windows [B, K]; padding repeats the last one."""
+        lengths, length = self.windows.lengths[self._episodes], self.windows.layout.context_length
+        middles = self.indices % len(self.windows) - (self.windows._ends[self._episodes] - lengths)
+        starts = np.clip(middles - length // 2, 0, np.maximum(lengths - length, 0))
+        offsets = np.arange(self.sizes.max(initial=1))
+        return starts[:, None] + np.minimum(offsets, self.sizes[:, None] - 1)
+
+    @property
+    def _inside(self) -> np.ndarray:
+        """Which timesteps are not padding [B, K]."""
+        return np.arange(self._timesteps.shape[1]) < self.sizes[:, None]
+
+    @property
+    def _flat(self) -> np.ndarray:
+        """The timesteps as indices into the columns [B, K]."""
+        return self.windows._firsts[self._episodes, None] + self._timesteps
 
 
 class Windows:
@@ -104,17 +163,19 @@ class Windows:
         text: str = "",
         numbers: Sequence[int] | None = None,
     ):
-        self.layout, self.text = layout, text
-        self.spec = schema.environment_of(dataset)
+        self.layout, self.text, self.spec = layout, text, schema.environment_of(dataset)
         check_spaces(layout, self.spec.observation_space, self.spec.action_space, self.spec.missing)
+        # a demo's task is a column
         self._all_lengths = all_lengths = schema.lengths(dataset)
         self._groups = _groups(dataset, layout.demo_group) if layout.demo else np.zeros(0, object)
+        # rewards and returns as the layout tells them, all other columns as they are
         rewards = schema.column(dataset, "reward")
         self._returns_to_go = _returns_to_go(rewards, all_lengths, layout)
         if layout.delayed_reward and "reward" in layout.step_names:
             rewards = [delay_rewards(np.concatenate(rewards), all_lengths)]
         computed = {"reward": [chunk[:, None] for chunk in rewards], "return_to_go": [self._returns_to_go[:, None]]}
         self._arrays = Arrays.of(dataset, layout, self.spec.missing, computed)
+        # a leaf in the prompt has one value for the whole episode
         for name in layout.prompt_names:
             changing = schema.changing_episode(dataset, name) if layout.variable(name).role == "observation" else None
             if changing is not None:
@@ -132,21 +193,21 @@ class Windows:
         return others
 
     def _choose(self, episodes: Sequence[int] | np.ndarray, weights: Sequence[float] | np.ndarray | None) -> None:
-        chosen = np.sort(np.asarray(episodes))
-        if len(chosen) == 0:
+        rows, num_all = np.sort(np.asarray(episodes)), len(self._all_lengths)
+        if len(rows) == 0:
             raise DataError("no episodes to take windows from")
-        num_all = len(self._all_lengths)
-        if chosen[0] < 0 or chosen[-1] >= num_all or len(np.unique(chosen)) < len(chosen):
+        if rows[0] < 0 or rows[-1] >= num_all or len(np.unique(rows)) < len(rows):
             raise UsageError(f"episodes are rows of the data set, 0 to {num_all - 1}, each named once")
         firsts = np.cumsum(self._all_lengths) - self._all_lengths  # flat index of each episode's timestep 0
-        self.lengths, self._rows, self._firsts = self._all_lengths[chosen], chosen, firsts[chosen]
-        self._ends = np.cumsum(self.lengths)
-        self._mass = None if weights is None else _cumulated_mass(weights, num_all, chosen, self.lengths)
-        self._make_facts()
+        self.lengths, self._rows, self._firsts = self._all_lengths[rows], rows, firsts[rows]
+        self._mass = None if weights is None else _cumulated_mass(weights, num_all, rows, self.lengths)
+        self._index()
 
-    def _make_facts(self) -> None:
-        peers = hindsight.peers_of(self._groups[self._rows]) if self.layout.demo else None
-        self._facts = Facts(self.layout, self._arrays, self._rows, self._firsts, self.lengths, peers)
+    def _index(self) -> None:
+        """Make what follows from the chosen episodes."""
+        self._ends = np.cumsum(self.lengths)
+        peers = Peers.of(self._groups[self._rows]) if self.layout.demo else None
+        self._hindsight = Hindsight(self.layout, self._arrays, self._rows, self._firsts, self.lengths, peers)
 
     @property
     def returns(self) -> np.ndarray:
@@ -159,90 +220,31 @@ class Windows:
     def draw(self, step: int, seed: int, batch_size: int) -> Draw:
         """Draw the windows of an optimizer step, uniformly over timesteps if unweighted."""
         random = np.random.default_rng((seed, step))
-        indices = self._draw_windows(random, batch_size)
-        if self._facts.are_drawn:
+        indices = self._draw_indices(random, batch_size)
+        if self._hindsight.is_drawn:
             indices = indices + len(self) * random.integers(ROUNDS, size=batch_size)
         return Draw(self, indices)
 
-    def _draw_windows(self, random: np.random.Generator, batch_size: int) -> np.ndarray:
+    def _draw_indices(self, random: np.random.Generator, batch_size: int) -> np.ndarray:
         if self._mass is None:
             return random.integers(len(self), size=batch_size)
-        drawn = random.random(batch_size) * self._mass[-1]
-        rows = np.minimum(np.searchsorted(self._mass, drawn, side="right"), len(self._mass) - 1)
-        before = self._mass[rows - 1] * (rows > 0)
-        share = (drawn - before) / (self._mass[rows] - before)
-        inside = np.minimum((share * self.lengths[rows]).astype(np.int64), self.lengths[rows] - 1)
-        return self._ends[rows] - self.lengths[rows] + inside
-
-    def sizes(self, indices: np.ndarray) -> np.ndarray:
-        """Return how many timesteps each of these windows has, padding apart, int64 [B]."""
-        return np.minimum(self.lengths[self._rows_of(indices)], self.layout.context_length)
-
-    def num_valid(self, indices: np.ndarray) -> int:
-        """Count the timesteps of these windows that are not padding."""
-        return int(self.sizes(indices).sum())
-
-    def num_known(self, indices: np.ndarray) -> dict[str, int]:
-        """Count, for each variable that the layout predicts, the timesteps of these windows at which it is known."""
-        timesteps, inside, rows = self._timesteps(indices)
-        facts = self._facts_of(indices, timesteps, rows)
-        found = {}
-        for name in self.layout.predicted:
-            is_there = inside if name in self.layout.step_names else np.ones((len(rows), 1), bool)
-            missing = facts.get(MISSING + name)
-            if missing is None:
-                missing = self._arrays.missing(name, self._firsts[rows, None] + timesteps)
-            if missing is not None:
-                is_there = is_there & ~missing.reshape(*is_there.shape, -1).any(-1)
-            found[name] = int(is_there.sum())
-        return found
-
-    def _timesteps(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the timesteps of windows [B, K], which of them are no padding [B, K], and their episodes [B]."""
-        rows = self._rows_of(indices)
-        middles = indices % len(self) - (self._ends[rows] - self.lengths[rows])
-        length = self.layout.context_length
-        starts = np.clip(middles - length // 2, 0, np.maximum(self.lengths[rows] - length, 0))
-        sizes = np.minimum(self.lengths[rows], length)
-        offsets = np.arange(sizes.max(initial=1))
-        timesteps = starts[:, None] + np.minimum(offsets, sizes[:, None] - 1)
-        return timesteps, offsets < sizes[:, None], rows
-
-    def _rows_of(self, indices: np.ndarray) -> np.ndarray:
-        """Return the episode of each window, as its place among those chosen."""
-        return np.searchsorted(self._ends, indices % len(self), side="right")
+        # an episode by its share of the mass, and a timestep by where in that share the number fell
+        numbers = random.random(batch_size) * self._mass[-1]
+        episodes = np.minimum(np.searchsorted(self._mass, numbers, side="right"), len(self._mass) - 1)
+        before = self._mass[episodes - 1] * (episodes > 0)
+        share = (numbers - before) / (self._mass[episodes] - before)
+        lengths = self.lengths[episodes]
+        return self._ends[episodes] - lengths + np.minimum((share * lengths).astype(np.int64), lengths - 1)
 
     def gather(self, indices: np.ndarray) -> dict[str, Tensor]:
-        """Return windows as a batch, in raw units, K timesteps each: as many as the longest of them has.
+        """Return the windows of these indices as a batch; see `Draw.gather`."""
+        return Draw(self, indices).gather()
 
-        Returns:
-            every variable of the layout: [B, K, size] float32, uint8 for an image, int64 where it is multi_discrete;
-            [B, K] int64 where it is discrete; bytes [B, K, bytes] of a text (see `texts`). What stands in the prompt
-            has an axis of 1 in the place of K. "missing.NAME" [B, K] or [B, K, size], bool, of what may be missing;
-            "hidden.NAME" [B, K] says what is to be written as unknown though its value is there. "demo.NAME"
-            [B, demo_length, ...] is what a demo shows of a variable, "missing.demo.NAME" where it shows nothing.
-            "timestep" [B, K] int64, counted from the episode's start; "mask" [B, K], False on padding, where the
-            other entries repeat the window's last timestep.
-        """
-        timesteps, inside, rows = self._timesteps(indices)
-        flat = self._firsts[rows, None] + timesteps
-        batch = {"timestep": torch.from_numpy(timesteps), "mask": torch.from_numpy(inside)}
-        for name in self.layout.step_names:
-            batch |= self._arrays.values(name, flat)
-        for name in self.layout.prompt_names:
-            if name == "text":
-                batch[name] = texts.encode(self._episode_texts(rows))[:, None]
-            elif not is_fact(name):
-                batch |= self._arrays.values(name, flat[:, :1])
-        facts = self._facts_of(indices, timesteps, rows)
-        return batch | {name: torch.from_numpy(value) for name, value in facts.items()}
+    def _episodes_of(self, windows: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._ends, windows, side="right")
 
-    def _facts_of(self, indices: np.ndarray, timesteps: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the prompt says of each window's episode but its text, and which of it is unknown."""
-        return self._facts.read(rows, timesteps[:, 0], timesteps.shape[1], indices // len(self))
-
-    def _episode_texts(self, rows: np.ndarray) -> list[str]:
-        return [found or self.text for found in take_texts(self._arrays.episode_texts, self._rows[rows])]
+    def _texts_of(self, episodes: np.ndarray) -> list[str]:
+        return [text or self.text for text in take_texts(self._arrays.episode_texts, self._rows[episodes])]
 
     def statistics(self) -> dict[str, np.ndarray]:
         """Return the values that codecs are fitted to, by variable: all of them, or a fixed sample of many.
@@ -253,16 +255,16 @@ class Windows:
         sample = np.arange(len(self))
         if len(self) > STATISTICS_SAMPLE:
             sample = np.sort(np.random.default_rng(0).choice(len(self), STATISTICS_SAMPLE, replace=False))
-        rows = self._rows_of(sample)
-        flat = sample - (self._ends - self.lengths)[rows] + self._firsts[rows]
+        episodes = self._episodes_of(sample)
+        flat = sample - (self._ends - self.lengths)[episodes] + self._firsts[episodes]
         for variable in self.layout.variables:
             name, leaf = variable.name, variable.of or variable.name
             if variable.kind == "timestep":
                 continue
             if name == "target_return":
-                values[name] = hindsight.target_return(self._returns_to_go, self._firsts)
+                values[name] = self.returns[:, None]
             elif name == "text":
-                values[name] = np.unique(self._episode_texts(np.arange(len(self.lengths))))
+                values[name] = np.unique(self._texts_of(np.arange(len(self.lengths))))
             elif name in self._arrays.texts:
                 values[name] = np.concatenate([chunk.unique().to_numpy(False) for chunk in self._arrays.texts[name]])
             else:
@@ -280,14 +282,13 @@ def concatenate(parts: Sequence[Windows]) -> Windows:
     whole = copy.copy(parts[0])
     whole.lengths = np.concatenate([part.lengths for part in parts])
     whole._all_lengths = np.concatenate([part._all_lengths for part in parts])
-    whole._ends = np.cumsum(whole.lengths)
-    whole._firsts = _shifted([part._firsts for part in parts], [len(part._returns_to_go) for part in parts])
-    whole._rows = _shifted([part._rows for part in parts], [len(part._all_lengths) for part in parts])
     whole._returns_to_go = np.concatenate([part._returns_to_go for part in parts])
     whole._groups = np.concatenate([part._groups for part in parts])
+    whole._firsts = _shifted([part._firsts for part in parts], [len(part._returns_to_go) for part in parts])
+    whole._rows = _shifted([part._rows for part in parts], [len(part._all_lengths) for part in parts])
     computed = {"return_to_go": [whole._returns_to_go[:, None]]}
     whole._arrays = Arrays.joined([part._arrays for part in parts], computed)
-    whole._make_facts()
+    whole._index()
     return whole
 
 
@@ -303,35 +304,33 @@ def _groups(dataset: datasets.Dataset, column: str) -> np.ndarray:
 def _shifted(indices: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
     """Return indices into several things of these sizes as indices into all of them, one after the other."""
     before = np.cumsum([0, *sizes[:-1]])
-    return np.concatenate([found + shift for found, shift in zip(indices, before, strict=True)])
+    return np.concatenate([own + shift for own, shift in zip(indices, before, strict=True)])
 
 
 def _cumulated_mass(
-    weights: Sequence[float] | np.ndarray, num_episodes: int, chosen: np.ndarray, lengths: np.ndarray
+    weights: Sequence[float] | np.ndarray, num_episodes: int, rows: np.ndarray, lengths: np.ndarray
 ) -> np.ndarray:
     """Return the sum of weight times length over the episodes up to each one."""
-    given = np.asarray(weights, np.float64)
-    if given.shape != (num_episodes,):
-        raise UsageError(f"{given.size} weights for {num_episodes} episodes: give one for each")
-    if not np.isfinite(given).all() or (given < 0).any() or given[chosen].sum() == 0:
+    weights = np.asarray(weights, np.float64)
+    if weights.shape != (num_episodes,):
+        raise UsageError(f"{weights.size} weights for {num_episodes} episodes: give one for each")
+    if not np.isfinite(weights).all() or (weights < 0).any() or weights[rows].sum() == 0:
         raise UsageError("the weights of the episodes must be finite, at least 0, and not all 0")
-    return np.cumsum(given[chosen] * lengths)
+    return np.cumsum(weights[rows] * lengths)
 
 
 def _returns_to_go(rewards: Chunks, lengths: np.ndarray, layout: Layout) -> np.ndarray:
     """Return R_t of every timestep, float32, a block of episodes at a time: memory holds no more than the result."""
-    found = np.empty(int(lengths.sum()), np.float32)
+    returns = np.empty(int(lengths.sum()), np.float32)
     ends = np.cumsum(lengths)
     first = 0
     while first < len(lengths):
         begin = int(ends[first] - lengths[first])
         last = max(first + 1, int(np.searchsorted(ends, begin + REWARD_BLOCK, side="right")))
-        block = np.arange(begin, int(ends[last - 1]))
-        found[begin : ends[last - 1]] = returns_to_go(
-            take(rewards, block), lengths[first:last], layout.discount, layout.delayed_reward
-        )
+        end, own = int(ends[last - 1]), take(rewards, np.arange(begin, ends[last - 1]))
+        returns[begin:end] = returns_to_go(own, lengths[first:last], layout.discount, layout.delayed_reward)
         first = last
-    return found
+    return returns
 
 
 def split_episodes(num_episodes: int, heldout_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -340,13 +339,12 @@ def split_episodes(num_episodes: int, heldout_fraction: float, seed: int) -> tup
     Raises:
         DataError: if a fraction above 0 leaves no episode on either side.
     """
-    num_heldout = round(num_episodes * heldout_fraction)
-    if heldout_fraction > 0:
-        num_heldout = max(num_heldout, 1)
+    num_heldout = max(round(num_episodes * heldout_fraction), int(heldout_fraction > 0))
     if num_heldout >= num_episodes:
         raise DataError(
             f"the data set needs more episodes, it has only {num_episodes}: too few to hold out {num_heldout}; "
-            "record more, take a larger --fraction or --best, or give --heldout-fraction 0"
+            "record more, keep a larger part of the data, or hold out none",
+            option="heldout_fraction",
         )
     order = np.random.default_rng(seed).permutation(num_episodes)
     return np.sort(order[num_heldout:]), np.sort(order[:num_heldout])

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from seqdec.errors import in_words
 from seqdec.model.folder import save_policy
 from seqdec.model.sequence_model import SequenceModel
-from seqdec.sequence.windows import Windows
+from seqdec.sequence.windows import Draw, Windows
 from seqdec.training.checkpoints import Models, save_checkpoint
 from seqdec.training.metrics import Clock, Metrics, Sums
 from seqdec.training.processes import on_main_process
@@ -127,5 +127,5 @@ def _mean_losses(model: SequenceModel, windows: Windows, batch_size: int) -> dic
             batch = to_device(windows.gather(indices[start : start + batch_size]), model.device)
             for name, value in model(batch).items():
                 sums[name] += float(value)
-    known = windows.num_known(indices)
+    known = Draw(windows, indices).num_known()
     return {name: value / max(1, known[name]) for name, value in sums.items()}

@@ -19,6 +19,7 @@ from seqdec.model.folder import load_policy, save_policy
 from seqdec.model.sequence_model import SequenceModel, build_model
 from seqdec.sequence.layout import Layout, Variable
 from seqdec.sequence.presets import PRESETS
+from seqdec.sequence.windows import Draw
 
 
 def hidden_states(model: SequenceModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -55,7 +56,7 @@ def test_the_future_never_changes_a_past_prediction(family: str, preset: str, fa
 @pytest.mark.parametrize("preset", PRESETS)
 def test_padding_changes_neither_the_losses_nor_a_prediction(preset: str, backbone):
     model, windows = make_model(backbone, preset, context_length=12)
-    sizes = windows.sizes(np.arange(len(windows)))
+    sizes = Draw(windows, np.arange(len(windows))).sizes
     batch = windows.gather(np.array([*np.flatnonzero(sizes < 12)[:4], sizes.argmax()]))
     assert not batch["mask"].all()
     poisoned = {key: value.clone() for key, value in batch.items()}

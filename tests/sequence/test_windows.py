@@ -20,7 +20,7 @@ from seqdec.data.episode import Episode
 from seqdec.errors import DataError, UsageError
 from seqdec.sequence.layout import Layout, Variable
 from seqdec.sequence.presets import layout_from_spaces
-from seqdec.sequence.windows import Windows, concatenate, split_episodes
+from seqdec.sequence.windows import Draw, Windows, concatenate, split_episodes
 
 
 def counting_windows(lengths: list[int], context_length: int = 4, **options) -> Windows:
@@ -57,7 +57,7 @@ def test_a_batch_is_as_long_as_its_longest_window():
     for indices, length in (([7], 2), ([7, 9], 3), ([7, 9, 0], 4)):
         found = windows.gather(np.array(indices))
         assert {values.shape[1] for values in found.values()} == {length}
-        assert found["mask"].sum(1).tolist() == windows.sizes(np.array(indices)).tolist()
+        assert found["mask"].sum(1).tolist() == Draw(windows, np.array(indices)).sizes.tolist()
 
 
 def test_windows_never_leave_their_episode():
@@ -98,7 +98,7 @@ def test_the_windows_of_a_step_depend_on_seed_and_step_alone():
 def test_num_valid_counts_what_the_mask_shows():
     windows = counting_windows([6, 2, 3])
     indices = np.arange(len(windows))
-    assert windows.num_valid(indices) == int(windows.gather(indices)["mask"].sum())
+    assert Draw(windows, indices).num_valid == int(windows.gather(indices)["mask"].sum())
 
 
 def test_many_arrow_chunks_give_the_same_windows_as_one():

@@ -27,7 +27,7 @@ from seqdec.model.folder import load_policy
 from seqdec.model.sequence_model import SequenceModel, build_model
 from seqdec.play import make_envs, rollout, scripted_cartpole
 from seqdec.sequence.presets import layout_from_spaces
-from seqdec.sequence.windows import Windows
+from seqdec.sequence.windows import Draw, Windows
 from seqdec.training import processes
 from seqdec.training import step as steps
 from seqdec.training.checkpoints import checkpoints, restore_checkpoint, save_checkpoint
@@ -247,7 +247,7 @@ def test_held_out_losses_count_every_valid_slot_once():
     model.eval()
     indices = np.arange(len(windows))
     with torch.no_grad():
-        expected = model(windows.gather(indices))["action"].item() / windows.num_valid(indices)
+        expected = model(windows.gather(indices))["action"].item() / Draw(windows, indices).num_valid
     assert heldout_losses({"": model}, {"": windows}, batch_size=7)["heldout/loss_action"] == pytest.approx(
         expected, rel=1e-4
     )
