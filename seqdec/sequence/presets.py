@@ -1,50 +1,48 @@
 """Layouts by name, made for the spaces of an environment."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from gymnasium import Space
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Text
 
 from seqdec.errors import UsageError, suggest
 from seqdec.sequence.facts import FACTS, WAYPOINT, WHEN, is_moment
-from seqdec.sequence.layout import KINDS, DemoPart, Head, Layout, ReturnHead, Variable
+from seqdec.sequence.layout import DemoPart, Head, Layout, ReturnHead, Variable
 from seqdec.spaces.leaves import leaf_kind, leaves, num_entries, role_of
 
+Leaves = Mapping[str, Space]
 
-def check_spaces(
-    layout: Layout, observation_space: gymnasium.Space, action_space: gymnasium.Space, missing: Sequence[str] = ()
-) -> None:
+
+def check_spaces(layout: Layout, observation_space: Space, action_space: Space, missing: Sequence[str] = ()) -> None:
     """Raise UsageError where the layout does not fit the spaces of the data, or names what no data set has."""
-    own = {variable.name: variable for variable in layout.variables}
-    written: dict[str, Variable | None] = dict.fromkeys(("reward", "return_to_go"), Variable("return", "mse", 1))
+    variables = {variable.name: variable for variable in layout.variables}
+    # what every data set has: leaves, rewards and what comes of them, a text
+    expected = {name: Variable(name, "mse", 1) for name in ("reward", "return_to_go", "target_return")}
     observed = leaves(observation_space, "observation")
-    for name, leaf in {**observed, **leaves(action_space, "action")}.items():
-        size = own[name].size if name in own else 1
-        written[name] = _variable_from_leaf(name, leaf, 0.0, "gaussian", text_tokens=size)
-    written |= {"target_return": Variable("return", "mse", 1), "text": None}
+    for name, leaf in {**observed, **leaves(action_space, "action"), "text": Text(1)}.items():
+        size = variables[name].size if name in variables else 1
+        expected[name] = _variable_from_leaf(name, leaf, text_tokens=size)
+    # facts of the prompt that are read from a leaf
     for name in filter(is_moment, layout.prompt_names):
         if name.endswith(WHEN):
-            written[name] = Variable(name, "timestep", 1)
+            expected[name] = Variable(name, "timestep", 1)
         else:
-            written[name] = _moment(name, observed, own[name].of, own[name].entries, 0.0, "gaussian")
+            leaf = _leaf_of(name, observed, variables[name].of)
+            expected[name] = _moment(name, _variable_from_leaf(leaf, observed[leaf]), variables[name].entries)
     for variable in layout.variables:
-        if variable.name not in written:
-            known = ", ".join(written)
-            raise UsageError(
-                f"no data set has the variable {variable.name!r}{suggest(variable.name, written)}: {known}"
-            )
-        data = written[variable.name] or Variable("text", "text", variable.size)
+        name, data = variable.name, expected.get(variable.name)
+        if data is None:
+            raise UsageError(f"no data set has the variable {name!r}{suggest(name, expected)}: {', '.join(expected)}")
         if _form(variable) != _form(data):
             raise UsageError(
-                f"the layout's {variable.name} is {variable.describe()}, the data's is {data.describe()}: "
+                f"the layout's {name} is {variable.describe()}, the data's is {data.describe()}: "
                 "make the layout for this data"
             )
-        if (variable.of or variable.name) in missing and not variable.optional:
-            raise UsageError(
-                f"{variable.of or variable.name} may be missing in the data: make it optional in the layout"
-            )
+        leaf = variable.of or name
+        if leaf in missing and not variable.optional:
+            raise UsageError(f"{leaf} may be missing in the data: make it optional in the layout")
 
 
 def _form(variable: Variable) -> tuple[object, ...]:
@@ -53,30 +51,34 @@ def _form(variable: Variable) -> tuple[object, ...]:
     return kind, variable.size, variable.start, tuple(variable.sizes), tuple(variable.starts), tuple(variable.image)
 
 
-# step slots and late variables of each preset; loss weights of the variables it predicts
-_STEPS: dict[str, tuple[tuple[tuple[str, ...], ...], tuple[str, ...], dict[str, float]]] = {
-    "decision_transformer": ((("return_to_go",), ("observation",), ("action",)), (), {"action": 1.0}),
-    "multi_game": (
-        (("observation",), ("return_to_go",), ("action",)),
-        (),
-        {"action": 1.0, "return_to_go": 0.01},
-    ),
-    "behaviour_cloning": ((("observation",), ("action",)), (), {"action": 1.0}),
-    "trajectory": (
-        (("observation",), ("action",), ("reward",), ("return_to_go",)),
-        (),
+@dataclass(frozen=True)
+class _Preset:
+    """Slots of a timestep by role, loss weights of the roles that are predicted, roles that are written a step late."""
+
+    step: tuple[tuple[str, ...], ...]
+    weights: Mapping[str, float]
+    late: tuple[str, ...] = ()
+
+
+_OBSERVATION, _ACTION, _REWARD, _TO_GO = ("observation",), ("action",), ("reward",), ("return_to_go",)
+_PRESETS = {
+    "decision_transformer": _Preset((_TO_GO, _OBSERVATION, _ACTION), {"action": 1.0}),
+    "multi_game": _Preset((_OBSERVATION, _TO_GO, _ACTION), {"action": 1.0, "return_to_go": 0.01}),
+    "behaviour_cloning": _Preset((_OBSERVATION, _ACTION), {"action": 1.0}),
+    "trajectory": _Preset(
+        (_OBSERVATION, _ACTION, _REWARD, _TO_GO),
         {"action": 1.0, "observation": 0.1, "reward": 0.1, "return_to_go": 0.01},
     ),
-    "paired": ((("return_to_go", "observation"), ("action",)), (), {"action": 1.0}),
-    "fused": ((("action", "return_to_go", "observation"),), ("action",), {"action": 1.0}),
+    "paired": _Preset((("return_to_go", "observation"), _ACTION), {"action": 1.0}),
+    "fused": _Preset((("action", "return_to_go", "observation"),), {"action": 1.0}, late=_ACTION),
 }
-PRESETS = tuple(_STEPS)
+PRESETS = tuple(_PRESETS)
 
 
 def layout_from_spaces(
     preset: str,
-    observation_space: gymnasium.Space,
-    action_space: gymnasium.Space,
+    observation_space: Space,
+    action_space: Space,
     *,
     context_length: int = 20,
     head: Head = "gaussian",
@@ -129,117 +131,116 @@ def layout_from_spaces(
     if preset not in PRESETS:
         raise UsageError(f"unknown layout {preset!r}{suggest(preset, PRESETS)}: use one of {', '.join(PRESETS)}")
     observed, acted = leaves(observation_space, "observation"), leaves(action_space, "action")
-    for names, known, what in (
+    _check_names(observed, prompt, fuse, missing)
+    chosen = _PRESETS[preset]
+    roles = {"observation": [name for name in observed if name not in prompt], "action": list(acted)}
+    # slots of the prompt, and of a timestep
+    facts = [name for name in prompt if name != "demo"]
+    prompt_slots = [(name, name + WHEN) if is_moment(name) and name != "final" else (name,) for name in facts]
+    slots = _step_slots(chosen.step, roles, fuse, observed)
+    # their variables
+    variables = []
+    for name in (name for slot in (*prompt_slots, *slots) for name in slot):
+        weight, leaf = chosen.weights.get(role_of(name), 0.0), observed.get(name, acted.get(name))
+        if leaf is not None:
+            variable = _variable_from_leaf(name, leaf, weight, head, optional=name in missing, text_tokens=text_tokens)
+        elif name == "text":
+            variable = Variable(name, "text", text_tokens)
+        elif name.endswith(WHEN):
+            variable = Variable(name, "timestep", 1)
+        elif is_moment(name):
+            weight = chosen.weights.get("observation", 0.0)
+            of = _leaf_of(name, observed, goal_of)
+            leaf = _variable_from_leaf(of, observed[of], weight, head, optional=of in missing)
+            variable = _moment(name, leaf, tuple(goal_entries))
+        else:
+            variable = Variable(name, return_head, 1, weight)
+        variables.append(variable)
+    # a demo shows observations and actions
+    can_be_shown = {variable.name for variable in variables if variable.role in roles and variable.kind != "text"}
+    shown = tuple(name for slot in slots for name in slot if name in can_be_shown)
+    has_demo = "demo" in prompt
+    return Layout(
+        tuple(variables), tuple(slots), tuple(prompt_slots),
+        late=tuple(name for role in chosen.late for name in roles[role]), context_length=context_length,
+        demo=(shown,) if has_demo else (), demo_length=demo_length if has_demo else 0,
+        discount=discount, delayed_reward=delayed_reward, prompt_dropout=prompt_dropout,
+        demo_group=demo_group, demo_part=demo_part,
+    )  # fmt: skip
+
+
+def _check_names(observed: Leaves, prompt: Sequence[str], fuse: Sequence[str], missing: Sequence[str]) -> None:
+    """Raise UsageError for a name that means nothing, or waypoints with a gap."""
+    for names, known, option in (
         ([name for name in prompt if not is_moment(name)], [*FACTS, *observed], "prompt"),
         (fuse, ["observation", "action"], "fuse"),
         (missing, list(observed), "missing"),
     ):
         for name in names:
             if name not in known:
-                raise UsageError(f"{what}: no {name!r}{suggest(name, known)}; there are {', '.join(known)}")
+                raise UsageError(f"{option}: no {name!r}{suggest(name, known)}; there are {', '.join(known)}")
     waypoints = {name for name in prompt if WAYPOINT.fullmatch(name)}
     if waypoints != {f"waypoint{number + 1}" for number in range(len(waypoints))}:
         raise UsageError(f"prompt: {', '.join(sorted(waypoints))}: waypoints are numbered from 1 on, without a gap")
-    step, late, weights = _STEPS[preset]
-    roles = {"observation": [name for name in observed if name not in prompt], "action": list(acted)}
+
+
+def _step_slots(
+    step: Sequence[Sequence[str]], roles: Mapping[str, list[str]], fuse: Sequence[str], observed: Leaves
+) -> list[tuple[str, ...]]:
+    """Return the slots of a timestep by leaf, from its slots by role."""
     slots: list[tuple[str, ...]] = []
     for slot in step:
         names = [name for role in slot for name in roles.get(role, [role])]
         texts = [name for name in names if name in observed and leaf_kind(observed[name]) == "text"]
-        together = len(slot) > 1 or set(slot) <= set(fuse)
         rest = [name for name in names if name not in texts]
+        is_shared = len(slot) > 1 or set(slot) <= set(fuse)
         # a text comes after what it shares a timestep with: nothing late may be predicted from what follows it
-        slots += ([tuple(rest)] if together else [(name,) for name in rest]) if rest else []
+        slots += [tuple(rest)] if rest and is_shared else [(name,) for name in rest]
         slots += [(name,) for name in texts]
-    facts = [(name, name + WHEN) if is_moment(name) and name != "final" else (name,) for name in prompt]
-    facts = [slot for slot in facts if slot != ("demo",)]
-    variables = []
-    for name in (name for slot in (*facts, *slots) for name in slot):
-        weight, leaf = weights.get(role_of(name), 0.0), observed.get(name, acted.get(name))
-        if leaf is not None:
-            may_miss = name in missing
-            variables.append(_variable_from_leaf(name, leaf, weight, head, optional=may_miss, text_tokens=text_tokens))
-        elif name == "text":
-            variables.append(Variable(name, "text", text_tokens))
-        elif name.endswith(WHEN):
-            variables.append(Variable(name, "timestep", 1))
-        elif is_moment(name):
-            weight = weights.get("observation", 0.0)
-            variables.append(_moment(name, observed, goal_of, tuple(goal_entries), weight, head, missing))
-        else:
-            variables.append(Variable(name, return_head, 1, weight))
-    placed = {name for slot in slots for name in slot}
-    shown = tuple(
-        variable.name
-        for variable in variables
-        if variable.name in placed and variable.kind != "text" and variable.role in roles
-    )
-    return Layout(
-        tuple(variables),
-        tuple(slots),
-        prompt=tuple(facts),
-        late=tuple(name for role in late for name in roles.get(role, [role])),
-        context_length=context_length,
-        demo=(shown,) if "demo" in prompt else (),
-        demo_length=demo_length if "demo" in prompt else 0,
-        discount=discount,
-        delayed_reward=delayed_reward,
-        prompt_dropout=prompt_dropout,
-        demo_group=demo_group,
-        demo_part=demo_part,
-    )
+    return slots
 
 
-def _moment(
-    name: str,
-    observed: Mapping[str, gymnasium.Space],
-    of: str,
-    entries: tuple[int, ...],
-    loss_weight: float,
-    head: Head,
-    missing: Sequence[str] = (),
-) -> Variable:
-    """Return the variable of a fact that is an observation of the episode, or of chosen entries of it."""
+def _leaf_of(name: str, observed: Leaves, of: str) -> str:
+    """Return the leaf of the observation that a fact is read from: `of`, or the only one."""
     if not of and len(observed) > 1:
-        raise UsageError(f"{name} is one leaf of the observation: say which by --goal-of ({', '.join(observed)})")
-    of = of or next(iter(observed))
-    if of not in observed:
+        raise UsageError(f"{name} is one leaf of the observation: say which ({', '.join(observed)})", option="goal_of")
+    if of and of not in observed:
         raise UsageError(f"{name} is read from {of!r}{suggest(of, observed)}: there are {', '.join(observed)}")
-    leaf = _variable_from_leaf(of, observed[of], 0.0, head, optional=of in missing)
-    whole = replace(leaf, name=name, of=of, loss_weight=loss_weight if KINDS[leaf.kind].can_be_predicted else 0.0)
+    return of or next(iter(observed))
+
+
+def _moment(name: str, leaf: Variable, entries: tuple[int, ...]) -> Variable:
+    """Return the variable of a fact that is an observation of the episode, or of chosen entries of it."""
     if not entries:
-        return whole
-    if not whole.is_vector or not all(0 <= entry < whole.size for entry in entries):
-        raise UsageError(f"{name} takes entries {list(entries)} of {of}, which is {whole.describe()}")
-    return replace(whole, size=len(entries), entries=entries)
+        return replace(leaf, name=name, of=leaf.name)
+    if not leaf.is_vector or not all(0 <= entry < leaf.size for entry in entries):
+        raise UsageError(f"{name} takes entries {list(entries)} of {leaf.name}, which is {leaf.describe()}")
+    return replace(leaf, name=name, of=leaf.name, size=len(entries), entries=entries)
 
 
 def _variable_from_leaf(
     name: str,
-    leaf: gymnasium.Space,
-    loss_weight: float,
-    head: Head,
+    leaf: Space,
+    weight: float = 0.0,
+    head: Head = "gaussian",
     *,
     optional: bool = False,
     text_tokens: int = 1,
 ) -> Variable:
-    kind = leaf_kind(leaf)
+    """Return the variable of a leaf; an image or a text has no loss weight."""
+    kind, size = leaf_kind(leaf), num_entries(leaf)
     if kind == "text":
         return Variable(name, "text", text_tokens, optional=optional)
     if kind == "image":
-        shape = tuple(leaf.shape or ())
-        return Variable(name, "image", num_entries(leaf), image=shape, optional=optional)
+        return Variable(name, "image", size, image=tuple(leaf.shape or ()), optional=optional)
     if isinstance(leaf, Discrete):
-        return Variable(name, "discrete", int(leaf.n), loss_weight, start=int(leaf.start), optional=optional)
-    size = num_entries(leaf)
+        return Variable(name, "discrete", int(leaf.n), weight, start=int(leaf.start), optional=optional)
+    if isinstance(leaf, Box):
+        low = high = None
+        if role_of(name) != "observation":  # environments are lax with the bounds of their observations
+            low, high = (tuple(map(float, np.ravel(bound))) for bound in (leaf.low, leaf.high))
+        return Variable(name, head, size, weight, low, high, optional=optional)
+    sizes, starts = (2,) * size, (0,) * size  # MultiBinary
     if isinstance(leaf, MultiDiscrete):
         sizes, starts = (tuple(map(int, np.ravel(counts))) for counts in (leaf.nvec, leaf.start))
-        return Variable(name, "multi_discrete", size, loss_weight, sizes=sizes, starts=starts, optional=optional)
-    if not isinstance(leaf, Box):  # MultiBinary
-        return Variable(
-            name, "multi_discrete", size, loss_weight, sizes=(2,) * size, starts=(0,) * size, optional=optional
-        )
-    if role_of(name) == "observation":  # environments are lax with the bounds of their observations
-        return Variable(name, head, size, loss_weight, optional=optional)
-    low, high = (tuple(map(float, np.ravel(bound))) for bound in (leaf.low, leaf.high))
-    return Variable(name, head, size, loss_weight, low, high)
+    return Variable(name, "multi_discrete", size, weight, sizes=sizes, starts=starts, optional=optional)
