@@ -82,19 +82,25 @@ class StreamWindows:
             raise UsageError(f"{num_heldout} episodes shall be held out: give 0 or more")
         if not 0 <= process_index < num_processes:
             raise UsageError(f"process {process_index} of {num_processes}: they count from 0")
-        self.layout, self.text = layout, text
-        self.reuse, self.num_heldout = reuse, num_heldout
+        self.layout, self.text, self.spec, self.reuse = layout, text, source.spec, reuse
         self.process_index, self.num_processes = process_index, num_processes
-        self.spec, self._source = source.spec, source
-        self._block_size = max(1, buffer // BLOCKS)
-        self._num_blocks = min(buffer, BLOCKS)
-        self.heldout = self._read_heldout() if num_heldout else None
+        self._source, self._num_heldout = source, num_heldout
+        self._block_size, self._num_blocks = max(1, buffer // BLOCKS), min(buffer, BLOCKS)
+        # the first episodes are held out
+        stream = _Shard(source, 0)
+        self.heldout = self._read(stream, range(num_heldout))
+        if num_heldout and not stream.has(num_heldout):
+            raise DataError(
+                f"the stream has {_episodes(stream.length)}, too few to hold out {num_heldout}: hold out fewer"
+            )
+        # the next ones fill a buffer, by which models are fitted on all processes alike
         stream = _Shard(source, num_heldout)
         self._blocks = self._read_first(stream)
         self._windows: Windows | None = concatenate(list(self._blocks.values()))
         self._first_block: int | None = 0
-        self._is_first = True
         self.returns, self.lengths = self._windows.returns, self._windows.lengths
+        self._is_first = True
+        # a process begins again with its own part, unless that is the whole stream
         self._is_whole = not stream.has(self._num_blocks * self._block_size * num_processes)
         if stream.length is not None:
             if stream.length < num_processes:
@@ -130,7 +136,7 @@ class StreamWindows:
         """
         if self._is_first:
             return self._held.statistics()
-        blocks = self._read_first(_Shard(self._source, self.num_heldout))
+        blocks = self._read_first(_Shard(self._source, self._num_heldout))
         return concatenate(list(blocks.values())).statistics()
 
     @property
@@ -138,28 +144,24 @@ class StreamWindows:
         assert self._windows is not None, "the last step could not be drawn"
         return self._windows
 
-    def _read_heldout(self) -> Windows:
-        stream = _Shard(self._source, 0)
-        rows = [found for place in range(self.num_heldout) if (found := stream.at(place)) is not None]
-        if not stream.has(self.num_heldout):
-            raise DataError(
-                f"the stream has {_episodes(len(rows))}, too few to hold out {self.num_heldout}: hold out fewer"
-            )
-        return self._windows_of(rows)
-
     def _read_first(self, stream: "_Shard") -> dict[int, Windows]:
         """Return the blocks at the beginning of a stream, as many as a buffer holds or there are."""
-        blocks: dict[int, Windows] = {}
+        blocks = {}
         for block in range(self._num_blocks):
-            rows = [found for place in self._places(block) if (found := stream.at(place)) is not None]
-            if rows:
-                blocks[block] = self._windows_of(rows)
+            windows = self._read(stream, self._places(block))
+            if windows is not None:
+                blocks[block] = windows
         if not blocks:
             raise DataError("the stream has no episodes: give at least one")
         return blocks
 
     def _places(self, block: int) -> range:
         return range(block * self._block_size, (block + 1) * self._block_size)
+
+    def _read(self, stream: "_Shard", places: range) -> Windows | None:
+        """Return the windows of the episodes that stand at these places of a stream; None where there are none."""
+        rows = [row for place in places if (row := stream.at(place)) is not None]
+        return self._windows_of(rows) if rows else None
 
     def _windows_of(self, numbered: Sequence[tuple[int, Row]]) -> Windows:
         """Return the windows of rows, which are checked as those of a data set are."""
@@ -179,16 +181,16 @@ class StreamWindows:
         return int(step * min(episodes / self._block_size, self._num_blocks))
 
     def _move(self, first: int) -> None:
-        """Hold the blocks from this one on; what goes is let go before what comes is read."""
+        """Hold the blocks from this one on; old ones are let go before new ones are read."""
         if first == self._first_block:
             return
         self._windows, self._first_block, self._is_first = None, None, False
         if self._is_whole:
             self._blocks = self._read_first(self._shard)
         else:
-            wanted = range(first, first + self._num_blocks)
-            self._blocks = {block: windows for block, windows in self._blocks.items() if block in wanted}
-            for block in wanted:
+            blocks = range(first, first + self._num_blocks)
+            self._blocks = {block: windows for block, windows in self._blocks.items() if block in blocks}
+            for block in blocks:
                 if block not in self._blocks:
                     rows = [self._shard.around(place) for place in self._places(block)]
                     self._blocks[block] = self._windows_of(rows)
@@ -204,8 +206,7 @@ class _Shard:
 
     def __init__(self, source: Source, first: int, stride: int = 1):
         self._source, self._first, self._stride = source, first, stride
-        known = source.num_episodes
-        self.length = None if known is None else len(range(first, known, stride))
+        self.length = None if source.num_episodes is None else len(range(first, source.num_episodes, stride))
         self._rows: Iterator[Row] | None = None
         self._next = 0
         self._latest: tuple[int, Row] | None = None
@@ -230,31 +231,32 @@ class _Shard:
             if row is None:
                 return None
             self._latest = place, row
-        return self._first + place * self._stride, self._latest[1]
+        return self._number(place), self._latest[1]
 
     def around(self, place: int) -> tuple[int, Row]:
         """Return the episode at a place of the endless stream that begins again after its last episode."""
-        found = self.at(place if self.length is None else place % self.length)
-        if found is None:
+        row = self.at(place) if self.length is None else None  # which may learn the length
+        if row is None:
             assert self.length is not None
-            found = self.at(place % self.length)
-        assert found is not None
-        return found
+            row = self.at(place % self.length)
+        assert row is not None
+        return row
+
+    def _number(self, place: int) -> int:
+        return self._first + place * self._stride
 
     def _read_to(self, place: int) -> Row | None:
         rows, self._rows = self._rows, None  # one that fails cannot go on
-        if rows is None:
-            self._next = 0
+        row = None
         try:
             if rows is None:
-                rows = islice(self._source.read(), self._first, None, self._stride)
-            row = None
+                self._next, rows = 0, islice(self._source.read(), self._first, None, self._stride)
             while self._next <= place and (row := next(rows, None)) is not None:
                 self._next += 1
         except StorageError:
             raise
         except OSError as error:
-            number = self._first + self._next * self._stride
+            number = self._number(self._next)
             raise StorageError(f"the stream broke off before episode {number}: {error}") from error
         self._rows = rows
         if row is None and self.length is None:
@@ -267,5 +269,5 @@ class _Shard:
         return row
 
 
-def _episodes(number: int) -> str:
+def _episodes(number: int | None) -> str:
     return f"{number} episode{'' if number == 1 else 's'}"
