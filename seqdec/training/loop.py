@@ -28,7 +28,6 @@ from seqdec.training.metrics import Sums
 from seqdec.training.processes import agree, allow_precision, caught_signals, join_processes
 from seqdec.training.run import Run
 from seqdec.training.step import (
-    UNREADABLE,
     Schedule,
     TaskModels,
     TaskWindows,
@@ -127,40 +126,30 @@ def train(
     accelerator = _accelerator(precision, num_tasks=len(models))
     _check_settings(accelerator, models, sources, batch_size, accumulate, steps)
     shares = shares_of(sources, weights)
-    backbone_rate = learning_rate if backbone_learning_rate is None else backbone_learning_rate
-    optimizer = make_optimizer(models, learning_rate, backbone_rate, weight_decay)
-    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer = make_optimizer(models, learning_rate, backbone_learning_rate, weight_decay)
     first_step = restore_checkpoint(out, models, optimizer, accelerator.scaler) if resume else 0
     wrapped, prepared = accelerator.prepare(TaskModels(models), optimizer)
     run = Run(
-        out, accelerator, models, optimizer, first_step=first_step, keep=keep_checkpoints, tracker=tracker,
-        config=config or {}, heldout={} if heldout is None else by_task(heldout), evaluate=evaluate, progress=progress,
-        batch_size=max(1, batch_size // accelerator.num_processes // accumulate),
+        out, accelerator, models, optimizer, first_step, keep_checkpoints, tracker, config or {},
+        {} if heldout is None else by_task(heldout), evaluate,
+        batch_size=max(1, batch_size // accelerator.num_processes // accumulate), says_results=not progress,
     )  # fmt: skip
     sums, signal_name, done = Sums(), None, first_step
-    with caught_signals() as caught, _bar(run.is_shown, first_step, steps) as bar:
+    with caught_signals() as caught, _bar(progress and accelerator.is_main_process, first_step, steps) as bar:
         # a run that was stopped between a checkpoint and its evaluation begins with that
         if is_due(done, steps, eval_every):
             run.measure(done)
         for step in range(first_step, steps):
-            # draw the step's windows, and add their gradients
+            # draw this process's windows of the step
             torch.manual_seed(mix_seeds(seed, step, accelerator.process_index))
             wrapped.train()
-            others_know = True  # every process has heard that reading failed
-            try:
+            with run.saved_if_unreadable(step):
                 mine, counts = draw(accelerator, sources, shares, step, seed, batch_size)
-                others_know = accelerator.num_processes == 1
-                losses = backward(
-                    accelerator, wrapped, mine, counts, accumulate=accumulate, mask_observation=mask_observation
-                )
-            except UNREADABLE:
-                if step > first_step and others_know:
-                    run.save(step)
-                    logger.warning("the stream cannot be read on: saved after %d steps", step)
-                raise
+            # add their gradients
+            with run.saved_if_unreadable(step, others_know=accelerator.num_processes == 1):
+                losses = backward(accelerator, wrapped, mine, counts, accumulate, mask_observation)
             # update, but for a gradient that is not finite
-            rate_share = scheduled(step, steps, warmup_steps, schedule)
-            norm = update(accelerator, wrapped, prepared, [rate * rate_share for rate in rates], clip_norm)
+            norm = update(accelerator, wrapped, prepared, scheduled(step, steps, warmup_steps, schedule), clip_norm)
             # count
             sums.add(mine, losses, counts, norm)
             if sums.num_skipped_in_a_row == MAX_SKIPPED and precision != "fp16":
@@ -172,7 +161,7 @@ def train(
             is_over = done == steps or signal_name is not None
             # log
             if done % log_every == 0 or is_over:
-                loss = run.log(done, sums, rates[0] * rate_share, norm)
+                loss = run.log(done, sums, norm)
                 bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             # save, before an evaluation may fail
             if is_over or is_due(done, steps, checkpoint_every):

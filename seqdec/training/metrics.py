@@ -7,11 +7,12 @@ left alone: it never stops training.
 import contextlib
 import logging
 import math
+import netrc
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -69,29 +70,6 @@ class Sums:
         return {**{f"train/loss_{name}": mean for name, mean in means.items()}, "train/loss": together}
 
 
-class Clock:
-    """Seconds of training, without evaluation and saving."""
-
-    def __init__(self, step: int):
-        self.step, self.start = step, time.perf_counter()
-
-    def speeds(self, step: int, num_valid: int) -> dict[str, float]:
-        """Rates since the last call."""
-        now = time.perf_counter()
-        seconds, self.start = now - self.start, now
-        num_steps, self.step = step - self.step, step
-        return {"speed/steps_per_second": num_steps / seconds, "speed/timesteps_per_second": num_valid / seconds}
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Do not count the time of a block."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.start += time.perf_counter() - begin
-
-
 class Metrics:
     """Writes a run's metrics; `log` takes numbers by name, such as "train/loss".
 
@@ -109,94 +87,96 @@ class Metrics:
         self.measured: dict[int, list[str]] = {}  # beside training, by step: names
         for line in storage.read_lines(self.path) if self.path.exists() else []:
             self._remember(line.get("step", 0), line)
-        self._close: Callable[[], None] | None = None
-        self._track = self._guard(lambda: _open_tracker(tracker, folder, dict(config)), tracker)
-
-    def _guard(self, open_tracker, name: str) -> Callable[[dict[str, float], int], None] | None:
-        try:
-            opened = open_tracker()
-        except ImportError as error:
-            raise UsageError(f'{name} is not installed: pip install "seqdec[{name}]"') from error
-        except UsageError:
-            raise
-        except Exception as error:  # noqa: BLE001 - foreign code, of any kind of failure
-            self._give_up(name, error)
-            return None
-        if opened is None:
-            return None
-        track, self._close = opened
-        self._name = name
-        return track
-
-    def _give_up(self, name: str, error: Exception) -> None:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        logger.warning("%s unavailable (%s), continuing with %s", name, reason, self.path)
+        self._name, self._tracker = tracker, None
+        with self._guarded():
+            self._tracker = _open_tracker(tracker, folder, dict(config))
 
     def _remember(self, step: int, names: Iterable[str]) -> None:
         measured = [name for name in names if name != "step" and not name.startswith(("train/", "speed/"))]
         if measured:
             self.measured.setdefault(step, []).extend(measured)
 
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Let a tracker do something; where it fails, say so once, and do without it from then on."""
+        try:
+            yield
+        except UsageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - foreign code, of any kind of failure
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            logger.warning("%s unavailable (%s), continuing with %s", self._name, reason, self.path)
+            self._tracker = None
+
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line; numbers that are not finite become null."""
         self._remember(step, values)
-        finite = {name: value if abs(value) < float("inf") else None for name, value in values.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         storage.append_line(self.path, {"step": step, **finite})
-        if self._track is not None:
-            try:
-                self._track(dict(values), step)
-            except Exception as error:  # noqa: BLE001 - foreign code, of any kind of failure
-                self._give_up(self._name, error)
-                self._track = None
+        if self._tracker is not None:
+            with self._guarded():
+                self._tracker.log(dict(values), step)
 
     def close(self) -> None:
         """Let the tracker finish."""
-        if self._close is not None and self._track is not None:
-            try:
-                self._close()
-            except Exception as error:  # noqa: BLE001 - foreign code, of any kind of failure
-                self._give_up(self._name, error)
-            self._track = None
+        if self._tracker is not None:
+            with self._guarded():
+                self._tracker.close()
+            self._tracker = None
 
 
-def _open_tracker(name: str, folder: Path, config: dict[str, object]):
+class _Tracker(NamedTuple):
+    log: Callable[[dict[str, float], int], None]
+    close: Callable[[], None]
+
+
+def _open_tracker(name: str, folder: Path, config: dict[str, object]) -> _Tracker | None:
     """Return how to log to a tracker and how to close it; None for no tracker."""
-    if name == "none":
-        return None
-    if name == "wandb":
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else it sends what goes wrong, also when offline
-        import wandb  # pyright: ignore[reportMissingImports]
+    if name not in TRACKERS:
+        raise UsageError(f"unknown tracker {name!r}: use one of {', '.join(TRACKERS)}")
+    try:
+        if name == "wandb":
+            return _open_wandb(folder, config)
+        if name == "tensorboard":
+            return _open_tensorboard(folder)
+        if name == "trackio":
+            import trackio  # pyright: ignore[reportMissingImports]
 
-        logged_in = bool(os.environ.get("WANDB_API_KEY")) or _has_wandb_login()
-        run = wandb.init(
-            project="seqdec", name=folder.name, dir=str(folder), config=config,
-            mode=None if logged_in or "WANDB_MODE" in os.environ else "offline",
-            settings=wandb.Settings(init_timeout=20, silent=True, disable_git=True),
-        )  # fmt: skip
-        run.define_metric("*", step_metric="step")
-        return lambda values, step: run.log({**values, "step": step}), run.finish
-    if name == "tensorboard":
-        from torch.utils.tensorboard import SummaryWriter
+            trackio.init(project="seqdec", name=folder.name, config=config)
+            return _Tracker(lambda values, step: trackio.log(values, step=step), trackio.finish)
+    except ImportError as error:
+        raise UsageError(f'{name} is not installed: pip install "seqdec[{name}]"') from error
+    return None
 
-        writer = SummaryWriter(str(folder / "tensorboard"))
 
-        def write(values: dict[str, float], step: int) -> None:
-            for key, value in values.items():
-                writer.add_scalar(key, value, step)
+def _open_tensorboard(folder: Path) -> _Tracker:
+    from torch.utils.tensorboard import SummaryWriter
 
-        return write, writer.close
-    if name == "trackio":
-        import trackio  # pyright: ignore[reportMissingImports]
+    writer = SummaryWriter(str(folder / "tensorboard"))
 
-        trackio.init(project="seqdec", name=folder.name, config=config)
-        return lambda values, step: trackio.log(values, step=step), trackio.finish
-    raise UsageError(f"unknown tracker {name!r}: use one of {', '.join(TRACKERS)}")
+    def log(values: dict[str, float], step: int) -> None:
+        for key, value in values.items():
+            writer.add_scalar(key, value, step)
+
+    return _Tracker(log, writer.close)
+
+
+def _open_wandb(folder: Path, config: dict[str, object]) -> _Tracker:
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else it sends what goes wrong, also when offline
+    import wandb  # pyright: ignore[reportMissingImports]
+
+    is_logged_in = bool(os.environ.get("WANDB_API_KEY")) or _has_wandb_login()
+    run = wandb.init(
+        project="seqdec", name=folder.name, dir=str(folder), config=config,
+        mode=None if is_logged_in or "WANDB_MODE" in os.environ else "offline",
+        settings=wandb.Settings(init_timeout=20, silent=True, disable_git=True),
+    )  # fmt: skip
+    run.define_metric("*", step_metric="step")
+    return _Tracker(lambda values, step: run.log({**values, "step": step}), run.finish)
 
 
 def _has_wandb_login() -> bool:
     """Whether somebody is logged in on this machine; asked of the netrc file, so that nothing is prompted."""
-    import netrc
-
     path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
     try:
         return path.exists() and netrc.netrc(str(path)).authenticators("api.wandb.ai") is not None

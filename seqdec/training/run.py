@@ -1,7 +1,10 @@
 """A run folder while it is trained: lines of metrics, checkpoints, evaluations. One process writes it for all."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +17,15 @@ from seqdec.model.folder import save_policy
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.sequence.windows import Draw, Windows
 from seqdec.training.checkpoints import Models, save_checkpoint
-from seqdec.training.metrics import Clock, Metrics, Sums
+from seqdec.training.metrics import Metrics, Sums
 from seqdec.training.processes import on_main_process
-from seqdec.training.step import to_device
+from seqdec.training.step import UNREADABLE, to_device
 
 HELDOUT_WINDOWS = 512
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class Run:
     """Writes what a run leaves; every process calls it alike, the main one works and the others wait.
 
@@ -37,53 +41,73 @@ class Run:
         heldout: windows of each task that are not trained on.
         evaluate: measures the models in their environments.
         batch_size: of held-out windows.
-        progress: a bar is shown, so that nothing need be said of evaluations.
+        says_results: evaluations are told by the log, for want of a bar.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        accelerator: Accelerator,
-        models: Models,
-        optimizer: Optimizer,
-        *,
-        first_step: int,
-        keep: int,
-        tracker: str,
-        config: Mapping[str, object],
-        heldout: Mapping[str, Windows],
-        evaluate: Callable[[], Mapping[str, float]] | None,
-        batch_size: int,
-        progress: bool,
-    ):
-        self.folder, self.accelerator, self.models, self.optimizer = folder, accelerator, models, optimizer
-        self.keep, self.heldout, self.evaluate, self.batch_size = keep, heldout, evaluate, batch_size
-        self.is_shown, self.says_results = progress and accelerator.is_main_process, not progress
-        self.clock, self.metrics = Clock(first_step), None
-        if accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.metrics = Metrics(folder, step=first_step, tracker=tracker, config=config)
+    folder: Path
+    accelerator: Accelerator
+    models: Models
+    optimizer: Optimizer
+    first_step: int
+    keep: int
+    tracker: str
+    config: Mapping[str, object]
+    heldout: Mapping[str, Windows]
+    evaluate: Callable[[], Mapping[str, float]] | None
+    batch_size: int
+    says_results: bool
 
-    def log(self, step: int, sums: Sums, learning_rate: float, norm: float) -> float:
+    def __post_init__(self) -> None:
+        self._logged_step, self._began, self._metrics = self.first_step, time.perf_counter(), None
+        if self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._metrics = Metrics(self.folder, step=self.first_step, tracker=self.tracker, config=self.config)
+
+    def log(self, step: int, sums: Sums, norm: float) -> float:
         """Log what the steps since the last log came to, begin new sums, and return the loss."""
+        now = time.perf_counter()
+        seconds, num_steps, self._began, self._logged_step = now - self._began, step - self._logged_step, now, step
         values = sums.means(self.accelerator)
         values |= {"train/gradient_norm": norm, "train/skipped_steps": float(sums.num_skipped)}
-        values |= {"train/learning_rate": learning_rate, **self.clock.speeds(step, sums.num_valid)}
+        values |= {"train/learning_rate": self.optimizer.param_groups[0]["lr"]}
+        values |= {"speed/steps_per_second": num_steps / seconds}
+        values |= {"speed/timesteps_per_second": sums.num_valid / seconds}
         sums.clear()
-        if self.metrics is not None:
-            self.metrics.log(step, values)
+        if self._metrics is not None:
+            self._metrics.log(step, values)
         return values["train/loss"]
+
+    @contextlib.contextmanager
+    def _on_main_process(self) -> Iterator[bool]:
+        """Let the main process work, and do not count the time as training's."""
+        began = time.perf_counter()
+        try:
+            with on_main_process(self.accelerator) as is_mine:
+                yield is_mine
+        finally:
+            self._began += time.perf_counter() - began
 
     def save(self, step: int) -> None:
         """Publish a checkpoint."""
-        with self.clock.paused(), on_main_process(self.accelerator) as is_mine:
+        with self._on_main_process() as is_mine:
             if is_mine:
                 save_checkpoint(self.folder, self.models, self.optimizer, step, self.keep, self.accelerator.scaler)
 
+    @contextlib.contextmanager
+    def saved_if_unreadable(self, step: int, *, others_know: bool = True) -> Iterator[None]:
+        """Save what was learned where a stream cannot be read on, if every process hears of that."""
+        try:
+            yield
+        except UNREADABLE:
+            if step > self.first_step and others_know:
+                self.save(step)
+                logger.warning("the stream cannot be read on: saved after %d steps", step)
+            raise
+
     def measure(self, step: int) -> None:
         """Log what held-out windows and `evaluate` say, unless it is in the log; a failure of the latter is null."""
-        with self.clock.paused(), on_main_process(self.accelerator):
-            if self.metrics is None or step in self.metrics.measured:
+        with self._on_main_process():
+            if self._metrics is None or step in self._metrics.measured:
                 return
             with self.accelerator.autocast():
                 values = heldout_losses(self.models, self.heldout, self.batch_size)
@@ -91,19 +115,19 @@ class Run:
                 values |= self.evaluate() if self.evaluate is not None else {}
             except Exception as error:  # noqa: BLE001 - foreign code, of any kind of failure
                 logger.warning("the evaluation at step %d failed (%s): training goes on", step, in_words(error))
-                before = [name for names in self.metrics.measured.values() for name in names]
+                before = [name for names in self._metrics.measured.values() for name in names]
                 names = [name for name in before if not name.startswith("heldout/")]
                 values |= dict.fromkeys(names or ["eval/return"], float("nan"))
             if values:
-                self.metrics.log(step, values)
+                self._metrics.log(step, values)
             if values and self.says_results:
                 logger.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
     def close(self, *, is_trained: bool) -> None:
         """Let the tracker finish, and publish the policy if it is trained."""
         with on_main_process(self.accelerator):
-            if self.metrics is not None:
-                self.metrics.close()
+            if self._metrics is not None:
+                self._metrics.close()
                 if is_trained:
                     save_policy(self.models, self.folder / "policy")
 

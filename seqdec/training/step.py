@@ -47,9 +47,13 @@ class TaskModels(nn.Module):
 
 
 def make_optimizer(
-    models: Mapping[str, SequenceModel], learning_rate: float, backbone_rate: float, weight_decay: float
+    models: Mapping[str, SequenceModel], learning_rate: float, backbone_rate: float | None, weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW with the rates of new and of backbone parameters; norms, biases and embeddings are not decayed."""
+    """AdamW with the rates of new and of backbone parameters, by default the same; the highest ones are kept as "peak".
+
+    Norms, biases and embeddings are not decayed.
+    """
+    backbone_rate = learning_rate if backbone_rate is None else backbone_rate
     modules = [module for model in models.values() for module in model.modules()]
     is_table = {id(module.weight) for module in modules if isinstance(module, nn.Embedding)}
     new = [parameter for model in models.values() for parameter in model.new_parameters()]
@@ -61,7 +65,8 @@ def make_optimizer(
         matrices = [p for p in parameters if p.ndim > 1 and id(p) not in is_table]
         others = [p for p in parameters if p.ndim <= 1 or id(p) in is_table]
         decays = ((matrices, weight_decay), (others, 0.0))
-        groups += [{"params": group, "lr": rate, "weight_decay": decay} for group, decay in decays if group]
+        rates = {"lr": rate, "peak": rate}
+        groups += [{"params": group, "weight_decay": decay, **rates} for group, decay in decays if group]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
 
 
@@ -147,7 +152,6 @@ def backward(
     wrapped: nn.Module,
     mine: Draw,
     counts: Counts,
-    *,
     accumulate: int,
     mask_observation: float,
 ) -> dict[str, Tensor]:
@@ -170,14 +174,14 @@ def backward(
 
 
 def update(
-    accelerator: Accelerator, wrapped: nn.Module, optimizer: AcceleratedOptimizer, rates: list[float], clip_norm: float
+    accelerator: Accelerator, wrapped: nn.Module, optimizer: AcceleratedOptimizer, rate_share: float, clip_norm: float
 ) -> float:
-    """Move the parameters at these rates, but for a gradient that is not finite; return the gradient's norm.
+    """Move the parameters at a share of their rates, but for a gradient that is not finite; return the gradient's norm.
 
     It is summed over processes by now: every one of them sees the same norm and decides alike.
     """
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * rate_share
     norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), clip_norm or math.inf))  # pyright: ignore
     if math.isfinite(norm) or accelerator.mixed_precision == "fp16":  # fp16's scaler skips by itself, and learns of it
         optimizer.step()
