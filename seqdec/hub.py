@@ -21,9 +21,8 @@ def hub_host() -> str:
 
 def is_hub_reachable() -> bool:
     """Try to connect to the Hub; behind a proxy, and where HF_HUB_OFFLINE is set, its client decides by itself."""
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        return True
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+    is_offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+    if is_offline or any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return True
     try:
         socket.create_connection((hub_host(), 443), timeout=TIMEOUT).close()

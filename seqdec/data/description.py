@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 from datasets import Dataset
 
@@ -13,6 +12,7 @@ from seqdec.data.schema import column, environment_of, lengths, num_bytes, retur
 from seqdec.errors import StorageError
 from seqdec.spaces.leaves import MISSING
 from seqdec.spaces.space import describe_space, quote
+from seqdec.spaces.spec import EnvironmentSpec
 
 QUANTILES = ("min", "q10", "q20", "q30", "q40", "q50", "q60", "q70", "q80", "q90", "max")
 
@@ -25,9 +25,7 @@ class Description:
         >>> print(describe(scripted_cartpole()))  # doctest: +SKIP
     """
 
-    env_id: str | None
-    observation_space: gymnasium.Space
-    action_space: gymnasium.Space
+    spec: EnvironmentSpec
     num_episodes: int
     num_timesteps: int
     length_quantiles: Mapping[str, int]
@@ -35,18 +33,17 @@ class Description:
     fraction_terminated: float
     fraction_truncated: float
     num_bytes: int
-    reference_returns: tuple[float, float] | None
     fraction_missing: Mapping[str, float]
     texts: tuple[str, ...]
     metadata: tuple[str, ...]
 
     def __str__(self) -> str:
         """Return the table."""
-        reference = self.reference_returns
+        spec, reference = self.spec, self.spec.reference_returns
         lines = [
-            ("environment", "not named" if self.env_id is None else quote(self.env_id)[1:-1]),
-            ("observation", describe_space(self.observation_space)),
-            ("action", describe_space(self.action_space)),
+            ("environment", "not named" if spec.id is None else quote(spec.id)[1:-1]),
+            ("observation", describe_space(spec.observation_space)),
+            ("action", describe_space(spec.action_space)),
             ("episodes", f"{self.num_episodes:,}"),
             ("timesteps", f"{self.num_timesteps:,}"),
             ("terminated", f"{self.fraction_terminated:.0%}, truncated {self.fraction_truncated:.0%}"),
@@ -70,19 +67,15 @@ def describe(dataset: Dataset) -> Description:
     """Count and measure a data set."""
     spec = environment_of(dataset)
     episode_lengths = lengths(dataset)
-    ends = {name: np.asarray(dataset.with_format("numpy")[name][:]) for name in ("terminated", "truncated")}
     return Description(
-        env_id=spec.id,
-        observation_space=spec.observation_space,
-        action_space=spec.action_space,
+        spec=spec,
         num_episodes=len(dataset),
         num_timesteps=int(episode_lengths.sum()),
         length_quantiles={name: round(value) for name, value in quantiles(episode_lengths).items()},
         return_quantiles=quantiles(returns(dataset)),
-        fraction_terminated=float(ends["terminated"].mean()),
-        fraction_truncated=float(ends["truncated"].mean()),
+        fraction_terminated=float(np.mean(dataset["terminated"][:])),
+        fraction_truncated=float(np.mean(dataset["truncated"][:])),
         num_bytes=num_bytes(dataset),
-        reference_returns=spec.reference_returns,
         fraction_missing={name: _mean(column(dataset, MISSING + name)) for name in spec.missing},
         texts=tuple(sorted({text for text in dataset.unique("text") if text})),
         metadata=tuple(name.removeprefix(METADATA) for name in dataset.column_names if name.startswith(METADATA)),
@@ -118,8 +111,7 @@ def plot_description(dataset: Dataset, path: Path, title: str = "") -> None:
 
 def quantiles(values: np.ndarray) -> dict[str, float]:
     """Return min, the nine deciles and max by name ("q10", "q50")."""
-    found = np.quantile(values, np.linspace(0, 1, len(QUANTILES)))
-    return dict(zip(QUANTILES, found.tolist(), strict=True))
+    return dict(zip(QUANTILES, np.quantile(values, np.linspace(0, 1, len(QUANTILES))).tolist(), strict=True))
 
 
 def _mean(chunks: list[np.ndarray]) -> float:

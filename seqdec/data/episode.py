@@ -133,7 +133,8 @@ class Episode:
     def from_row(row: Row) -> "Episode":
         """Read a row as written by `to_row`; lists stand for arrays."""
         steps = {name: np.asarray(values) for name, values in row.items() if role_of(name) in ROLES}
-        final = {_leaf_of_final(name): np.asarray(value) for name, value in row.items() if role_of(name) == "final"}
+        last = [name for name in row if role_of(name) == "final"]
+        final = {name.replace("final", "observation", 1): np.asarray(row[name]) for name in last}
         lacking = [name for name in ("terminated", "truncated") if name not in row] + ["final"] * (not final)
         if lacking:
             raise DataError(f"a row of episodes needs {lacking[0]!r}; it has {', '.join(map(repr, row))}")
@@ -209,11 +210,6 @@ def nonfinite_entry(values: np.ndarray) -> tuple[int, str] | None:
     row, *entry = (int(index) for index in np.argwhere(~finite)[0])
     place = f"[{', '.join(map(str, entry))}]" if entry else ""
     return row, f"{place} is {values[(row, *entry)]}"
-
-
-def _leaf_of_final(name: str) -> str:
-    prefix = MISSING if name.startswith(MISSING) else ""
-    return f"{prefix}observation{name.removeprefix(prefix).removeprefix('final')}"
 
 
 def _are_equal(arrays: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> bool:

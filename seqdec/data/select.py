@@ -87,7 +87,7 @@ def mix(parts: Sequence[Dataset], weights: Sequence[float] | None = None) -> tup
             if not spaces_agree(first, other, with_bounds=side == "action"):
                 raise UsageError(
                     f"the first data set has {side}s {describe_space(first)}, number {index + 1} has "
-                    f"{describe_space(other)}: name their tasks (a=PATH b=PATH), or give data sets of one environment"
+                    f"{describe_space(other)}: name their tasks in a dict, or give data sets of one environment"
                 )
         if set(spec.missing) != set(specs[0].missing):
             first, other = (", ".join(each.missing) or "nothing" for each in (specs[0], spec))

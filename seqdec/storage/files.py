@@ -39,8 +39,8 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:  # Any: what the keys hold is known to the caller alone
     """Read a JSON object of at most 16 MB; a damaged, ambiguous or non-finite one is a `DataError`."""
-    if _num_bytes(path) > LARGEST_JSON:
-        raise DataError(f"{path} has {_num_bytes(path):,} bytes: JSON files have at most {LARGEST_JSON:,} here")
+    if (num_bytes := _num_bytes(path)) > LARGEST_JSON:
+        raise DataError(f"{path} has {num_bytes:,} bytes: JSON files have at most {LARGEST_JSON:,} here")
     with explained(path):
         content = path.read_bytes()
     try:

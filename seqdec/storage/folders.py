@@ -197,10 +197,7 @@ def _lock_file(lock: Path) -> int:
     """Return the descriptor of a file that this process alone has locked and that still stands under its name."""
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        if fcntl is None:
-            return descriptor
-        with suppress(OSError):  # a file system without locks is as Windows
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock(descriptor, is_patient=True)
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
                 return descriptor
@@ -217,10 +214,10 @@ def _locked(path: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, *, is_patient: bool = False) -> bool:
     try:
         if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX if is_patient else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         return not isinstance(error, BlockingIOError)  # a file system without locks is as Windows
     return True

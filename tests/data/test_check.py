@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from datasets.table import InMemoryTable
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
+from seqdec.data.arrow import from_rows
 from seqdec.data.check import check
 from seqdec.data.dataset import from_episodes
+from seqdec.data.episode import Episode
 from seqdec.data.schema import dataset_of
 from seqdec.errors import DataError
 from seqdec.spaces.spec import EnvironmentSpec
@@ -113,3 +116,39 @@ def test_the_first_step_of_a_later_episode_is_its_own():
     ]
     with pytest.raises(DataError, match="^episode 1, step 0: action"):
         from_episodes(episodes, spec)
+
+
+@pytest.mark.parametrize("num_actions", [1, 3])
+def test_a_column_with_more_or_fewer_steps_than_rewards_is_named(num_actions):
+    spec = EnvironmentSpec(FREE, FREE)
+    rows = [
+        [{"observation": np.zeros((n + 1, 2)), "action": np.zeros((n, 2)), "reward": np.zeros(n)} for n in (2, last)]
+        for last in (2, num_actions)
+    ]
+    table, other = (from_episodes(each, spec).data.table for each in rows)
+    place = table.schema.get_field_index("action")
+    mixed = table.set_column(place, table.schema.field("action"), other.column("action"))
+    message = rf"^episode 8: action has {num_actions} steps, reward has 2 \(1 of 2 episodes"
+    with pytest.raises(DataError, match=message):
+        check(dataset_of(InMemoryTable(mixed), spec), [7, 8])
+
+
+def test_an_episode_without_steps_is_named():
+    ends = {"terminated": True, "truncated": False}
+    rows = [
+        {"observation": np.zeros((n, 2)), "action": np.zeros((n, 2)), "reward": np.zeros(n), "final": np.zeros(2)}
+        | ends
+        for n in (1, 0)
+    ]
+    with pytest.raises(DataError, match="^episode 8 has no steps"):
+        check(from_rows(rows, EnvironmentSpec(FREE, FREE)), [7, 8])
+
+
+def test_a_missing_value_is_outside_of_nothing_and_its_neighbours_are_checked():
+    spec = EnvironmentSpec(MultiDiscrete([5, 5], start=[1, 1]), Discrete(2), missing=("observation",))
+    seen = np.array([[1, 1], [9, 9], [2, 2]])
+    steps = {"observation": seen[:2], "missing.observation": [False, True], "action": [0, 1], "reward": [0.0, 0.0]}
+    from_episodes([Episode(steps, final=seen[2], terminated=True, truncated=False)], spec)
+    steps["observation"] = np.array([[1, 9], [9, 9]])
+    with pytest.raises(DataError, match=r"^episode 0, step 0: observation\[1\] is 9, outside"):
+        from_episodes([Episode(steps, final=seen[2], terminated=True, truncated=False)], spec)
