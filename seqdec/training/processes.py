@@ -29,7 +29,8 @@ def join_processes() -> PartialState:
         PartialState._reset_state()  # what failed half-way would be taken for joined by whoever asks next
         raise UsageError(
             f"WORLD_SIZE asks for {num_processes} processes, but they cannot find each other ({error}): start them "
-            "with torchrun, accelerate launch or --nproc"
+            "with torchrun or accelerate launch",
+            option="nproc",
         ) from error
     if state.num_processes != num_processes:
         raise UsageError(f"{num_processes} processes were started, but accelerate sees {state.num_processes}")
