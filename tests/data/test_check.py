@@ -146,7 +146,7 @@ def test_an_episode_without_steps_is_named():
 
 def test_a_missing_value_is_outside_of_nothing_and_its_neighbours_are_checked():
     spec = EnvironmentSpec(MultiDiscrete([5, 5], start=[1, 1]), Discrete(2), missing=("observation",))
-    seen = np.array([[1, 1], [9, 9], [2, 2]])
+    seen = np.array([[1, 5], [9, 9], [2, 2]])  # 5 is the largest there is
     steps = {"observation": seen[:2], "missing.observation": [False, True], "action": [0, 1], "reward": [0.0, 0.0]}
     from_episodes([Episode(steps, final=seen[2], terminated=True, truncated=False)], spec)
     steps["observation"] = np.array([[1, 9], [9, 9]])
