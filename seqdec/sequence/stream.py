@@ -223,15 +223,16 @@ class _Shard:
             StorageError: reading broke off.
         """
         if self._latest is None or self._latest[0] != place:
-            if place < self._next:
-                if self._rows is not None and self._next == self.length:
-                    self._read_to(self._next)  # nothing may come after the last one
-                self._rows = None
-            row = self._read_to(place)
+            rows, self._rows = self._rows, None  # one that fails cannot go on
+            if rows is not None and place < self._next == self.length:
+                next(rows, None)  # nothing may come after the last one
+            if rows is None or place < self._next:
+                rows, self._next = self._read(), 0
+            row = next(islice(rows, place - self._next, None), None)
             if row is None:
                 return None
-            self._latest = place, row
-        return self._number(place), self._latest[1]
+            self._rows, self._next, self._latest = rows, place + 1, (place, row)
+        return self._first + place * self._stride, self._latest[1]
 
     def around(self, place: int) -> tuple[int, Row]:
         """Return the episode at a place of the endless stream that begins again after its last episode."""
@@ -242,31 +243,30 @@ class _Shard:
         assert row is not None
         return row
 
-    def _number(self, place: int) -> int:
-        return self._first + place * self._stride
-
-    def _read_to(self, place: int) -> Row | None:
-        rows, self._rows = self._rows, None  # one that fails cannot go on
-        row = None
+    def _read(self) -> Iterator[Row]:
+        """Read the episodes once, and learn or check how many there are."""
+        count = 0
         try:
-            if rows is None:
-                self._next, rows = 0, islice(self._source.read(), self._first, None, self._stride)
-            while self._next <= place and (row := next(rows, None)) is not None:
-                self._next += 1
+            for row in islice(self._source.read(), self._first, None, self._stride):
+                if count == self.length:
+                    raise _changed("more")
+                count += 1
+                yield row
         except StorageError:
             raise
         except OSError as error:
-            number = self._number(self._next)
+            number = self._first + count * self._stride
             raise StorageError(f"the stream broke off before episode {number}: {error}") from error
-        self._rows = rows
-        if row is None and self.length is None:
-            self.length = self._next
-        if self.length is not None and (self._next > self.length or (row is None and self._next < self.length)):
-            raise DataError(
-                f"the stream has {'more' if self._next > self.length else 'fewer'} episodes than its source says, or "
-                "than it had before: it must stay the same while it is read"
-            )
-        return row
+        if self.length is not None and count < self.length:
+            raise _changed("fewer")
+        self.length = count
+
+
+def _changed(amount: str) -> DataError:
+    return DataError(
+        f"the stream has {amount} episodes than its source says, or than it had before: it must stay the same while "
+        "it is read"
+    )
 
 
 def _episodes(number: int | None) -> str:
