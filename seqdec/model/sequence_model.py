@@ -84,11 +84,6 @@ class SequenceModel(nn.Module):
         """Where the parameters are."""
         return self.start.device
 
-    @property
-    def loss_weights(self) -> dict[str, float]:
-        """How much each predicted variable's loss counts."""
-        return {name: self.layout.variable(name).loss_weight for name in self.layout.predicted}
-
     def codec(self, name: str) -> Codec:
         """Return the codec of a variable."""
         return cast(Codec, self.codecs[_key(name)])
@@ -118,20 +113,16 @@ class SequenceModel(nn.Module):
         time = self.embed_time(batch["timestep"])  # [B, K, D]
         prompt = [self._embed_slot(slot, batch) for slot in layout.prompt]
         steps = [self._embed_slot(slot, batch, drop_observation) for slot in layout.step]
-        start = self.start.to(time.dtype).expand(len(time), 1, -1)
-        written = [(tokens + time[:, :, None]).to(time.dtype) for tokens, _ in steps]  # [B, K, n, D] each
-        tokens = torch.cat(
-            [
-                start,
-                *(fact.flatten(1, 2).to(time.dtype) for fact, _ in prompt),
-                *([self.embed_demo(batch).to(time.dtype)] if layout.demo else []),
-                torch.cat(written, 2).flatten(1, 2),
-            ],
-            1,
-        )
+        # start, prompt, demo, timesteps
+        parts = [self.start.expand(len(time), 1, -1), *(fact.flatten(1, 2) for fact, _ in prompt)]
+        parts += [self.embed_demo(batch)] if layout.demo else []
+        slots = [(tokens + time[:, :, None]).to(time.dtype) for tokens, _ in steps]  # [B, K, n, D] each
+        parts.append(torch.cat(slots, 2).flatten(1, 2))
+        tokens = torch.cat([part.to(time.dtype) for part in parts], 1)
         num_tokens = max(layout.position(name, time.shape[1] - 1) for name in layout.predicted)
         if not layout.has_text:
             return tokens[:, :num_tokens], None
+        # which of them are words, or no text at all
         marks = [torch.ones_like(tokens[:, :1, 0], dtype=torch.bool)]
         marks += [marks_of(fact, words).flatten(1) for fact, words in prompt]
         marks += [marks[0].expand(-1, layout.first_step - layout.first_demo)]
@@ -165,9 +156,9 @@ class SequenceModel(nn.Module):
             unknown, hidden = batch.get(MISSING + name), batch.get(HIDDEN + name)
             if drop_observation > 0 and self.layout.variable(name).role == "observation":
                 hidden = torch.rand(batch["timestep"].shape, device=self.device) < drop_observation
-            if hidden is not None:
-                wide = None if unknown is None else hidden.reshape(*hidden.shape, *[1] * (unknown.ndim - 2))
-                unknown = hidden if unknown is None or wide is None else unknown | wide
+            if hidden is not None and unknown is not None:  # of a vector, an entry may be missing by itself
+                unknown = unknown | hidden.reshape(*hidden.shape, *[1] * (unknown.ndim - 2))
+            unknown = hidden if unknown is None else unknown
             embedded, words = self.embed_values(name, batch[name], unknown)
             if name in self.layout.late:  # in the slot of the next timestep; the first has none
                 embedded = F.pad(embedded[:, :-1], (0, 0, 0, 0, 1, 0))
@@ -188,11 +179,11 @@ class SequenceModel(nn.Module):
     @torch.inference_mode()
     def log_probs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the log probability of each predicted value in raw units, [B, K], 0 where there is none."""
-        found = {}
+        values = {}
         for name, states in self._predicting(batch).items():
             value = self.codec(name).predict(states).log_prob(batch[name])
-            found[name] = value.masked_fill(~self._is_there(name, batch), 0.0)
-        return found
+            values[name] = value.masked_fill(~self._is_there(name, batch), 0.0)
+        return values
 
     def _is_there(self, name: str, batch: Mapping[str, Tensor]) -> Tensor:
         """Return where a variable has a value that is known, [B, K], or [B, 1] of the prompt's."""
@@ -207,25 +198,16 @@ class SequenceModel(nn.Module):
         num_timesteps = batch["mask"].shape[1]
         before = {name: self.layout.positions(name)[:num_timesteps] - 1 for name in self.layout.predicted}
         if is_word is not None:  # what is padding in every sequence need not be read
-            kept = is_word.any(0)
-            places = (kept.cumsum(0) - 1).cpu().numpy()
+            is_read = is_word.any(0)
+            places = (is_read.cumsum(0) - 1).cpu().numpy()
             before = {name: places[positions] for name, positions in before.items()}
-            tokens, is_word = tokens[:, kept], is_word[:, kept]
-        wanted = np.unique(np.concatenate([*before.values()]))
-        hidden = self.backbone_source.read(tokens, is_word, places=torch.as_tensor(wanted, device=tokens.device))
+            tokens, is_word = tokens[:, is_read], is_word[:, is_read]
+        places = torch.as_tensor(np.unique(np.concatenate([*before.values()])), device=tokens.device)
+        hidden = self.backbone_source.read(tokens, is_word, places=places)
         return {
             name: hidden.index_select(1, torch.as_tensor(positions, device=hidden.device))
             for name, positions in before.items()
         }
-
-    def new_parameters(self) -> list[nn.Parameter]:
-        """Trainable parameters that were added around the backbone."""
-        inside = {id(parameter) for parameter in self.backbone.parameters()}
-        return [p for p in self.parameters() if p.requires_grad and id(p) not in inside]
-
-    def backbone_parameters(self) -> list[nn.Parameter]:
-        """Trainable parameters of the backbone."""
-        return [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
 
     def own_state(self) -> dict[str, Tensor]:
         """Everything but the backbone, as `state_dict` has it."""

@@ -26,7 +26,7 @@ def join_processes() -> PartialState:
     try:
         state = PartialState(cpu=num_processes > 1 and (kind is None or kind.type == "mps"))
     except ValueError as error:
-        PartialState._reset_state()  # what failed half-way would be taken for joined by whoever asks next
+        PartialState._reset_state()  # a half-made state would look initialised to the next caller
         raise UsageError(
             f"WORLD_SIZE asks for {num_processes} processes, but they cannot find each other ({error}): start them "
             "with torchrun or accelerate launch",
@@ -53,8 +53,8 @@ def on_main_process(accelerator: Accelerator) -> Iterator[bool]:
     error: Exception | None = None
     try:
         yield accelerator.is_main_process
-    except Exception as caught:  # noqa: BLE001 - raised again below, after the others were told
-        error, failure = caught, [f"{type(caught).__name__}: {caught}"]
+    except Exception as own:  # noqa: BLE001 - raised again below, after every process has heard of it
+        error, failure = own, [f"{type(own).__name__}: {own}"]
     if accelerator.num_processes > 1:
         broadcast_object_list(failure)
     if error is not None:
@@ -67,10 +67,10 @@ def agree(accelerator: Accelerator, name: str | None) -> str | None:
     """The signal that any process caught, so that all stop at the same step."""
     if accelerator.num_processes == 1:
         return name
-    numbers = {None: 0, "SIGINT": 1, "SIGTERM": 2}
-    heard = torch.tensor([float(numbers[name])], device=accelerator.device)
-    torch.distributed.all_reduce(heard, torch.distributed.ReduceOp.MAX)
-    return {value: key for key, value in numbers.items()}[int(heard.item())]
+    names = (None, "SIGINT", "SIGTERM")
+    highest = torch.tensor([float(names.index(name))], device=accelerator.device)
+    torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
+    return names[int(highest.item())]
 
 
 @dataclass

@@ -56,10 +56,12 @@ def make_optimizer(
     backbone_rate = learning_rate if backbone_rate is None else backbone_rate
     modules = [module for model in models.values() for module in model.modules()]
     is_table = {id(module.weight) for module in modules if isinstance(module, nn.Embedding)}
-    new = [parameter for model in models.values() for parameter in model.new_parameters()]
-    shared = next(iter(models.values())).backbone_parameters()
+    shared = list(next(iter(models.values())).backbone.parameters())
+    is_shared = {id(parameter) for parameter in shared}
+    new = [parameter for model in models.values() for parameter in model.parameters() if id(parameter) not in is_shared]
     groups = []
     for origin, parameters, rate in (("new", new, learning_rate), ("backbone", shared, backbone_rate)):
+        parameters = [parameter for parameter in parameters if parameter.requires_grad]
         if not parameters:
             raise UsageError(f"no {origin} parameter is trainable: its learning rate would match nothing")
         matrices = [p for p in parameters if p.ndim > 1 and id(p) not in is_table]
@@ -119,15 +121,15 @@ def draw(
         DataError, UsageError, StorageError: a stream cannot be read on; on all processes.
     """
     task = task_of_step(shares, step, seed)
-    chosen = windows[task]
-    if not isinstance(chosen, StreamWindows) or accelerator.num_processes == 1:
-        drawn = replace(chosen.draw(step, seed, batch_size), task=task)
-        return _part_of(accelerator, drawn), Counts(drawn.num_valid, drawn.num_known())
+    source = windows[task]
+    if not isinstance(source, StreamWindows) or accelerator.num_processes == 1:
+        whole = replace(source.draw(step, seed, batch_size), task=task)
+        return _part_of(accelerator, whole), Counts(whole.num_valid, whole.num_known())
     # each process knows its own part only: together they count, and hear of one that cannot read on
-    predicted = chosen.layout.predicted
+    predicted = source.layout.predicted
     failure, mine, numbers = None, None, [0] * (1 + len(predicted))
     try:
-        mine = _part_of(accelerator, replace(chosen.draw(step, seed, batch_size), task=task))
+        mine = _part_of(accelerator, replace(source.draw(step, seed, batch_size), task=task))
         numbers = [mine.num_valid, *mine.num_known().values()]
     except UNREADABLE as error:
         failure = error
@@ -141,10 +143,10 @@ def draw(
     return mine, Counts(num_valid, dict(zip(predicted, known, strict=True)))
 
 
-def _part_of(accelerator: Accelerator, drawn: Draw) -> Draw:
-    share = len(drawn.indices) // accelerator.num_processes
+def _part_of(accelerator: Accelerator, whole: Draw) -> Draw:
+    share = len(whole.indices) // accelerator.num_processes
     first = accelerator.process_index * share
-    return drawn.part(slice(first, first + share))
+    return whole.part(slice(first, first + share))
 
 
 def backward(
