@@ -181,10 +181,9 @@ def _by_leaf(entry: Names, role: str, names: Sequence[str], where: str) -> dict[
     if not entry:
         raise UsageError(f"no column is named for the {role}: name one of {_list(names)}")
     by_leaf = entry if isinstance(entry, Mapping) else {role: entry}
-    for leaf in by_leaf:
-        if leaf != role and (not leaf.startswith(f"{role}.") or role in by_leaf):
-            hint = f"write {role!r} alone, or leaves such as '{role}.camera'"
-            raise UsageError(f"the {role} is mapped by {_list(by_leaf)}: {hint}")
+    if any(leaf != role and (not leaf.startswith(f"{role}.") or role in by_leaf) for leaf in by_leaf):
+        hint = f"write {role!r} alone, or leaves such as '{role}.camera'"
+        raise UsageError(f"the {role} is mapped by {_list(by_leaf)}: {hint}")
     existing = partial(_existing, names, where, role=role)
     return {leaf: existing(column) if isinstance(column, str) else tuple(map(existing, column))
             for leaf, column in by_leaf.items()}  # fmt: skip

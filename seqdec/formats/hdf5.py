@@ -187,8 +187,8 @@ def _inferred(arrays: _Arrays, path: Path) -> EnvironmentSpec:
         if not 1 <= int(np.prod(arrays[name].shape[1:])) <= MAX_ENTRIES:
             raise DataError(f"{path}: {name} have shape {list(arrays[name].shape[1:])}: expected 1 to {MAX_ENTRIES}")
     data = arrays["observations"]
-    observation = images(data.shape[1:]) if data.dtype == np.uint8 else numbers(data.shape[1:])
-    return EnvironmentSpec(observation, _action_space(arrays["actions"], path))
+    space_of = images if data.dtype == np.uint8 else numbers
+    return EnvironmentSpec(space_of(data.shape[1:]), _action_space(arrays["actions"], path))
 
 
 def _action_space(data: h5py.Dataset, path: Path) -> gymnasium.Space:

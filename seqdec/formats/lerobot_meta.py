@@ -119,13 +119,8 @@ def member(folder: Path, name: str) -> Path:
     """
     parts = PurePosixPath(name).parts
     path, snapshot = folder.joinpath(*parts), folder.resolve()
-    blobs = snapshot.parent.parent / "blobs"
-    if (
-        snapshot.parent.name == "snapshots"
-        and ".." not in parts
-        and path.is_symlink()
-        and path.resolve().parent == blobs
-    ):
+    is_of_snapshot = snapshot.parent.name == "snapshots" and ".." not in parts and path.is_symlink()
+    if is_of_snapshot and path.resolve().parent == snapshot.parent.parent / "blobs":
         return path
     return storage.path_inside(folder, name)
 

@@ -101,8 +101,11 @@ def source_of(data: str | Path | Dataset, **options: object) -> Source | None:
     kind, is_word, place = ("", "", "") if isinstance(data, Dataset) else str(data).partition(":")
     if is_word and not Path(data).exists():  # pyright: ignore[reportArgumentType]  (a word is a text)
         return _made(kind, place, options)
-    if isinstance(data, str | Path) and _is_minari(_existing(Path(data))):
-        return _made("minari", data, options)
+    if isinstance(data, str | Path):
+        folder = _existing(Path(data))
+        has_metadata = any((folder / name).exists() for name in ("metadata.json", "data/metadata.json"))
+        if has_metadata and not (folder / "state.json").exists():
+            return _made("minari", data, options)
     if options:
         raise UsageError(f"{', '.join(options)} are for data of others, this is a data set already: leave them out")
     return None
@@ -127,8 +130,3 @@ def _existing(folder: Path) -> Path:
         hint = suggest(folder.name, siblings) or "; for data of others write minari:ID, hdf5:FILE, table:NAME, ..."
         raise UsageError(f"no folder {quote(folder)}{hint}")
     return folder
-
-
-def _is_minari(folder: Path) -> bool:
-    metadata = [folder / "metadata.json", folder / "data" / "metadata.json"]
-    return not (folder / "state.json").exists() and any(path.exists() for path in metadata)

@@ -117,7 +117,7 @@ def _rows(folder: Path, data_format: str, spec: EnvironmentSpec, num_episodes: i
 
 def _ends(arrays: Mapping[str, np.ndarray], num_steps: int) -> tuple[bool, bool]:
     terminations, truncations = (per_step(arrays[name], name) for name in ENDS[1:])
-    for name, values in (("terminations", terminations), ("truncations", truncations)):
+    for name, values in zip(ENDS[1:], (terminations, truncations), strict=True):
         if len(values) != num_steps:
             raise DataError(f"{name} has {len(values)} rows, expected {num_steps}, one per reward")
     ends = np.flatnonzero((terminations != 0) | (truncations != 0))

@@ -228,8 +228,7 @@ def _images(contents: Sequence[bytes], leaf: gymnasium.Space, place: str, stored
 
 def _batches(path: Path, data_format: str) -> Iterator[pa.RecordBatch]:
     """Yield a table of Arrow or Parquet in parts, until they take up more than the file can hold."""
-    size = path.stat().st_size
-    num_bytes = 0
+    size, num_bytes = path.stat().st_size, 0
     for batch in _parquet_batches(path, size) if data_format == "parquet" else _arrow_batches(path):
         batch.validate(full=True)
         num_bytes += batch.nbytes
@@ -240,8 +239,7 @@ def _batches(path: Path, data_format: str) -> Iterator[pa.RecordBatch]:
 def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
     with pa.memory_map(str(path)) as mapped:
         reader = pa.ipc.open_file(mapped)
-        for index in range(reader.num_record_batches):
-            yield reader.get_batch(index)
+        yield from map(reader.get_batch, range(reader.num_record_batches))
 
 
 def _parquet_batches(path: Path, size: int) -> Iterator[pa.RecordBatch]:

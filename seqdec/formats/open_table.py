@@ -4,11 +4,11 @@ What a file is, is looked at before it is parsed: a git-LFS pointer would make a
 in a folder is followed, and nothing is fetched that is here already.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import datasets
@@ -158,7 +158,11 @@ def _open_hub(name: str, split: str, config: str | None) -> Table:
 
 
 def _of_dataset(dataset: datasets.Dataset, name: str, revision: str | None) -> Table:
-    return Table(name, tuple(dataset.column_names), partial(_read_dataset, dataset, name), revision=revision)
+    def read(names: Sequence[str], texts: Collection[str]) -> Iterator[files.Block]:
+        tables = dataset.select_columns(list(names)).with_format("arrow").iter(files.BLOCK_ROWS)
+        return files.blocks(itertools.chain.from_iterable(map(pa.Table.to_batches, tables)), name)
+
+    return Table(name, tuple(dataset.column_names), read, revision=revision)
 
 
 @contextmanager
@@ -170,16 +174,6 @@ def _offline_if_out_of_reach() -> Iterator[None]:
         yield
     finally:
         datasets.config.HF_HUB_OFFLINE = was_offline
-
-
-def _read_dataset(
-    dataset: datasets.Dataset, name: str, names: Sequence[str], texts: Collection[str]
-) -> Iterator[files.Block]:
-    num_rows = 0
-    for table in dataset.select_columns(list(names)).with_format("arrow").iter(files.BLOCK_ROWS):
-        for batch in pa.Table.to_batches(table):
-            yield files.Block(batch, name, num_rows)
-            num_rows += len(batch)
 
 
 def _is_hub_id(name: str) -> bool:

@@ -8,7 +8,7 @@ import csv
 import itertools
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -66,15 +66,21 @@ def place(file: str, row: int) -> str:
     return f"{file}, row {row}"
 
 
-def read_files(paths: Sequence[Path], names: Sequence[str], kinds: Kinds | None = None) -> Iterator[Block]:
+def blocks(batches: Iterable[pa.RecordBatch], file: str) -> Iterator[Block]:
+    """Yield the rows of one file, or of what stands for one, as blocks."""
+    first = 0
+    for rows in batches:
+        yield Block(rows, file, first)
+        first += len(rows)
+
+
+def read_files(paths: Sequence[Path], names: Sequence[str], kinds: Kinds) -> Iterator[Block]:
     """Yield the rows of files of one format, in blocks; the columns of a CSV are of the `kinds` that are named."""
     for path in paths:
-        form, first = FORMATS[path.suffix.lower()], 0
+        form = FORMATS[path.suffix.lower()]
         if form is not _LINES:  # where a key that an object lacks is null
             _check_names(path, form.names(path), names)
-        for rows in form.read(path, names, kinds or {}):
-            yield Block(rows, str(path), first)
-            first += len(rows)
+        yield from blocks(form.read(path, names, kinds), str(path))
 
 
 def column_of(rows: pa.RecordBatch, name: str) -> pa.Array:
