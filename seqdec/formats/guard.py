@@ -5,7 +5,7 @@ makes a library stumble over a file is one sentence.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from seqdec import storage
-from seqdec.errors import DataError, UsageError
+from seqdec.errors import DataError, UsageError, suggest
 from seqdec.spaces.space import is_int, quote
 
 # Deflate packs at most about 1000 to 1: a file that declares more than it can hold is not read.
@@ -70,6 +70,13 @@ def opened_parquet(path: Path, advice: str) -> Iterator[pyarrow.parquet.ParquetF
         if file.metadata.num_rows > _MAX_RATIO * path.stat().st_size:
             raise DataError(f"{path} declares {file.metadata.num_rows} rows: it is too small for them")
         yield file
+
+
+def check_columns(path: Path, has: Sequence[str], names: Sequence[str]) -> None:
+    """Raise `DataError` where a file of a table lacks a column."""
+    lacking = next((name for name in names if name not in has), None)
+    if lacking is not None:
+        raise DataError(f"{path} has no column {quote(lacking)}{suggest(lacking, has)}; it has {quote(', '.join(has))}")
 
 
 def count(value: object, name: str, least: int = 0) -> int:

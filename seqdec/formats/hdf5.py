@@ -25,7 +25,7 @@ from seqdec.data.episode import Row, make_row
 from seqdec.data.source import Source, file_identity
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.formats.arrays import steps_of
-from seqdec.formats.guard import hdf5_array, opened_hdf5, reading, refuse_pickle, words_of
+from seqdec.formats.guard import at, hdf5_array, opened_hdf5, reading, refuse_pickle, words_of
 from seqdec.formats.infer import Seen, bounded, choices, images, numbers
 from seqdec.spaces.leaves import leaf_kind
 from seqdec.spaces.space import MAX_ENTRIES, describe_space, quote
@@ -95,38 +95,32 @@ def _rows(path: Path, spec: EnvironmentSpec, limit: int | None) -> Iterator[Row]
 def _opened(path: Path) -> Iterator[_Arrays]:
     """Open a file and give its arrays by name, which have all the same number of rows."""
     with opened_hdf5(path) as file:
-        with reading(path, "; fetch the data set again"):
-            arrays = _checked(file, path)
+        with reading(path, "; fetch the data set again"), at(path):
+            arrays = _checked(file)
         yield arrays
 
 
-def _checked(file: h5py.File, path: Path) -> _Arrays:
+def _checked(file: h5py.File) -> _Arrays:
     names = [str(name) for name in file]
-    for name in _REQUIRED:
-        if name not in names:
-            raise DataError(_lacking(path, name, names))
-    try:
-        arrays = {name: hdf5_array(file, name) for name in (*_REQUIRED, *_OPTIONAL) if name in names}
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+    lacking = next((name for name in _REQUIRED if name not in names), None)
+    if lacking is not None and any(name.startswith("episode_") for name in names):
+        raise DataError("it has groups of episodes, as Minari's main_data.hdf5: give the folder of the Minari data set")
+    if lacking is not None:
+        nearest = suggest(lacking, [name for name in names if len(name) < 100])
+        raise DataError(f"it has no array {lacking!r}{nearest}; it has {words_of(names)}")
+    arrays = {name: hdf5_array(file, name) for name in (*_REQUIRED, *_OPTIONAL) if name in names}
     num_rows = {name: len(data) if data.ndim else 0 for name, data in arrays.items()}
     for name, data in arrays.items():
         expected, shape = num_rows["observations"], data.shape[1:]
         if num_rows[name] != expected:
-            raise DataError(f"{path}: {name} has {num_rows[name]} rows, observations has {expected}: expected as many")
+            raise DataError(f"{name} has {num_rows[name]} rows, observations has {expected}: expected as many")
         if data.dtype.kind not in "biuf":
-            raise DataError(f"{path}: {name} has type {quote(data.dtype)}, expected numbers")
+            raise DataError(f"{name} has type {quote(data.dtype)}, expected numbers")
         if name in _ONE_PER_STEP and shape not in ((), (1,)):
-            raise DataError(f"{path}: {name} have shape {list(shape)}, expected one number per step")
+            raise DataError(f"{name} have shape {list(shape)}, expected one number per step")
     if not num_rows["observations"]:
-        raise DataError(f"{path} has no steps: its arrays have 0 rows; fetch or record the data again")
+        raise DataError("it has no steps: its arrays have 0 rows; fetch or record the data again")
     return arrays
-
-
-def _lacking(path: Path, name: str, names: list[str]) -> str:
-    if any(other.startswith("episode_") for other in names):
-        return f"{path} has one group an episode, as Minari's main_data.hdf5: give the folder of the Minari data set"
-    return f"{path} has no array {name!r}{suggest(name, [n for n in names if len(n) < 100])}; it has {words_of(names)}"
 
 
 def _spans(arrays: _Arrays, limit: int | None, path: Path) -> Iterator[tuple[int, int, bool, bool]]:

@@ -34,7 +34,7 @@ from seqdec.errors import DataError, UsageError, suggest
 from seqdec.formats import lerobot_meta as meta
 from seqdec.formats import video
 from seqdec.formats.arrays import known_values, leaf_values, per_step, step_values
-from seqdec.formats.guard import at, opened_parquet
+from seqdec.formats.guard import at, check_columns, opened_parquet
 from seqdec.formats.infer import images, nested, numbers
 from seqdec.formats.lerobot_meta import AGAIN, Feature, Info, Recording, member
 from seqdec.spaces.leaves import leaf_kind, split
@@ -224,9 +224,7 @@ def _tables(plan: Plan, name: str, recordings: Iterable[Recording]) -> Iterator[
     """Yield the frames of each episode of one file, of which only the row groups at hand are in memory."""
     path = member(plan.info.folder, name)
     with opened_parquet(path, f"; {AGAIN}") as file:
-        lacking = next((c for c in ("episode_index", *plan.columns) if c not in file.schema_arrow.names), None)
-        if lacking is not None:
-            raise DataError(f"{path} has no column {quote(lacking)}, which info.json tells of; {AGAIN}")
+        check_columns(path, file.schema_arrow.names, ("episode_index", *plan.columns))
         if file.metadata.num_rows > plan.info.num_frames:
             raise DataError(f"{path} declares {file.metadata.num_rows} rows, the data set has {plan.info.num_frames}")
         with at(path):

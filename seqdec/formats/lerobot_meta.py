@@ -22,7 +22,7 @@ from pyarrow.parquet import ParquetFile
 from seqdec import storage
 from seqdec.errors import DataError, UsageError
 from seqdec.formats.arrays import json_lines
-from seqdec.formats.guard import at, count, opened_parquet
+from seqdec.formats.guard import at, check_columns, count, opened_parquet
 from seqdec.hub import cached, download
 from seqdec.spaces.space import MAX_ENTRIES, is_int, kind_of, quote
 
@@ -292,7 +292,5 @@ def _placed(template: str, fields: Mapping[str, int | str], info: Info) -> str:
 
 
 def _entries(file: ParquetFile, names: Sequence[str], path: Path) -> list[dict[str, object]]:
-    lacking = next((name for name in names if name not in file.schema_arrow.names), None)
-    if lacking is not None:
-        raise DataError(f"{path} has no column {quote(lacking)}; {AGAIN}")
+    check_columns(path, file.schema_arrow.names, names)
     return file.read(columns=[*names]).to_pylist()

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from seqdec.errors import DataError, suggest
+from seqdec.errors import DataError
 from seqdec.formats.arrays import json_lines, plain
-from seqdec.formats.guard import opened_parquet, reading
+from seqdec.formats.guard import check_columns, opened_parquet, reading
 from seqdec.spaces.space import quote
 
 LINES = (".jsonl", ".ndjson", ".json")
@@ -79,7 +79,7 @@ def read_files(paths: Sequence[Path], names: Sequence[str], kinds: Kinds) -> Ite
     for path in paths:
         form = FORMATS[path.suffix.lower()]
         if form is not _LINES:  # where a key that an object lacks is null
-            _check_names(path, form.names(path), names)
+            check_columns(path, form.names(path), names)
         yield from blocks(form.read(path, names, kinds), str(path))
 
 
@@ -174,12 +174,6 @@ FORMATS = {
     ".csv": TableFormat(_csv_names, _csv_rows),
     ".arrow": TableFormat(_arrow_names, _arrow_rows),  # of `datasets`: in Arrow's stream format
 }
-
-
-def _check_names(path: Path, has: Sequence[str], names: Sequence[str]) -> None:
-    lacking = next((name for name in names if name not in has), None)
-    if lacking is not None:
-        raise DataError(f"{path} has no column {quote(lacking)}{suggest(lacking, has)}; it has {quote(', '.join(has))}")
 
 
 def _json_objects(path: Path) -> Iterator[list[dict[str, object]]]:

@@ -378,7 +378,7 @@ def test_nan_is_found_by_the_checks_and_can_be_missing_where_that_is_allowed(tmp
         ({"features": {**FEATURES, "observation.mic": {**VECTOR, "dtype": "audio"}}}, "dtype 'audio'.*leave it out"),
         (
             {"features": {**FEATURES, **BOOKKEEPING, "observation.more": VECTOR}},
-            "no column 'observation.more', which info.json",
+            "no column 'observation.more'; did you",
         ),
         ({"features": {**FEATURES, "observation.\x1b[31m": VECTOR}}, r"named 'observation.\\x1b\[31m'"),
         ({"data_path": None}, "data_path is nothing"),
