@@ -67,6 +67,7 @@ class Context:
         self._drawn: dict[int, tuple[int, Tensor]] = {}  # random numbers by size: the first draw, and a block of draws
         self.timestep = 0  # inside the episode, of the newest timestep that is being written
         sizes = self.layout.slot_sizes(self.layout.step)
+        self._names = (*self.layout.prompt_names, *(["demo"] if self.layout.demo else []), *self.layout.step_names)
         self._slot_at = {sum(sizes[:index]): slot for index, slot in enumerate(self.layout.step)}
         self._prompt: dict[str, _Written] = {}
         self._steps: list[dict[str, _Written]] = [{}]  # the timesteps of the window, the last one open
@@ -100,23 +101,25 @@ class Context:
         Raises:
             UsageError: for a name that the layout does not have, or values of another shape.
         """
-        names = [*self.layout.prompt_names, *self.layout.step_names, *(["demo"] if self.layout.demo else [])]
         for name in values:
-            if name.removeprefix(MISSING) not in names:
-                raise UsageError(f"the layout has no {name!r}{suggest(name, names)}: it has {', '.join(names)}")
-            if name.startswith(MISSING) and name.removeprefix(MISSING) not in values:
-                raise UsageError(f"{name} has no {name.removeprefix(MISSING)} beside it: write both")
-        for name in (*self.layout.prompt_names, "demo"):
-            if name in values:
-                if self._num_read > self._position(name) or len(self._steps) > 1 or self._steps[0]:
-                    raise UsageError(f"{name} belongs to the prompt: write it before the first step, in order")
-                if name == "demo":
-                    self._prompt[name] = self._embed_demo(values[name], values.get(MISSING + name))
-                else:
-                    self._set(name, *self._value(name, values[name], values.get(MISSING + name)))
-        for name in self.layout.step_names:
-            if name in values:
+            variable = name.removeprefix(MISSING)
+            if variable not in self._names:
+                has = ", ".join(self._names)
+                raise UsageError(f"the layout has no {name!r}{suggest(name, self._names)}: it has {has}")
+            if variable not in values:
+                raise UsageError(f"{name} has no {variable} beside it: write both")
+        for name in self._names:
+            if name not in values:
+                continue
+            if name not in self.layout.step_names and (self._num_read > self._position(name) or self._has_steps()):
+                raise UsageError(f"{name} belongs to the prompt: write it before the first step, in order")
+            if name == "demo":
+                self._prompt[name] = self._embed_demo(values[name], values.get(MISSING + name))
+            else:
                 self._set(name, *self._value(name, values[name], values.get(MISSING + name)))
+
+    def _has_steps(self) -> bool:
+        return len(self._steps) > 1 or bool(self._steps[0])
 
     def _position(self, name: str) -> int:
         """Return where a slot begins in the window, of a step variable in the newest timestep."""
@@ -176,10 +179,11 @@ class Context:
         size = 1 + len(guidance)
         with torch.inference_mode():
             distribution = self._predict(name, guidance)
-            uniform = self.draw(self.layout.variable(name).shape)[::size]
             if temperature == 0 or top_k == 1:
+                self._num_draws += 1  # so that the next sample has the numbers of its own
                 value = distribution.mode()
             else:
+                uniform = self.draw(self.layout.variable(name).shape)[::size]
                 distribution = distribution if top_k is None else distribution.top_k(top_k)
                 distribution = distribution if temperature == 1 else distribution.tempered(temperature)
                 value = distribution.sample(uniform)
@@ -239,6 +243,7 @@ class Context:
         assert self._hidden is not None
         return self._hidden
 
+    @torch.inference_mode()
     def _read(self, end: int) -> None:
         """Let the backbone read the tokens up to `end`, which is the beginning of a slot."""
         slots = list(self._slots(self._num_read if self._memory is not None else 0, end))

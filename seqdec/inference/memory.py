@@ -45,11 +45,12 @@ class Memory:
     def __init__(self, backbone: Backbone, num_sequences: int, num_tokens: int):
         self._backbone, self._num_tokens = backbone, num_tokens
         self._pass = _pass_of(backbone)
-        self._held: list[Tensor] = []  # keys and values of each layer, [B, heads, num_tokens, width]
+        self._held: Tensor | None = None  # keys and values of each layer, [2 * layers, B, heads, num_tokens, width]
         self._cache: Cache | None = None
         self.num_sequences = num_sequences
         device = next(backbone.model.parameters()).device
         self._places = torch.arange(num_tokens, device=device)[None]
+        self._mask = torch.ones(1, 1, num_tokens, num_tokens, dtype=torch.bool, device=device).tril()
         self.forget()
 
     def forget(self) -> None:
@@ -69,13 +70,9 @@ class Memory:
         newest = self._places[0, end - begin - 1 : end - begin]
         if self._pass is None:
             return self._backbone.read(tokens, self._is_word, self._cache, places=newest)[:, -1]
-        if not self._held:
-            self._held = [
-                tokens.new_empty(self.num_sequences, num_heads, self._num_tokens, width)
-                for num_heads, width in self._pass.shapes
-            ]
-        places = self._places[:, begin:end]
-        mask = (self._places[:, :end] <= places[0, :, None])[None, None]  # [1, 1, n, end]
+        if self._held is None:
+            self._held = self._pass.room(tokens, self.num_sequences, self._num_tokens)
+        places, mask = self._places[:, begin:end], self._mask[:, :, begin:end, :end]  # mask [1, 1, n, end]
         if self._is_word is not None:
             places = (self._is_word.cumsum(1) - 1).clamp(min=0)[:, begin:]
             itself = torch.eye(end, dtype=torch.bool, device=tokens.device)[begin:]  # padding reads itself alone
@@ -98,24 +95,24 @@ class Memory:
             if self.num_read > 0:
                 self._cache.batch_select_indices(rows)
             return
-        kept, self._held = self._held, []
-        for held in kept:
-            self._held.append(held.new_empty(len(rows), *held.shape[1:]))
-            self._held[-1][:, :, : self.num_read] = held[rows, :, : self.num_read]
+        if self._held is not None:
+            kept = self._held[:, rows, :, : self.num_read]
+            self._held = self._pass.room(kept, len(rows), self._num_tokens)
+            self._held[:, :, :, : self.num_read] = kept
 
 
 class _Given(DynamicLayer):
-    """A layer's keys and values in memory that was given, whose last places are for the new ones."""
+    """A layer's keys and values in memory that was given, and the places in it for the new ones."""
 
-    def __init__(self, keys: Tensor, values: Tensor):
+    def __init__(self, keys: Tensor, values: Tensor, new_keys: Tensor, new_values: Tensor):
         super().__init__()
         self.keys, self.values, self.is_initialized = keys, values, True
+        self._new_keys, self._new_values = new_keys, new_values
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object) -> tuple[Tensor, Tensor]:
         assert self.keys is not None and self.values is not None
-        num_new = key_states.shape[-2]
-        self.keys[:, :, -num_new:] = key_states
-        self.values[:, :, -num_new:] = value_states
+        self._new_keys.copy_(key_states)
+        self._new_values.copy_(value_states)
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
@@ -123,22 +120,30 @@ class _Given(DynamicLayer):
 
 
 class _Pass:
-    """A decoder's pass over new tokens; `shapes` are heads and width of each part of what is held."""
+    """A decoder's pass over new tokens; `shape` is that of what is held of a token, [2 * layers, heads, width]."""
 
-    def __init__(self, backbone: Backbone, shapes: list[tuple[int, int]]):
-        self._decoder, self._mlp, self.shapes = backbone.model, backbone.last_mlp, shapes
+    def __init__(self, backbone: Backbone, shape: tuple[int, int, int]):
+        self._decoder, self._mlp, self._shape = backbone.model, backbone.last_mlp, shape
         self._run = self._forward
 
-    def __call__(self, tokens: Tensor, places: Tensor, mask: Tensor, newest: Tensor, held: Sequence[Tensor]) -> Tensor:
+    def room(self, like: Tensor, num_sequences: int, num_tokens: int) -> Tensor:
+        """Return memory for keys and values of every layer, of the type of `like`."""
+        num_parts, num_heads, width = self._shape
+        return like.new_empty(num_parts, num_sequences, num_heads, num_tokens, width)
+
+    def __call__(self, tokens: Tensor, places: Tensor, mask: Tensor, newest: Tensor, held: Tensor) -> Tensor:
         """Return the state of the newest of tokens [B, n, D], whose keys and values go into `held`."""
         num_sequences, num_new, end = *tokens.shape[:2], mask.shape[-1]  # end: of all tokens, the new ones included
-        known = [part[:, :, :end] for part in held]
         run = self._run if tokens.device.type == "cpu" and not self._decoder.training else self._forward
-        return run(tokens, places, mask, newest, *known, num_sequences * num_new, num_sequences, num_new, end)
+        known = held[:, :, :, :end]
+        return run(tokens, places, mask, newest, known, num_sequences * num_new, num_sequences, num_new, end)
 
-    def _forward(self, tokens: Tensor, places: Tensor, mask: Tensor, newest: Tensor, *known: Tensor | int) -> Tensor:
-        *parts, _, _, _, _ = known  # lengths, which the recording names
-        layers = [_Given(keys, values) for keys, values in zip(parts[::2], parts[1::2], strict=True)]  # pyright: ignore[reportArgumentType]
+    def _forward(
+        self, tokens: Tensor, places: Tensor, mask: Tensor, newest: Tensor, known: Tensor, *lengths: int
+    ) -> Tensor:
+        """Read; `lengths` are there for the recording, which names them."""
+        parts, new = known.unbind(), known[:, :, :, -tokens.shape[1] :].unbind()
+        layers = [_Given(*four) for four in zip(parts[::2], parts[1::2], new[::2], new[1::2], strict=True)]
         with nullcontext() if self._mlp is None else only_at(self._mlp, newest):
             read = self._decoder(
                 inputs_embeds=tokens,
@@ -157,26 +162,25 @@ class _Pass:
             self(*self.inputs(tokens[:, :num_old], num_old)[:4], new[4])
         return torch.allclose(self(*new), expected, atol=1e-4, rtol=1e-3)
 
-    def inputs(self, tokens: Tensor, num_new: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+    def inputs(self, tokens: Tensor, num_new: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return what a pass takes to read the newest of these tokens [B, L, D]; keys and values are zeros."""
         num_sequences, end, _ = tokens.shape
         places = torch.arange(end - num_new, end, device=tokens.device)[None]
         mask = torch.ones(end, end, dtype=torch.bool, device=tokens.device).tril()[-num_new:][None, None]
         newest = torch.tensor([num_new - 1], device=tokens.device)
-        held = [tokens.new_zeros(num_sequences, num_heads, end + 2, width) for num_heads, width in self.shapes]
-        return tokens[:, -num_new:], places, mask, newest, held
+        return tokens[:, -num_new:], places, mask, newest, self.room(tokens, num_sequences, end + 2).zero_()
 
     def record(self, trials: Sequence[tuple[Tensor, int]]) -> None:
         """Replay the pass from now on, where that does the same."""
         examples = []
         for tokens, num_new in trials:
             *new, held = self.inputs(tokens, num_new)
-            known = [part[:, :, : tokens.shape[1]] for part in held]
+            known = held[:, :, :, : tokens.shape[1]]
             lengths = (len(tokens) * num_new, len(tokens), num_new, tokens.shape[1])
-            examples.append((*new, *known, *lengths))
+            examples.append((*new, known, *lengths))
             # as where rows have words and padding of their own
             places, mask = (part.expand(len(tokens), *part.shape[1:]) for part in new[1:3])
-            examples.append((new[0], places, mask, new[3], *known, *lengths))
+            examples.append((new[0], places, mask, new[3], known, *lengths))
         self._run = record(self._forward, examples)
 
 
@@ -205,11 +209,13 @@ def _make_pass(backbone: Backbone) -> _Pass | None:
         tokens = torch.randn(num_sequences, num_old + num_new, backbone.width, generator=random)
         trials.append(((tokens * backbone.embedding_scale).to(device), num_new))
     decoder(inputs_embeds=trials[0][0], past_key_values=cache, use_cache=True)
-    shapes = []
+    shapes: set[tuple[int, int]] = set()
     for layer in cache.layers:
         assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
-        shapes += [(part.shape[1], part.shape[-1]) for part in (layer.keys, layer.values)]
-    made = _Pass(backbone, shapes)
+        shapes |= {(part.shape[1], part.shape[-1]) for part in (layer.keys, layer.values)}
+    if len(shapes) > 1:
+        return None  # a family whose layers, or keys and values, differ in size
+    made = _Pass(backbone, (2 * len(cache.layers), *shapes.pop()))
     try:
         for tokens, num_new in trials:
             expected = decoder(inputs_embeds=tokens, use_cache=False).last_hidden_state[:, -1]

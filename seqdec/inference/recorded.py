@@ -37,9 +37,6 @@ READS = {
     "nonzero",
     "unique",
 }
-SHORTCUTS: dict[Callable[..., object], Callable[..., object]] = {
-    F.layer_norm: torch.layer_norm
-}  # whose Python costs as much as the norm
 
 
 def record(function: Function, examples: Sequence[Arguments]) -> Function:
@@ -101,7 +98,7 @@ class _Tape(TorchFunctionMode):
         is_new = any(isinstance(part, Tensor) for part in parts) and not any(result is value for value in args)
         if is_new or writes:  # not so a shape, a dtype, or `contiguous` that had nothing to do
             arguments = cast(tuple, self.argument(args)), cast(dict, self.argument(options))
-            node = self.graph.call_function(SHORTCUTS.get(func, func), *arguments)
+            node = self.graph.call_function(_shortcut(func, args), *arguments)
             self._alive.append(result)
             places = {id(part): (node, index) for index, part in enumerate(parts) if isinstance(part, Tensor)}
             self._nodes |= {id(result): node} if isinstance(result, Tensor) else places
@@ -138,6 +135,13 @@ class _Tape(TorchFunctionMode):
             if rest == 0 and 0 < abs(times) <= LARGEST_MULTIPLE:
                 return node if times == 1 else self.graph.call_function(operator.mul, (node, times))
         return value
+
+
+def _shortcut(func: Callable[..., object], args: tuple[object, ...]) -> Callable[..., object]:
+    """Return the same function without Python around it, which costs as much as the call."""
+    if func is Tensor.split:
+        return torch.unsafe_split if isinstance(args[1], int) else torch.unsafe_split_with_sizes
+    return torch.layer_norm if func is F.layer_norm else func
 
 
 def _copies(arguments: Arguments) -> Arguments:

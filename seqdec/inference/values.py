@@ -5,6 +5,7 @@ NaN and None end here: behind this door there are zeros and a mask.
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -102,5 +103,6 @@ def demo_batch(layout: Layout, episodes: Sequence[Episode | None]) -> dict[str, 
     return batch
 
 
+@cache
 def _dtype(variable: Variable) -> torch.dtype:
     return torch.from_numpy(np.empty(0, variable.dtype)).dtype

@@ -7,6 +7,7 @@ It computes; `folder` writes and reads it, `training` moves its parameters, `inf
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -231,6 +232,7 @@ def build_model(windows: "Windows | StreamWindows", backbone: Backbone, *, seed:
     return model
 
 
+@cache
 def _key(name: str) -> str:
     """Return a variable's name as torch allows it for a module; no two names become one."""
     return name.replace("%", "%25").replace("/", "%2F").replace(".", "/")
