@@ -20,6 +20,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Te
 
 from seqdec.errors import DataError
 from seqdec.formats.arrays import is_image, is_list, is_unknown
+from seqdec.spaces.leaves import role_of
 from seqdec.spaces.space import MAX_ENTRIES, MAX_TEXT, quote
 
 LARGEST_DISCRETE_OBSERVATION = 255
@@ -88,7 +89,7 @@ def kind_word(kind: pa.DataType) -> str:
 def space_of(seen: Seen) -> gymnasium.Space:
     """Return the space of a leaf, whose name says whether it is acted."""
     name, shape = seen.name, seen.shape
-    is_action = name.split(".")[0] == "action"
+    is_action = role_of(name) == "action"
     kinds = seen.kinds - {"null"}
     if shape is None:
         raise DataError(f"{name} is null in all rows: nothing tells its space")

@@ -24,6 +24,7 @@ from seqdec.errors import DataError, UsageError
 from seqdec.formats.arrays import json_lines
 from seqdec.formats.guard import at, check_columns, count, opened_parquet
 from seqdec.hub import cached, download
+from seqdec.spaces.leaves import role_of
 from seqdec.spaces.space import MAX_ENTRIES, is_int, kind_of, quote
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
@@ -155,7 +156,7 @@ def read_info(folder: Path) -> Info:
             fps=float(fps),
             num_episodes=count(value.get("total_episodes"), "total_episodes"),
             num_frames=count(value.get("total_frames"), "total_frames"),
-            features={name: _feature(name, entry) for name, entry in features.items() if name.split(".")[0] in _ROLES},
+            features={name: _feature(name, entry) for name, entry in features.items() if role_of(name) in _ROLES},
             data_path=data_path,
             video_path=video_path,
             chunks_size=max(1, count(value.get("chunks_size", 1000), "chunks_size")),
