@@ -93,14 +93,20 @@ def finetune(
     Example:
         >>> policy = finetune("data/cartpole", "small", steps=300)  # doctest: +SKIP
     """
-    tasks = _split_tasks(dataset, layout, output, heldout_fraction, seed, prompt=prompt, context_length=context_length)
+    preset = {"prompt": prompt, "context_length": context_length}
+    tasks = _split_tasks(dataset, layout, output, heldout_fraction, seed, training.get("resume", False), **preset)
     models = make_models(tasks, backbone, init=init, num_layers=num_layers, finetune=finetune, seed=seed)
+    policy_of(models, seed=seed)  # what it cannot be asked for is refused before it is trained
     training |= {"steps": steps, "batch_size": batch_size, "eval_every": eval_every, "seed": seed}
     with TemporaryDirectory(prefix="seqdec-") if output is None else nullcontext(output) as folder:
         outcome = train_tasks(models, tasks, out=folder, checkpoint_every=checkpoint_every, **training)
     if outcome.stopped_by is not None:
         signal.raise_signal(signal.Signals[outcome.stopped_by])  # training ended in order: the caller's turn
+    return policy_of(models, seed=seed)
 
+
+def policy_of(models: "Mapping[str, SequenceModel]", *, seed: int) -> "Policy":
+    """Return the first task's policy, which asks for the data's highest return where it does not choose one itself."""
     from seqdec.inference.evaluation import reads_return
     from seqdec.inference.policy import Policy
 
@@ -115,6 +121,7 @@ def _split_tasks(
     output: str | Path | None,
     heldout_fraction: float,
     seed: int,
+    resume: bool,
     **preset: Any,
 ) -> dict[str, Task]:
     """Return the tasks of `finetune`, whose arguments these are; `preset` is for `make_layout`."""
@@ -126,8 +133,12 @@ def _split_tasks(
     # a DatasetDict holds the splits of one data set, which load_dataset refuses
     is_of_tasks = isinstance(dataset, Mapping) and not isinstance(dataset, DatasetDict)
     parts: Mapping[str, Data] = dataset if is_of_tasks else {"": dataset}  # pyright: ignore
+    if not parts:
+        raise UsageError("there are no tasks: give at least one data set")
     if len(parts) > 1 and output is None:
         raise UsageError("several tasks need an output: name the folder that keeps all of them")
+    if output is not None and (Path(output) / "metrics.jsonl").exists() and not resume:
+        raise UsageError(f"{output} already holds a run: choose another output, or go on with it by resume=True")
     tasks: dict[str, Task] = {}
     for name, part in parts.items():
         data = load_dataset(part)

@@ -17,6 +17,7 @@ from seqdec.errors import UsageError
 from seqdec.finetune import backbone_rate, finetune
 from seqdec.inference.policy import Policy
 from seqdec.model.backbone import load_backbone
+from seqdec.sequence.presets import layout_from_spaces
 from seqdec.training.loop import train
 
 SMALL = {"num_layers": 1, "steps": 3, "batch_size": 4, "context_length": 4}
@@ -79,3 +80,21 @@ def test_python_and_the_command_line_have_the_same_defaults():
     for name, parameter in keywords.items():
         if name in flags and name not in ("weights", "config", "keep_checkpoints"):  # of files, and of a run's folder
             assert parameter.default == flags[name].default or flags[name].default == nothing[name], name
+
+
+def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path):
+    finetune(BOX, "small", output=tmp_path / "a", **SMALL)
+    before = weights(tmp_path / "a")
+    with pytest.raises(UsageError, match="already holds a run: choose another output"):
+        finetune(BOX, "small", output=tmp_path / "a", **SMALL)
+    assert weights(tmp_path / "a") == before
+    with pytest.raises(UsageError, match="there are no tasks"):
+        finetune({}, "small", output=tmp_path / "b", **SMALL)
+
+
+def test_a_policy_that_could_not_act_is_refused_before_it_is_trained(tmp_path: Path):
+    spec = box_spec()
+    layout = layout_from_spaces("multi_game", spec.observation_space, spec.action_space, prompt=["goal"])
+    with pytest.raises(UsageError, match="give a goal"):
+        finetune(BOX, "small", layout=layout, output=tmp_path / "a", num_layers=1, steps=3)
+    assert not (tmp_path / "a").exists()

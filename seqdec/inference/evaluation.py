@@ -116,7 +116,7 @@ def targets_for(asked: Target | Sequence[Target], layout: Layout, data_returns: 
     """
     if not reads_return(layout):
         return [None]
-    several = [asked] if asked is None or isinstance(asked, str | int | float) else asked
+    several = list(asked) if isinstance(asked, Sequence) and not isinstance(asked, str) else [asked]
     targets = [target if target is None else resolve_targets([target], data_returns)[0] for target in several]
     for target in targets:
         if isinstance(target, float) and not data_returns["min"] <= target <= data_returns["max"]:

@@ -8,6 +8,7 @@ With guidance, every environment has a block of sequences: one with all evidence
     target_return  goal  | o R a ...        target_return  ?  | o R a ...        ?  goal  | o ? a ...
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,12 @@ from gymnasium.spaces import Box
 
 from seqdec.errors import UsageError
 from seqdec.inference.context import Context
-from seqdec.inference.evaluation import Target, evaluate_policy
+from seqdec.inference.evaluation import Target, evaluate_policy, resolve_targets
 from seqdec.inference.planning import Planning, check_plannable, plan
 from seqdec.inference.prompt import Prompt, checked_facts, less_evidence, rows_of
 from seqdec.inference.report import Report
 from seqdec.inference.returns import expert_return
+from seqdec.inference.values import check_observations, checked_rewards
 from seqdec.model.folder import load_policy, save_policy
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.sequence import noise
@@ -73,8 +75,13 @@ class Policy:
             if prompt.target_return is not None:
                 raise UsageError("target_return is given twice: beside the prompt, and in it")
             prompt = replace(prompt, target_return=target_return)
-        if temperature < 0:
-            raise UsageError(f"temperature is {temperature}: 0 or more is needed")
+        if not 0 <= temperature < math.inf:
+            raise UsageError(f"temperature is {temperature}: a finite number of 0 or more is needed")
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+            raise UsageError(f"top_k is {top_k}: a whole number of 1 or more is needed, or None")
+        if isinstance(prompt.target_return, str):
+            (target,) = resolve_targets([prompt.target_return], model.data.returns)
+            prompt = replace(prompt, target_return=target)
         self.model, self.prompt, self.guidance = model.eval(), prompt, guidance
         self._facts = checked_facts(model, prompt.facts())
         self.target_return = prompt.target_return
@@ -173,6 +180,11 @@ class Policy:
                 raise UsageError(f"{len(targets)} target returns for {num_envs} environments: give one for each")
             self._returns_to_go = np.broadcast_to(targets, (num_envs,)).copy()
 
+    @property
+    def _num_rows(self) -> int:
+        """Environments that still run."""
+        return 0 if self._context is None else self._context.num_sequences // self._block
+
     def seek(self, episode: int) -> None:
         """Let the next episode that begins have the random numbers of this one; 0 is the first."""
         self._num_begun = episode
@@ -197,13 +209,18 @@ class Policy:
             raise UsageError("the reward of the step before is missing: act(observation, reward)")
         if not self._has_acted and reward is not None:
             raise UsageError("an episode's first step has no reward before it: act(observation)")
+        rewards = None if reward is None else checked_rewards(reward, self._num_rows)
+        return self._act(observation, rewards, is_first=reward is None)
+
+    def _act(self, observation: Batch, rewards: np.ndarray | None, *, is_first: bool) -> Batch:
+        """Return actions, where all that was given has been looked at; rewards of None are not known."""
         spec = self.model.data.spec
         seen = split(spec.observation_space, stack([observation]) if self._is_single else observation, "observation")
-        self._check_rows(seen)
-        if reward is None:
+        check_observations(seen, spec.observation_leaves, self._num_rows, is_single=self._is_single)
+        if is_first:
             self._write_prompt(seen)
         else:
-            self._complete_timestep(np.asarray(reward, np.float64).reshape(-1))
+            self._complete_timestep(rewards)
         for name in self._before:
             self._write_or_sample(name, self._returns_to_go if name == "return_to_go" else seen.get(name), seen)
         sampled = self._plan() if self.planning is not None else {name: self._sample(name) for name in self._acted}
@@ -222,7 +239,7 @@ class Policy:
         """Return an action and a state, as the `predict` of Stable-Baselines3 does, for one observation or a batch.
 
         The policy itself remembers the episode: without a state, or where `episode_start` is true, a new one begins in
-        all rows. No reward is seen, so the return that is asked for is not counted down: `act` does that.
+        all rows. No reward is seen, so the return that is asked for stays as it is: `act` counts it down.
         """
         spec = self.model.data.spec
         name, leaf = next(iter(spec.observation_leaves.items()))
@@ -232,23 +249,12 @@ class Policy:
         if is_new:
             self.reset(num_rows)
         temperature, self.temperature = self.temperature, 0.0 if deterministic else self.temperature
-        action = self.act(observation, None if is_new else np.zeros(num_rows or 1))
-        self.temperature = temperature
+        try:
+            action = self._act(observation, None, is_first=is_new)
+        finally:
+            self.temperature = temperature
         assert self._context is not None
         return action, (np.array([self._context.timestep]),)
-
-    def _check_rows(self, seen: Mapping[str, np.ndarray]) -> None:
-        """Refuse a batch where one observation is expected, and the other way round."""
-        assert self._context is not None
-        num_rows = self._context.num_sequences // self._block
-        for name, leaf in self.model.data.spec.observation_leaves.items():
-            expected = (num_rows, *(leaf.shape or ()))
-            if seen[name].shape != expected:
-                if self._is_single:
-                    shape, what = seen[name].shape[1:], f"one of shape {expected[1:]} is expected after reset()"
-                    raise UsageError(f"{name} has shape {shape}: {what}; for a batch, call reset(num_envs)")
-                what = f"{expected} is expected, a row for each running environment"
-                raise UsageError(f"{name} has shape {seen[name].shape}: {what}; for one observation, call reset()")
 
     def _in_space(self, name: str, values: np.ndarray) -> np.ndarray:
         """Return actions in the shape and type of their space, inside its bounds."""
@@ -274,7 +280,7 @@ class Policy:
 
     def _write_prompt(self, seen: dict[str, np.ndarray]) -> None:
         assert self._context is not None
-        layout, num_envs = self.model.layout, self._context.num_sequences // self._block
+        layout, num_envs = self.model.layout, self._num_rows
         for name in (*layout.prompt_names, *(["demo"] if layout.demo else [])):
             if name in seen:
                 self._write(name, seen[name], seen.get(MISSING + name))
@@ -283,14 +289,17 @@ class Policy:
             else:
                 self._write(name, rows_of(self.model, name, self._facts.get(name), seen, num_envs), None)
 
-    def _complete_timestep(self, rewards: np.ndarray) -> None:
+    def _complete_timestep(self, rewards: np.ndarray | None) -> None:
         """Write what comes after the action, now that its reward is here, and count the return down."""
-        if self.model.layout.delayed_reward:
+        if rewards is not None and self.model.layout.delayed_reward:
             rewards = np.zeros_like(rewards)  # it is all paid at the end, and then nobody asks any more
         known = {"reward": rewards, "return_to_go": self._returns_to_go}
         for name in self._after:
-            self._write_or_sample(name, known.get(name), {})
-        if self._returns_to_go is not None:
+            if name == "reward" and rewards is None:
+                self._write(name, None, None)
+            else:
+                self._write_or_sample(name, known.get(name), {})
+        if self._returns_to_go is not None and rewards is not None:
             self._returns_to_go = (self._returns_to_go - rewards) / self.model.layout.discount
 
     def _write_or_sample(self, name: str, value: np.ndarray | None, seen: dict[str, np.ndarray]) -> None:

@@ -4,14 +4,15 @@ NaN and None end here: behind this door there are zeros and a mask.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
+import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
 
-from seqdec.data.episode import Episode
+from seqdec.data.episode import Episode, nonfinite_entry
 from seqdec.errors import UsageError
 from seqdec.sequence import texts
 from seqdec.sequence.layout import Layout, Variable
@@ -73,6 +74,37 @@ def _mask_of(variable: Variable, mask: object, num_sequences: int, device: torch
             option="missing",
         )
     return entries.any(1)
+
+
+def checked_rewards(reward: object, num_rows: int) -> np.ndarray:
+    """Return rewards, float64 [num_rows]; raises UsageError where they are not one finite number for each row."""
+    rewards = np.asarray(reward)
+    if rewards.dtype.kind not in "biuf" or rewards.size != num_rows or not np.isfinite(rewards).all():
+        raise UsageError(f"reward is {reward!r}: a finite number is needed for each of {num_rows} environments")
+    return rewards.astype(np.float64).reshape(-1)
+
+
+def check_observations(
+    seen: Mapping[str, np.ndarray], leaves: Mapping[str, gymnasium.Space], num_rows: int, *, is_single: bool
+) -> None:
+    """Refuse a batch where one observation is expected, the other way round, and infinities.
+
+    Args:
+        seen: observations by leaf, [num_rows, ...], without NaN.
+        leaves: spaces of the observation.
+        num_rows: environments that run.
+        is_single: whether one observation is expected.
+    """
+    for name, leaf in leaves.items():
+        values, expected = seen[name], (num_rows, *(leaf.shape or ()))
+        if values.shape != expected and is_single:
+            what = f"one of shape {expected[1:]} is expected after reset()"
+            raise UsageError(f"{name} has shape {values.shape[1:]}: {what}; for a batch, call reset(num_envs)")
+        if values.shape != expected:
+            what = f"{expected} is expected, a row for each running environment"
+            raise UsageError(f"{name} has shape {values.shape}: {what}; for one observation, call reset()")
+        if values.dtype.kind == "f" and not math.isfinite(values.sum()) and (place := nonfinite_entry(values)):
+            raise UsageError(f"{name}{place[1]}: a finite number is needed, or nan where it is not known")
 
 
 def demo_batch(layout: Layout, episodes: Sequence[Episode | None]) -> dict[str, Tensor]:

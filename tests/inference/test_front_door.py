@@ -185,3 +185,46 @@ def test_a_loop_of_ones_own_is_a_rollout(cartpole: SequenceModel):
             is_over = terminated or truncated
             action = None if is_over else policy.act(observation, float(reward))
         assert actions == episode.steps["action"].tolist()
+
+
+def test_numbers_that_are_not_finite_never_reach_the_model(cartpole: SequenceModel):
+    policy, observation = Policy(cartpole, 20.0), np.zeros(4, np.float32)
+    policy.reset()
+    with pytest.raises(UsageError, match=r"observation\[1\] is inf: a finite number is needed"):
+        policy.act(np.array([0, np.inf, 0, 0], np.float32))
+    policy.act(observation)
+    for reward in (np.nan, np.inf, "x", [1.0, 1.0]):
+        with pytest.raises(UsageError, match="a finite number is needed for each of 1 environments"):
+            policy.act(observation, reward)
+    policy.act(observation, 1.0)
+    assert policy._returns_to_go == [19.0], "what was refused is not counted"
+
+
+def test_predict_leaves_the_target_and_the_temperature_as_they_were():
+    dataset = scripted_cartpole(num_episodes=4)
+    layout = replace(layout_of(dataset), discount=0.9)
+    policy = Policy(build_model(Windows(dataset, layout), load_backbone("small", num_layers=1)), 5.0)
+    _, state = policy.predict(np.zeros(4, np.float32))
+    for _ in range(3):
+        _, state = policy.predict(np.zeros(4, np.float32), state)
+    assert policy._returns_to_go == [5.0]
+    with pytest.raises(UsageError):
+        policy.predict(np.zeros(3, np.float32), deterministic=True)
+    assert policy.temperature == 1.0
+
+
+def test_a_target_is_a_number_of_any_type_or_a_word(cartpole: SequenceModel):
+    returns = cartpole.data.returns
+    assert Policy(cartpole, "max").target_return == returns["max"]
+    reports = [
+        Policy(cartpole, 20.0).evaluate(target, num_episodes=2, num_envs=2, max_steps=10)
+        for target in (np.float32(20), np.int64(20), 20, [20.0])
+    ]
+    assert len({str(report.targets) for report in reports}) == 1
+    for options, words in (
+        ({"temperature": np.nan}, "temperature"),
+        ({"top_k": 0}, "top_k"),
+        ({"top_k": 1.5}, "top_k"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            Policy(cartpole, 20.0, **options)

@@ -42,10 +42,10 @@ def returns_asked(model, target, rewards: list[float]) -> list[list[float]]:
     return [returns_to_go.flatten().tolist() for returns_to_go in heard]
 
 
-@pytest.mark.parametrize(("target", "temperature"), [("max", 1.0), (np.nan, 1.0), (1.0, -1.0)])
+@pytest.mark.parametrize(("target", "temperature"), [("most", 1.0), (np.nan, 1.0), (1.0, -1.0)])
 def test_a_target_that_is_no_number_and_a_temperature_below_0_are_refused(backbone, target, temperature):
     model, _ = make_model(backbone)
-    with pytest.raises(UsageError, match="a finite number is needed|0 or more is needed"):
+    with pytest.raises(UsageError, match="finite number"):
         Policy(model, target, temperature=temperature)
 
 
