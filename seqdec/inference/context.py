@@ -19,7 +19,6 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from seqdec.data.episode import Episode
 from seqdec.errors import UsageError, suggest
 from seqdec.inference.memory import Memory
 from seqdec.inference.values import demo_batch, tensor_of
@@ -30,8 +29,8 @@ from seqdec.sequence import noise
 from seqdec.sequence.facts import WHEN
 from seqdec.spaces.leaves import MISSING
 
-# Made at a time, because a call costs more than its work: draws of random numbers, timesteps beyond a window.
-DRAWS, AHEAD = 32, 32
+# Timesteps beyond a window whose embeddings are made at once, because a call costs more than its work.
+AHEAD = 32
 
 
 class _Written(NamedTuple):
@@ -62,9 +61,7 @@ class Context:
     ):
         self.model, self.layout = model, model.layout
         self.num_sequences = num_sequences
-        self._keys = noise.keys(0, 0, num_sequences) if keys is None else keys
-        self._num_draws = 0
-        self._drawn: dict[int, tuple[int, Tensor]] = {}  # random numbers by size: the first draw, and a block of draws
+        self._draws = noise.Draws(noise.keys(0, 0, num_sequences) if keys is None else keys, model.device)
         self.timestep = 0  # inside the episode, of the newest timestep that is being written
         sizes = self.layout.slot_sizes(self.layout.step)
         self._names = (*self.layout.prompt_names, *(["demo"] if self.layout.demo else []), *self.layout.step_names)
@@ -141,13 +138,7 @@ class Context:
 
     def _embed_demo(self, value: object, missing: object = None) -> _Written:
         """Return the tokens of an episode, or of one for each sequence."""
-        episodes = [value] * self.num_sequences if value is None or isinstance(value, Episode) else list(value)  # pyright: ignore
-        if len(episodes) != self.num_sequences:
-            raise UsageError(f"demo has {len(episodes)} episodes: {self.num_sequences} are expected")
-        if missing is not None:
-            hidden = torch.as_tensor(missing).reshape(-1).tolist()
-            episodes = [None if is_hidden else episode for episode, is_hidden in zip(episodes, hidden, strict=True)]
-        batch = demo_batch(self.layout, episodes)
+        batch = demo_batch(self.layout, value, missing, self.num_sequences)
         return _Written(self.model.embed_demo({name: part.to(self.model.device) for name, part in batch.items()}), None)
 
     def _begin_timestep(self) -> None:
@@ -180,7 +171,7 @@ class Context:
         with torch.inference_mode():
             distribution = self._predict(name, guidance)
             if temperature == 0 or top_k == 1:
-                self._num_draws += 1  # so that the next sample has the numbers of its own
+                self._draws.skip()  # so that the next sample has the numbers of its own
                 value = distribution.mode()
             else:
                 uniform = self.draw(self.layout.variable(name).shape)[::size]
@@ -205,15 +196,8 @@ class Context:
         return codec.predict(blocks).guided(torch.tensor(guidance, device=hidden.device))
 
     def draw(self, shape: tuple[int, ...]) -> Tensor:
-        """Return the random numbers of the next draw, [B, *shape]; they are made many draws at a time."""
-        size = math.prod(shape)
-        first, block = self._drawn.get(size, (-DRAWS, torch.empty(0)))
-        if self._num_draws >= first + DRAWS:
-            first = self._num_draws
-            block = noise.uniform(self._keys, first, DRAWS, size, self.model.device)
-            self._drawn[size] = first, block
-        self._num_draws += 1
-        return block[self._num_draws - 1 - first].reshape(self.num_sequences, *shape)
+        """Return the random numbers of the next draw, [B, *shape]."""
+        return self._draws.next(math.prod(shape)).reshape(self.num_sequences, *shape)
 
     @torch.inference_mode()
     def predict(self, name: str) -> Distribution:
@@ -312,14 +296,14 @@ class Context:
 
         Each branch samples by itself; the first one as the sequence would have without the others.
         """
-        keys = noise.branches(self._keys, num_branches)
+        keys = noise.branches(self._draws.keys, num_branches)
         self._select(torch.arange(self.num_sequences).repeat_interleave(num_branches))
-        self._keys = keys
+        self._draws = self._draws.by(keys)
 
     def branch(self, num_branches: int = 1) -> "Context":
         """Return a context in which every sequence is repeated, as `fork` does; this one stays as it is."""
         other = copy.copy(self)
-        other._drawn, other._prompt = dict(self._drawn), dict(self._prompt)
+        other._prompt = dict(self._prompt)
         other._steps = [dict(step) for step in self._steps]
         other._memory = None if self._memory is None else self._memory.copy()
         other.fork(num_branches)
@@ -344,8 +328,7 @@ class Context:
         self._select(torch.as_tensor(rows, dtype=torch.long))
 
     def _select(self, rows: Tensor) -> None:
-        self._keys = self._keys[rows.cpu().numpy()]
-        self._drawn.clear()
+        self._draws = self._draws.by(self._draws.keys[rows.cpu().numpy()])
         rows = rows.to(self.model.device)
         for values in (self._prompt, *self._steps):
             for name, value in values.items():

@@ -4,7 +4,7 @@ NaN and None end here: behind this door there are zeros and a mask.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 
 import gymnasium
@@ -107,8 +107,24 @@ def check_observations(
             raise UsageError(f"{name}{place[1]}: a finite number is needed, or nan where it is not known")
 
 
-def demo_batch(layout: Layout, episodes: Sequence[Episode | None]) -> dict[str, Tensor]:
-    """Return the first timesteps of episodes as `SequenceModel.embed_demo` reads them."""
+def demo_batch(layout: Layout, value: object, mask: object, num_sequences: int) -> dict[str, Tensor]:
+    """Return the first timesteps of demos as `SequenceModel.embed_demo` reads them.
+
+    Args:
+        layout: says which variables a demo shows, and how many timesteps.
+        value: an episode, or one for each sequence; None where there is none.
+        mask: True where a demo is not shown, [num_sequences], or None.
+        num_sequences: B.
+
+    Raises:
+        UsageError: there are not as many episodes, or they are of other spaces.
+    """
+    episodes = [value] * num_sequences if value is None or isinstance(value, Episode) else list(value)  # pyright: ignore
+    if len(episodes) != num_sequences:
+        raise UsageError(f"demo has {len(episodes)} episodes: {num_sequences} are expected")
+    if mask is not None:
+        hidden = torch.as_tensor(mask).reshape(-1).tolist()
+        episodes = [None if is_hidden else episode for episode, is_hidden in zip(episodes, hidden, strict=True)]
     length, batch = layout.demo_length, {}
     for name in layout.demo_names:
         variable = layout.variable(name)

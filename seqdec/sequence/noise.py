@@ -33,6 +33,40 @@ def uniform(keys: np.ndarray, first: int, count: int, size: int, device: torch.d
     return torch.from_numpy(numbers.clip(1e-7, 1 - 1e-7)).to(device)
 
 
+class Draws:
+    """The draws of a batch of sequences, one after the other; numbers are made many draws at a time.
+
+    Args:
+        keys: of the sequences, uint64 [B].
+        device: of the numbers.
+        num_draws: that came before.
+    """
+
+    BLOCK = 32  # draws, because a call costs more than its work
+
+    def __init__(self, keys: np.ndarray, device: torch.device, num_draws: int = 0):
+        self.keys, self._device, self._num_draws = keys, device, num_draws
+        self._blocks: dict[int, tuple[int, Tensor]] = {}  # by size: the first draw of a block, and its numbers
+
+    def next(self, size: int) -> Tensor:
+        """Return numbers strictly between 0 and 1, [B, size]."""
+        first, block = self._blocks.get(size, (-self.BLOCK, torch.empty(0)))
+        if self._num_draws >= first + self.BLOCK:
+            first = self._num_draws
+            block = uniform(self.keys, first, self.BLOCK, size, self._device)
+            self._blocks[size] = first, block
+        self._num_draws += 1
+        return block[self._num_draws - 1 - first]
+
+    def skip(self) -> None:
+        """Count a draw whose numbers nobody needs."""
+        self._num_draws += 1
+
+    def by(self, keys: np.ndarray) -> "Draws":
+        """Return the draws that go on for sequences of these keys."""
+        return Draws(keys, self._device, self._num_draws)
+
+
 def fractions(keys: np.ndarray, count: int) -> np.ndarray:
     """Return numbers from 0 to below 1, float64 [B, count], by whole numbers as keys, int64 [B]."""
     bits = _hash(keys.astype(np.uint64)[:, None] ^ _hash(np.arange(count, dtype=np.uint64) + ENTRIES))
