@@ -30,9 +30,11 @@ def works() -> dict[str, Callable[[], float]]:
     import seqdec
 
     torch.set_num_threads(1)
-    is_old = hasattr(seqdec, "from_minari")
+    is_old = seqdec.__version__ == "0.1.0"
     if is_old:
-        dataset, environment_of = seqdec.load(HOPPER), seqdec.data.environment_of  # pyright: ignore
+        from seqdec.columns import environment_of  # pyright: ignore
+
+        dataset = seqdec.load(HOPPER)  # pyright: ignore
     else:
         from seqdec.data import environment_of
 
