@@ -58,10 +58,10 @@ def log_prob(model: "SequenceModel", episodes: Sequence[Episode], *, batch_size:
     """
     windows, length = windows_of(model, episodes), model.layout.context_length
     step = length - length // 2  # a full context goes on with its newest half
-    places, found = [], []
+    places, steps = [], []
     for row, size in enumerate(map(len, episodes)):
         names = [name for name in model.layout.predicted if name in model.layout.step_names]
-        found.append({name: np.zeros(size, np.float64) for name in names})
+        steps.append({name: np.zeros(size, np.float64) for name in names})
         places += [(row, min(start, max(size - length, 0))) for start in range(0, max(size - length // 2, 1), step)]
     firsts = np.cumsum([0, *map(len, episodes)])
     for begin in range(0, len(places), batch_size):
@@ -70,10 +70,10 @@ def log_prob(model: "SequenceModel", episodes: Sequence[Episode], *, batch_size:
         batch = gather_unknown(model, windows, np.array(indices))
         for name, values in model.log_probs(batch).items():
             for (row, start), own in zip(chunk, values.double().cpu().numpy(), strict=True):
-                if name in found[row]:
+                if name in steps[row]:
                     kept = slice(start + (length // 2 if start > 0 else 0), min(start + length, len(episodes[row])))
-                    found[row][name][kept] = own[kept.start - start : kept.stop - start]
-    return [Likelihood(steps) for steps in found]
+                    steps[row][name][kept] = own[kept.start - start : kept.stop - start]
+    return [Likelihood(own) for own in steps]
 
 
 def windows_of(model: "SequenceModel", episodes: Sequence[Episode]) -> Windows:
@@ -126,11 +126,13 @@ def rank_checkpoints(models: "Sequence[SequenceModel]", episodes: Sequence[Episo
     bins = np.argsort(np.argsort(returns, kind="stable"), kind="stable") * num_bins // len(episodes)
     scores = np.zeros((len(models), num_bins))
     for index, model in enumerate(models):
-        found = [
+        log_probs = [
             np.sum([likelihood.steps[name] for name in model.data.spec.action_leaves], axis=0)
             for likelihood in log_prob(model, episodes)
         ]
-        of_bin = [[values for values, own in zip(found, bins, strict=True) if own == bin] for bin in range(num_bins)]
+        of_bin = [
+            [values for values, own in zip(log_probs, bins, strict=True) if own == bin] for bin in range(num_bins)
+        ]
         scores[index] = [np.concatenate(values).mean() for values in of_bin]
     edges = np.array([returns[bins == b].min() for b in range(num_bins)] + [returns.max()])
     return Ranking(edges, scores, np.argsort(-scores[:, -1], kind="stable").tolist())

@@ -269,9 +269,9 @@ class Policy:
         context, planning = self._context, self.planning
         assert context is not None and planning is not None
         if not self._planned:
-            found = plan(context, planning, temperature=self.temperature, top_k=self.top_k).actions
+            steps = plan(context, planning, temperature=self.temperature, top_k=self.top_k).actions
             times = range(planning.replan_every)
-            self._planned = [{name: value[:, time] for name, value in found.items()} for time in times]
+            self._planned = [{name: value[:, time] for name, value in steps.items()} for time in times]
         actions = self._planned.pop(0)
         for name, value in actions.items():
             context.write(**{name: value})
@@ -326,10 +326,10 @@ class Policy:
             value = np.repeat(value, self._block, 0)
             missing = None if missing is None else np.repeat(missing, self._block, 0)
             if left_out is not None:
-                gone = np.tile(left_out, len(value) // self._block)
-                missing = gone if missing is None else missing | gone.reshape(-1, *[1] * (missing.ndim - 1))
+                is_hidden = np.tile(left_out, len(value) // self._block)
+                missing = is_hidden if missing is None else missing | is_hidden.reshape(-1, *[1] * (missing.ndim - 1))
                 if value.dtype == object:  # texts
-                    value[gone] = None
+                    value[is_hidden] = None
         context.write(**{name: value, MISSING + name: missing})
 
     def _sample(self, name: str) -> torch.Tensor:

@@ -59,8 +59,8 @@ class Prompt:
         given["goal" + WHEN] = self.goal_in
         times = list(self.waypoints_in) or [None] * len(self.waypoints)
         if len(times) != len(self.waypoints):
-            found = f"{len(times)} timesteps for {len(self.waypoints)} waypoints"
-            raise UsageError(f"waypoints_in has {found}: give one for each, or none")
+            counts = f"{len(times)} timesteps for {len(self.waypoints)} waypoints"
+            raise UsageError(f"waypoints_in has {counts}: give one for each, or none")
         for number, (waypoint, when) in enumerate(zip(self.waypoints, times, strict=True), start=1):
             given |= {f"waypoint{number}": waypoint, f"waypoint{number}{WHEN}": when}
         return {name: value for name, value in given.items() if value is not None}
@@ -83,9 +83,9 @@ def rows_of(
         listed = list(value) if several else [value] * num_envs  # pyright: ignore[reportArgumentType]
         if len(listed) != num_envs:
             raise UsageError(f"{name} has {len(listed)} for {num_envs} environments: give one, or one for each")
-        found = np.empty(num_envs, object)
-        found[:] = listed
-        return found
+        rows = np.empty(num_envs, object)
+        rows[:] = listed
+        return rows
     if value is None:
         return None
     variable = model.layout.variable(name)

@@ -60,14 +60,14 @@ def predict(
         if name not in context.layout.predicted:
             raise UsageError(f"the model does not predict {name}: train with layout='trajectory'", option="layout")
     future = context.branch(num_samples)
-    found: dict[str, list[Tensor]] = {name: [] for name in (*seen, "reward")}
+    samples: dict[str, list[Tensor]] = {name: [] for name in (*seen, "reward")}
     for time in range(next(iter(given.values())).shape[1]):
         future.write(**{name: value[:, time].repeat_interleave(num_samples, 0) for name, value in given.items()})
         for name in (*after, *before):
             value = _sample_or_leave(future, name, temperature)
-            if name in found and value is not None:
-                found[name].append(value)
-    futures = {name: torch.stack(values, 1).unflatten(0, (-1, num_samples)) for name, values in found.items()}
+            if name in samples and value is not None:
+                samples[name].append(value)
+    futures = {name: torch.stack(values, 1).unflatten(0, (-1, num_samples)) for name, values in samples.items()}
     if mean:
         return {name: value.float().mean(1) for name, value in futures.items()}
     return {name: value.clone() for name, value in futures.items()}
@@ -193,8 +193,8 @@ def infer_goal(
     if model.layout.prompt_dropout > 0:  # nobody knows what a beginning will have earned
         batch[HIDDEN + "return_to_go"] = untold
         scored = [name for name in scored if name != "return_to_go"]
-    found = model.log_probs(batch)
-    scores = torch.stack([found[name].sum(1) for name in scored]).sum(0)
+    log_probs = model.log_probs(batch)
+    scores = torch.stack([log_probs[name].sum(1) for name in scored]).sum(0)
     return Inferred(goals, scores.double().softmax(0).float())
 
 
