@@ -154,3 +154,5 @@ if __name__ == "__main__":
         train(model, windows, out=folder / f"{sys.argv[2]}-bad", steps=12, **settings)
     except DataError as error:
         (folder / f"{sys.argv[2]}-bad-{RANK}").write_text(str(error))
+    if NUM_PROCESSES > 1:  # else a thread of gloo may outlive the interpreter and abort the process
+        torch.distributed.destroy_process_group()
