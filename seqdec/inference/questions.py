@@ -109,6 +109,8 @@ def inverse(
     first = torch.as_tensor(observation)
     has_goal = "goal" in model.layout.facts and not model.layout.variable("goal").entries
     by = by or ("goal" if has_goal else "outcome")
+    if by not in ("goal", "outcome"):
+        raise UsageError(f"by is {by!r}: give 'goal' or 'outcome'")
     if by == "goal" and not has_goal:
         raise UsageError(
             "this model has no whole observation as a goal in its prompt: train with prompt=['goal']", option="prompt"

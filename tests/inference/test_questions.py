@@ -191,3 +191,9 @@ def test_a_plan_keeps_the_branches_that_score_best_with_all_their_outcomes(backb
     search._branch(2)
     rows = [i for begin in (3, 3, 9, 9, 12, 12, 18, 18) for i in range(begin, begin + 3)]
     assert torch.equal(search._earned, earned[rows]), "outcomes of a branch stay together"
+
+
+def test_a_way_to_invert_that_there_is_not_is_refused(backbone: Backbone):
+    model, _ = make_model(backbone, "trajectory")
+    with pytest.raises(UsageError, match="by is 'luck': give 'goal' or 'outcome'"):
+        inverse(model, np.zeros((1, 3)), np.zeros((1, 3)), by="luck")  # pyright: ignore
