@@ -10,7 +10,7 @@ from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete, Text, T
 from seqdec.data.episode import nonfinite_entry
 from seqdec.errors import DataError, in_words
 from seqdec.spaces.leaves import MISSING, leaf_kind, shape_of_missing, without_nan
-from seqdec.spaces.space import children, describe_space, quote, whole_limits, zero_of
+from seqdec.spaces.space import children, describe_space, kind_of, quote, whole_limits, zero_of
 
 DEFAULT_MAX_STEPS = 100_000
 # Keys of our own, beside whatever an environment has in its infos, options and metadata.
@@ -49,10 +49,10 @@ class Guarded(gymnasium.Wrapper):
         try:
             observation, info = self.env.reset(seed=seed, options=options)
             self._observation = self._read(self.observation_space, observation, "observation", masks)
+            return self._observation, _joined(info, masks)
         except (Exception, SystemExit) as error:  # foreign code: whatever it raises is its episode's failure
             self._observation, self._failure = zero_of(self.observation_space), f"reset: {_reason(error)}"
             return self._observation, {FAILURE: self._failure}
-        return self._observation, {**info, **masks}
 
     def step(self, action: object) -> tuple[object, float, bool, bool, Info]:
         """Go one timestep on; nothing happens after the episode's end."""
@@ -67,13 +67,14 @@ class Guarded(gymnasium.Wrapper):
             reward = float(reward)
             if not math.isfinite(reward):
                 raise DataError(f"reward is {reward}")
+            terminated, truncated, info = bool(terminated), bool(truncated), _joined(info, masks)
         except (Exception, SystemExit) as error:  # as in reset
             return self._fail(f"step {self._num_steps}: {_reason(error)}")
         self._observation = observation
         self._num_steps += 1
         truncated = truncated or (not terminated and self._num_steps >= self._max_steps)
-        self._is_resting = bool(terminated or truncated)
-        return observation, reward, bool(terminated), bool(truncated), {**info, **masks}
+        self._is_resting = terminated or truncated
+        return observation, reward, terminated, truncated, info
 
     def _fail(self, failure: str) -> tuple[object, float, bool, bool, Info]:
         self._is_resting = True
@@ -111,6 +112,12 @@ class Guarded(gymnasium.Wrapper):
 
 def _reason(error: BaseException) -> str:
     return str(error) if isinstance(error, DataError) else in_words(error)
+
+
+def _joined(info: object, masks: Info) -> Info:
+    if not isinstance(info, Mapping):
+        raise DataError(f"info is {kind_of(info)}: expected a dict")
+    return {**info, **masks}
 
 
 def _numbers(space: gymnasium.Space, value: object, name: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from seqdec.errors import DataError, UsageError
 from seqdec.play import make_envs
 from seqdec.play.guarded import Guarded
 from seqdec.play.make import check_spaces, spec_of_env
-from seqdec.spaces.space import describe_space, quote, space_from_json, space_to_json
+from seqdec.spaces.space import describe_space, kind_of, quote, space_from_json, space_to_json
 from seqdec.spaces.spec import EnvironmentSpec
 
 SPACES = [
@@ -414,6 +414,34 @@ def test_a_failing_reset_ends_the_episode_too():
     observation, info = env.reset()
     assert (observation.tolist(), info) == ([0.0], {"seqdec.failure": "reset: RuntimeError: no connection"})
     assert env.step(0)[2:4] == (False, True)
+
+
+@pytest.mark.parametrize("info", [None, ["lives"], "lives"])
+def test_an_info_that_is_no_mapping_fails_its_episode(info):
+    class Silent(Counting):
+        def reset(self, *, seed=None, options=None):
+            observation, _ = super().reset(seed=seed, options=options)
+            return observation, info if seed == 1 else {}
+
+        def step(self, action):
+            return *super().step(action)[:4], info
+
+    words = f"info is {kind_of(info)}: expected a dict"
+    env = Guarded(Silent())
+    assert env.reset(seed=1)[1] == {"seqdec.failure": f"reset: {words}"}
+    env.reset(seed=0)
+    assert env.step(0)[2:] == (False, True, {"seqdec.failure": f"step 0: {words}"})
+
+
+def test_an_end_that_is_neither_true_nor_false_fails_its_episode():
+    class Torn(Counting):
+        def step(self, action):
+            observation, reward, _, truncated, info = super().step(action)
+            return observation, reward, np.array([True, False]), truncated, info
+
+    env = Guarded(Torn())
+    env.reset()
+    assert env.step(0)[4]["seqdec.failure"].startswith("step 0: ValueError")
 
 
 def test_an_ended_environment_is_left_alone_until_its_reset():
