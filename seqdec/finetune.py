@@ -93,6 +93,7 @@ def finetune(
     Example:
         >>> policy = finetune("data/cartpole", "small", steps=300)  # doctest: +SKIP
     """
+    _check_numbers(num_layers, heldout_fraction, seed)
     preset = {"prompt": prompt, "context_length": context_length}
     tasks = _split_tasks(dataset, layout, output, heldout_fraction, seed, training.get("resume", False), **preset)
     models = make_models(tasks, backbone, init=init, num_layers=num_layers, finetune=finetune, seed=seed)
@@ -113,6 +114,17 @@ def policy_of(models: "Mapping[str, SequenceModel]", *, seed: int) -> "Policy":
     model = next(iter(models.values()))
     chooses = "return_to_go" in model.layout.predicted or not reads_return(model.layout)
     return Policy(model, None if chooses else model.data.returns["max"], seed=seed)
+
+
+def _check_numbers(num_layers: int | None, heldout_fraction: float, seed: int) -> None:
+    if num_layers is not None and num_layers < 1:
+        raise UsageError(f"num_layers is {num_layers}: give 1 or more, or None for the default", option="num_layers")
+    if not 0 <= heldout_fraction < 1:
+        raise UsageError(
+            f"heldout_fraction is {heldout_fraction:g}: give a share from 0 to below 1", option="heldout_fraction"
+        )
+    if seed < 0:
+        raise UsageError(f"seed is {seed}: give 0 or more", option="seed")
 
 
 def _split_tasks(

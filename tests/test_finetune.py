@@ -92,6 +92,21 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path):
         finetune({}, "small", output=tmp_path / "b", **SMALL)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("num_layers", 0, "num_layers is 0: give 1 or more"),
+        ("heldout_fraction", -0.1, "heldout_fraction is -0.1: give a share"),
+        ("heldout_fraction", 1.5, "heldout_fraction is 1.5: give a share"),
+        ("heldout_fraction", float("nan"), "heldout_fraction is nan: give a share"),
+        ("seed", -1, "seed is -1: give 0 or more"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_before_the_data_are_read(name: str, value: float, expected: str):
+    with pytest.raises(UsageError, match=expected):
+        finetune("no/such/folder", "small", **{**SMALL, name: value})
+
+
 def test_a_policy_that_could_not_act_is_refused_before_it_is_trained(tmp_path: Path):
     spec = box_spec()
     layout = layout_from_spaces("multi_game", spec.observation_space, spec.action_space, prompt=["goal"])
