@@ -182,13 +182,13 @@ def opened_image(entry: object, where: str, formats: tuple[str, ...] = IMAGE_FOR
         raise DataError(f"{where} is damaged or no {', '.join(formats)} image ({reason})") from error
 
 
-def json_lines(path: Path, advice: str) -> Iterator[tuple[int, dict[str, object]]]:
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     """Yield the objects of a file with one JSON object a line, each after the number of its bytes.
 
     Raises:
-        DataError: with the line, and for a file that cannot be read with `advice`.
+        DataError: with the line, or the file that cannot be read.
     """
-    with reading(path, advice), path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue

@@ -19,6 +19,7 @@ from seqdec.spaces.space import is_int, quote
 
 # Deflate packs at most about 1000 to 1: a file that declares more than it can hold is not read.
 _MAX_RATIO = 1100
+AGAIN = "make or fetch the data set again"
 _HARD_LINK = 0  # H5L_TYPE_HARD of the HDF5 format
 _STUMBLES = (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError, EOFError, MemoryError)
 PICKLES = {".pkl", ".pickle", ".pk", ".dill", ".joblib", ".pt", ".pth", ".npy", ".npz"}
@@ -26,8 +27,8 @@ _MAX_PICKLE_PROTOCOL = 5
 
 
 @contextmanager
-def reading(path: Path, advice: str = "", *errors: type[Exception]) -> Iterator[None]:
-    """Turn whatever a damaged file makes its library raise, also `errors`, into a sentence, which `advice` ends."""
+def reading(path: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Turn whatever a damaged file makes its library raise, also `errors`, into a sentence."""
     try:
         yield
     except (DataError, UsageError):
@@ -35,7 +36,7 @@ def reading(path: Path, advice: str = "", *errors: type[Exception]) -> Iterator[
     except (*_STUMBLES, pa.ArrowException, *errors) as error:
         words = " ".join(str(error).split())
         what = instead_of_data(path) or f"damaged or cut off ({quote(words[:120])[1:-1]})"
-        raise DataError(f"{path} cannot be read: {what}{advice}") from error
+        raise DataError(f"{path} cannot be read: {what}; {AGAIN}") from error
 
 
 @contextmanager
@@ -50,21 +51,19 @@ def at(place: object) -> Iterator[None]:
 @contextmanager
 def opened_hdf5(path: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file to read it; one that is none is a `DataError` that says what it is instead."""
-    with reading(path, "; fetch the data set again"):
-        file = h5py.File(path, "r")
-    with file:
+    with reading(path), h5py.File(path, "r") as file:
         yield file
 
 
 @contextmanager
-def opened_parquet(path: Path, advice: str) -> Iterator[pyarrow.parquet.ParquetFile]:
+def opened_parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
     """Open a Parquet file, if it is large enough for the rows that it declares.
 
     Rows that are all equal pack without end, but no real table has only these.
     """
     # Arrow would otherwise keep whole row groups in memory, and those it is past.
     with (
-        reading(path, advice),
+        reading(path),
         pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**16, page_checksum_verification=True) as file,
     ):
         if file.metadata.num_rows > _MAX_RATIO * path.stat().st_size:

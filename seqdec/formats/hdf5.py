@@ -25,7 +25,7 @@ from seqdec.data.episode import Row, make_row
 from seqdec.data.source import Source, file_identity
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.formats.arrays import steps_of
-from seqdec.formats.guard import at, hdf5_array, opened_hdf5, reading, refuse_pickle, words_of
+from seqdec.formats.guard import at, hdf5_array, opened_hdf5, refuse_pickle, words_of
 from seqdec.formats.infer import Seen, bounded, choices, images, numbers
 from seqdec.spaces.leaves import leaf_kind
 from seqdec.spaces.space import MAX_ENTRIES, describe_space, quote
@@ -64,12 +64,12 @@ def source(path: Path | str, spec: EnvironmentSpec | None = None, *, max_episode
     refuse_pickle(path)
     with _opened(path) as arrays:
         if spec is None:
-            spec = _inferred(arrays, path)
-        _check_fits(arrays, spec, path)
+            spec = _inferred(arrays)
+        _check_fits(arrays, spec)
         if max_episode_steps is not None:
             spec = replace(spec, max_episode_steps=max_episode_steps)
         limit = None if "timeouts" in arrays else spec.max_episode_steps
-        num_episodes = sum(1 for _ in _spans(arrays, limit, path))
+        num_episodes = sum(1 for _ in _spans(arrays, limit))
         if num_episodes == 1 and limit is None and "timeouts" not in arrays:
             logger.warning("%s is a single episode: give max_episode_steps if a time limit ended episodes", path)
     identity = {"kind": "hdf5", "name": str(path.resolve()), "spec": spec.to_json(), "files": file_identity([path])}
@@ -78,8 +78,8 @@ def source(path: Path | str, spec: EnvironmentSpec | None = None, *, max_episode
 
 def _rows(path: Path, spec: EnvironmentSpec, limit: int | None) -> Iterator[Row]:
     with _opened(path) as arrays:
-        windows = {name: _Window(data, path) for name, data in arrays.items()}
-        for start, stop, terminated, truncated in _spans(arrays, limit, path):
+        windows = {name: _Window(data) for name, data in arrays.items()}
+        for start, stop, terminated, truncated in _spans(arrays, limit):
             observations = windows["observations"].rows(start, stop)
             after = windows.get("next_observations")
             final = observations[-1:] if after is None else after.rows(stop - 1, stop)
@@ -94,10 +94,8 @@ def _rows(path: Path, spec: EnvironmentSpec, limit: int | None) -> Iterator[Row]
 @contextmanager
 def _opened(path: Path) -> Iterator[_Arrays]:
     """Open a file and give its arrays by name, which have all the same number of rows."""
-    with opened_hdf5(path) as file:
-        with reading(path, "; fetch the data set again"), at(path):
-            arrays = _checked(file)
-        yield arrays
+    with opened_hdf5(path) as file, at(path):
+        yield _checked(file)
 
 
 def _checked(file: h5py.File) -> _Arrays:
@@ -123,11 +121,11 @@ def _checked(file: h5py.File) -> _Arrays:
     return arrays
 
 
-def _spans(arrays: _Arrays, limit: int | None, path: Path) -> Iterator[tuple[int, int, bool, bool]]:
+def _spans(arrays: _Arrays, limit: int | None) -> Iterator[tuple[int, int, bool, bool]]:
     """Yield the first row of each episode, the one after its last, and whether it was terminated and truncated."""
     start, num_rows = 0, len(arrays["terminals"])
     for first in range(0, num_rows, BLOCK_ROWS):
-        terminals, timeouts = (_flags(arrays, name, first, path) for name in ("terminals", "timeouts"))
+        terminals, timeouts = (_flags(arrays, name, first) for name in ("terminals", "timeouts"))
         for row in np.flatnonzero(terminals | timeouts).tolist():
             yield from _cut(start, first + row + 1, limit, bool(terminals[row]), bool(timeouts[row]))
             start = first + row + 1
@@ -144,23 +142,22 @@ def _cut(
     yield start, stop, terminated, truncated
 
 
-def _flags(arrays: _Arrays, name: str, first: int, path: Path) -> np.ndarray:
+def _flags(arrays: _Arrays, name: str, first: int) -> np.ndarray:
     if name not in arrays:
         return np.zeros(min(BLOCK_ROWS, len(arrays["terminals"]) - first), bool)
-    with reading(path, "; fetch the data set again"):
-        flags = arrays[name][first : first + BLOCK_ROWS].reshape(-1)
+    flags = arrays[name][first : first + BLOCK_ROWS].reshape(-1)
     wrong = np.flatnonzero((flags != 0) & (flags != 1))
     if len(wrong):
-        raise DataError(f"{path}: {name} is {flags[wrong[0]]:g} in row {first + wrong[0]}: expected 0 or 1")
+        raise DataError(f"{name} is {flags[wrong[0]]:g} in row {first + wrong[0]}: expected 0 or 1")
     return flags != 0
 
 
 class _Window:
     """The rows of an array that are asked for from the first to the last, of which few are in memory at a time."""
 
-    def __init__(self, data: h5py.Dataset, path: Path) -> None:
+    def __init__(self, data: h5py.Dataset) -> None:
         width = data.dtype.itemsize * int(np.prod(data.shape[1:]))
-        self._data, self._path = data, path
+        self._data = data
         self.size = min(BLOCK_ROWS, max(1, BLOCK_BYTES // max(1, width)))
         self._start, self._block = 0, np.zeros((0, *data.shape[1:]), data.dtype)
 
@@ -168,47 +165,47 @@ class _Window:
         parts = []
         while start < stop:
             if not self._start <= start < self._start + len(self._block):
-                with reading(self._path, "; fetch the data set again"):
-                    self._start, self._block = start, self._data[start : start + self.size]
+                self._start, self._block = start, self._data[start : start + self.size]
             offset = start - self._start
             parts.append(self._block[offset : offset + stop - start])
             start += len(parts[-1])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _inferred(arrays: _Arrays, path: Path) -> EnvironmentSpec:
+def _inferred(arrays: _Arrays) -> EnvironmentSpec:
     for name in ("observations", "actions"):
         if not 1 <= int(np.prod(arrays[name].shape[1:])) <= MAX_ENTRIES:
-            raise DataError(f"{path}: {name} have shape {list(arrays[name].shape[1:])}: expected 1 to {MAX_ENTRIES}")
+            raise DataError(f"{name} have shape {list(arrays[name].shape[1:])}: expected 1 to {MAX_ENTRIES}")
     data = arrays["observations"]
     space_of = images if data.dtype == np.uint8 else numbers
-    return EnvironmentSpec(space_of(data.shape[1:]), _action_space(arrays["actions"], path))
+    return EnvironmentSpec(space_of(data.shape[1:]), _action_space(arrays["actions"]))
 
 
-def _action_space(data: h5py.Dataset, path: Path) -> gymnasium.Space:
-    seen, window = Seen("action"), _Window(data, path)
+def _action_space(data: h5py.Dataset) -> gymnasium.Space:
+    seen, window = Seen("action"), _Window(data)
     for first in range(0, len(data), window.size):
         seen.add(window.rows(first, min(first + window.size, len(data))), ())
     if data.dtype.kind == "f":
         space = bounded(seen, data.shape[1:])
         if np.isfinite(space.low).all():
-            logger.info("all actions of %s lie in [-1, 1]: these are taken for the bounds of its action space", path)
+            words = "all actions of %s lie in [-1, 1]: these are taken for the bounds of its action space"
+            logger.info(words, data.file.filename)
         return space
     least, most = int(seen.low.min()), seen.high.max()
     if least < 0 or most >= MAX_ENTRIES:
         limits = f"from {least} to {most:g}, expected 0 to {MAX_ENTRIES - 1}"
-        raise DataError(f"{path}: actions are whole numbers {limits}: give the environment of the recording")
+        raise DataError(f"actions are whole numbers {limits}: give the environment of the recording")
     high = seen.high.reshape(()) if seen.high.size == 1 else seen.high
     return choices(np.zeros_like(high), high, "action")
 
 
-def _check_fits(arrays: _Arrays, spec: EnvironmentSpec, path: Path) -> None:
+def _check_fits(arrays: _Arrays, spec: EnvironmentSpec) -> None:
     seen, acted = ("observation", spec.observation_space), ("action", spec.action_space)
     for name, (role, space) in {"observations": seen, "next_observations": seen, "actions": acted}.items():
         if name in arrays and not _fits(arrays[name], space):
             values = f"{arrays[name].dtype} of shape {list(arrays[name].shape[1:])}"
             expected = f"the {role} space is {describe_space(space)}: give the environment of the recording"
-            raise DataError(f"{path}: {name} hold {values}, {expected}")
+            raise DataError(f"{name} hold {values}, {expected}")
 
 
 def _fits(data: h5py.Dataset, space: gymnasium.Space) -> bool:

@@ -10,14 +10,13 @@
 The format has no observation after the last action, so `final` is the last frame again. Numbers become float32 without
 bounds, whatever meta/stats.json says of them, a single truth value or an integer whose values are named Discrete.
 Frames are large: an episode of 500 at 480 x 640 takes 460 MB a camera, and `image_size` makes them smaller as they are
-read, one episode at a time. Where images are in Parquet, the row group at hand takes about three times its size in the
-file, of which LeRobot makes 100 MB.
+read, one episode at a time.
 """
 
 import itertools
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,11 +31,12 @@ from seqdec.data.episode import Row, make_row
 from seqdec.data.source import Source, file_identity
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.formats import lerobot_meta as meta
-from seqdec.formats import video
+from seqdec.formats import table_rows, video
 from seqdec.formats.arrays import known_values, leaf_values, per_step, step_values
-from seqdec.formats.guard import at, check_columns, opened_parquet
+from seqdec.formats.guard import AGAIN, at, opened_parquet
 from seqdec.formats.infer import images, nested, numbers
-from seqdec.formats.lerobot_meta import AGAIN, Feature, Info, Recording, member
+from seqdec.formats.lerobot_meta import Feature, Info, Recording, member
+from seqdec.formats.table_formats import read_files
 from seqdec.spaces.leaves import leaf_kind, split
 from seqdec.spaces.space import MAX_ENTRIES, MAX_TEXT, is_int, quote
 from seqdec.spaces.spec import EnvironmentSpec
@@ -209,7 +209,7 @@ def _rows(plan: Plan, recordings: Sequence[Recording]) -> Iterator[Row]:
     tasks = meta.read_tasks(plan.info) if "task_index" in plan.columns else {}
     num_early = 0
     for name, group in itertools.groupby(recordings, key=lambda recording: recording.data):
-        for recording, table in _tables(plan, name, group):
+        for recording, table in _tables(plan, name, [*group]):
             with at(f"{plan.info.folder}: episode {recording.index}"):
                 facts = _facts(plan, table)
                 row = _row(plan, recording, table, facts, _text(recording, facts, tasks))
@@ -220,40 +220,24 @@ def _rows(plan: Plan, recordings: Sequence[Recording]) -> Iterator[Row]:
         logger.warning(words, plan.info.folder, num_early, len(recordings))
 
 
-def _tables(plan: Plan, name: str, recordings: Iterable[Recording]) -> Iterator[tuple[Recording, pa.Table]]:
-    """Yield the frames of each episode of one file, of which only the row groups at hand are in memory."""
+def _tables(plan: Plan, name: str, recordings: Sequence[Recording]) -> Iterator[tuple[Recording, pa.Table]]:
+    """Yield the frames of each episode of one file, which is read once; what comes before its turn is held."""
     path = member(plan.info.folder, name)
-    with opened_parquet(path, f"; {AGAIN}") as file:
-        check_columns(path, file.schema_arrow.names, ("episode_index", *plan.columns))
+    with opened_parquet(path) as file:
         if file.metadata.num_rows > plan.info.num_frames:
             raise DataError(f"{path} declares {file.metadata.num_rows} rows, the data set has {plan.info.num_frames}")
-        with at(path):
-            spans = _spans(_numbers(file.read(columns=["episode_index"]), "episode_index"))
-        starts = np.cumsum([0, *(file.metadata.row_group(index).num_rows for index in range(file.num_row_groups))])
-        held: dict[int, pa.Table] = {}
-        for recording in recordings:
-            start, stop = spans.get(recording.index, (0, 0))
-            if stop - start != recording.length:
-                counts = f"expected {recording.length} steps, found {stop - start}"
-                raise DataError(f"{path}: episode {recording.index}: {counts}; {AGAIN}")
-            groups = range(np.searchsorted(starts, start, "right") - 1, np.searchsorted(starts, stop))
-            held = {
-                index: held[index] if index in held else file.read_row_group(index, columns=list(plan.columns))
-                for index in groups
-            }
-            yield recording, pa.concat_tables(held.values()).slice(start - starts[groups[0]], stop - start)
-
-
-def _spans(indices: np.ndarray) -> dict[int, tuple[int, int]]:
-    """Return where each episode's frames begin and end in a file."""
-    edges = [0, *(np.flatnonzero(np.diff(indices)) + 1).tolist(), len(indices)]
-    spans: dict[int, tuple[int, int]] = {}
-    for start, stop in itertools.pairwise(edges if len(indices) else []):
-        index = int(indices[start])
-        if index in spans:
-            raise DataError(f"the frames of episode {index} are not one after the other; {AGAIN}")
-        spans[index] = (start, stop)
-    return spans
+    frames = table_rows.episodes(read_files([path], ("episode_index", *plan.columns), {}), "episode_index")
+    indices = {recording.index for recording in recordings}
+    held: dict[object, pa.Table] = {}
+    for recording in recordings:
+        while recording.index not in held and (episode := next(frames, None)):
+            if episode.key in indices:
+                held[episode.key] = pa.Table.from_batches(episode.pieces)
+        table = held.pop(recording.index, pa.table({}))
+        if table.num_rows != recording.length:
+            counts = f"expected {recording.length} steps, found {table.num_rows}"
+            raise DataError(f"{path}: episode {recording.index}: {counts}; {AGAIN}")
+        yield recording, table
 
 
 def _facts(plan: Plan, table: pa.Table) -> dict[str, np.ndarray]:

@@ -22,13 +22,12 @@ from pyarrow.parquet import ParquetFile
 from seqdec import storage
 from seqdec.errors import DataError, UsageError
 from seqdec.formats.arrays import json_lines
-from seqdec.formats.guard import at, check_columns, count, opened_parquet
+from seqdec.formats.guard import AGAIN, at, check_columns, count, opened_parquet
 from seqdec.hub import cached, download
 from seqdec.spaces.leaves import role_of
 from seqdec.spaces.space import MAX_ENTRIES, is_int, kind_of, quote
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
-AGAIN = "fetch the data set again"
 META = ["meta/*"]
 # The features that are read; further columns are the data set's own affair.
 _ROLES = ("observation", "action", "next", "episode_index", "frame_index", "task_index", "timestamp")
@@ -192,10 +191,10 @@ def read_tasks(info: Info) -> dict[int, str]:
     """Read the texts of the tasks by task_index."""
     if info.version != "v3.0":
         path = member(info.folder, "meta/tasks.jsonl")
-        pairs = [(entry.get("task_index"), entry.get("task")) for _, entry in json_lines(path, f"; {AGAIN}")]
+        pairs = [(entry.get("task_index"), entry.get("task")) for _, entry in json_lines(path)]
     else:
         path = member(info.folder, "meta/tasks.parquet")
-        with opened_parquet(path, f"; {AGAIN}") as file:
+        with opened_parquet(path) as file:
             # pandas keeps the texts as an index, which older versions of LeRobot left without a name
             text = next((name for name in ("task", "__index_level_0__") if name in file.schema_arrow.names), "task")
             entries = _entries(file, ["task_index", text], path)
@@ -230,7 +229,7 @@ def _feature(name: str, value: object) -> Feature:
 def _episode_lines(info: Info, cameras: Sequence[str]) -> Iterator[Recording]:
     """Yield the entries of v2: the number of an episode tells its files."""
     path = member(info.folder, "meta/episodes.jsonl")
-    for _, entry in json_lines(path, f"; {AGAIN}"):
+    for _, entry in json_lines(path):
         with at(path):
             index, length, tasks = _episode(entry)
         fields = {"episode_index": index, "episode_chunk": index // info.chunks_size}
@@ -247,7 +246,7 @@ def _episode_table(info: Info, cameras: Sequence[str]) -> Iterator[Recording]:
     names = ["episode_index", "length", "tasks", "data/chunk_index", "data/file_index"]
     names += [f"videos/{camera}/{name}" for camera in cameras for name in _VIDEO]
     for path in [member(info.folder, name) for name in paths]:
-        with opened_parquet(path, f"; {AGAIN}") as file:
+        with opened_parquet(path) as file:
             entries = _entries(file, names, path)
         for entry in entries:
             with at(path):

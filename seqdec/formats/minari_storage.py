@@ -71,8 +71,7 @@ def opened(folder: Path, data_format: str, spec: EnvironmentSpec) -> Iterator[St
         return
     path = storage.path_inside(folder, "main_data.hdf5")
     with opened_hdf5(path) as file:
-        with reading(path, "; fetch the data set again"):
-            count = sum(str(name).startswith("episode_") for name in file)
+        count = sum(str(name).startswith("episode_") for name in file)
         yield Storage(path, count, partial(_hdf5_metadata, file), partial(_hdf5_episode, file, spec))
 
 
@@ -88,14 +87,13 @@ def _hdf5_episode(file: h5py.File, spec: EnvironmentSpec, index: int) -> dict[st
 
 def _hdf5_metadata(file: h5py.File, index: int) -> Metadata:
     values = {}
-    with reading(Path(file.filename)):
-        group = hdf5_member(file, f"episode_{index}")
-        for name in group.attrs:
-            kind = group.attrs.get_id(name)
-            is_known = kind.dtype.kind in "biufSU" or h5py.check_string_dtype(kind.dtype) is not None
-            if kind.shape == () and is_known:
-                value = group.attrs[name]
-                values[name] = value.item() if isinstance(value, np.generic) else value
+    group = hdf5_member(file, f"episode_{index}")
+    for name in group.attrs:
+        kind = group.attrs.get_id(name)
+        is_known = kind.dtype.kind in "biufSU" or h5py.check_string_dtype(kind.dtype) is not None
+        if kind.shape == () and is_known:
+            value = group.attrs[name]
+            values[name] = value.item() if isinstance(value, np.generic) else value
     return _plain(values)
 
 

@@ -20,7 +20,7 @@ from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImp
 from seqdec import storage
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.formats import table_formats as files
-from seqdec.formats.guard import PICKLES, instead_of_data
+from seqdec.formats.guard import AGAIN, PICKLES, instead_of_data
 from seqdec.hub import hub_host, is_hub_reachable
 from seqdec.spaces.space import quote
 
@@ -130,7 +130,7 @@ def _open_saved(folder: Path) -> Table:
     paths = [storage.path_inside(folder, str(name)) for name in names]
     for path in paths:
         if not path.is_file():
-            raise DataError(f"{path} is missing, which {folder / 'state.json'} names: copy or fetch the folder again")
+            raise DataError(f"{path} is missing, which {folder / 'state.json'} names; {AGAIN}")
     return _of_files(str(folder), paths)
 
 
@@ -198,7 +198,7 @@ def _of_split(paths: Sequence[Path], folder: Path, split: str) -> list[Path]:
     chosen = next(iter(parts)) if len(parts) == 1 else _existing_split(split, list(parts), str(folder))
     if len(parts[chosen]) != counts[chosen]:
         expected = f"expected {counts[chosen]} files of {chosen}"
-        raise DataError(f"{folder}: {expected}, found {len(parts[chosen])}; fetch them again")
+        raise DataError(f"{folder}: {expected}, found {len(parts[chosen])}; {AGAIN}")
     return parts[chosen]
 
 
@@ -222,7 +222,7 @@ def _check_file(path: Path) -> None:
         )
     instead = instead_of_data(path)
     if instead:
-        raise DataError(f"{path} cannot be read: {instead}; make or fetch it again")
+        raise DataError(f"{path} cannot be read: {instead}; {AGAIN}")
     with path.open("rb") as file:
         is_list = suffix in files.LINES and file.read(512).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
     if is_list:

@@ -7,7 +7,6 @@ those that all values fit, which takes one pass more. What is null or NaN where 
 or as missing, for `rows` to refuse or drop, except among whole numbers that are acted.
 """
 
-import itertools
 import json
 import logging
 import math
@@ -22,12 +21,11 @@ from datasets import Dataset
 from seqdec.data.episode import METADATA, Row
 from seqdec.data.source import Source, file_identity
 from seqdec.errors import DataError, UsageError
-from seqdec.formats.arrays import is_unknown
 from seqdec.formats.columns import Columns, LeafColumns, Roles, flat, roles_of
 from seqdec.formats.guard import at
-from seqdec.formats.infer import Seen, images, nested, space_of
+from seqdec.formats.infer import Seen, nested, space_of
 from seqdec.formats.open_table import Table, open_table
-from seqdec.formats.table_rows import Fact, episodes, row_of, vector
+from seqdec.formats.table_rows import Fact, TableEpisode, episodes, row_of, vector
 from seqdec.spaces.space import quote
 from seqdec.spaces.spec import EnvironmentSpec
 
@@ -90,7 +88,7 @@ def _read(
     table: Table, roles: Roles, spec: EnvironmentSpec, metadata: Mapping[str, Callable[[Fact], Fact]]
 ) -> Iterator[Row]:
     spaces = {**spec.observation_leaves, **spec.action_leaves}
-    for episode in episodes(table, roles):
+    for episode in _episodes(table, roles, [*roles.of_steps, *roles.of_episodes]):
         with at(episode):
             facts = {
                 name.removeprefix(METADATA): metadata[name](episode.fact(column))
@@ -104,36 +102,32 @@ def _scan(
     table: Table, roles: Roles, leaves: LeafColumns
 ) -> tuple[dict[str, gymnasium.Space], dict[str, Callable[[Fact], Fact]], int]:
     """Look at all values of leaves and of metadata: return spaces, what makes metadata of one type, and a count."""
-    spaces = _image_spaces(table, roles, leaves)
-    seen = {leaf: Seen(leaf) for leaf in leaves if leaf not in spaces}
+    seen = {leaf: Seen(leaf) for leaf in leaves}
+    spaces: dict[str, gymnasium.Space] = {}
     types: dict[str, set[type]] = {name: set() for name in roles.metadata}
-    names = [*roles.metadata.values(), *flat({leaf: leaves[leaf] for leaf in seen})]
     num_episodes = 0
-    for episode in episodes(table, roles, names):
+    for episode in _episodes(table, roles, [*roles.metadata.values(), *flat(leaves)]):
         num_episodes += 1
         with at(episode):
-            for leaf, values in seen.items():
-                kinds = set[str]().union(*map(episode.kinds, flat({leaf: leaves[leaf]})))
-                values.add(vector(episode.steps, leaves[leaf]), kinds)
+            for leaf, column in leaves.items():
+                if leaf in spaces:
+                    continue
+                kinds = set[str]().union(*map(episode.kinds, flat({leaf: column})))
+                seen[leaf].add(vector(episode.steps, column), kinds)
+                if kinds == {"image"} and seen[leaf].shape:  # one episode tells it: the others need not be unpacked
+                    spaces[leaf] = space_of(seen[leaf])
             for name, column in roles.metadata.items():
                 types[name].add(type(episode.fact(column)))
     if not num_episodes:
         raise DataError(f"{table.name} has no rows: give at least one episode")
-    spaces = {leaf: spaces.get(leaf) or space_of(seen[leaf]) for leaf in leaves}
+    spaces |= {leaf: space_of(seen[leaf]) for leaf in leaves if leaf not in spaces}
     return spaces, {name: _fact_type(kinds) for name, kinds in types.items()}, num_episodes
 
 
-def _image_spaces(table: Table, roles: Roles, leaves: LeafColumns) -> dict[str, gymnasium.Space]:
-    """Return the spaces of leaves that are images: the first episode tells them, the others need not be unpacked."""
-    spaces: dict[str, gymnasium.Space] = {}
-    for episode in itertools.islice(episodes(table, roles, flat(leaves)) if leaves else (), 1):
-        for leaf, column in leaves.items():
-            if isinstance(column, str) and episode.kinds(column) == {"image"}:
-                with at(episode):
-                    values = episode.steps(column)
-                if not is_unknown(values):
-                    spaces[leaf] = images(values.shape[1:])
-    return spaces
+def _episodes(table: Table, roles: Roles, names: Sequence[str]) -> Iterator[TableEpisode]:
+    """Yield the episodes with the columns of some names."""
+    key = [] if roles.episode is None else [roles.episode]
+    return episodes(table.read([*dict.fromkeys([*key, *names])], roles.texts), roles.episode)
 
 
 def _fact_type(kinds: set[type]) -> Callable[[Fact], Fact]:

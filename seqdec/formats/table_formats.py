@@ -20,13 +20,12 @@ import pyarrow.csv
 
 from seqdec.errors import DataError
 from seqdec.formats.arrays import json_lines, plain
-from seqdec.formats.guard import check_columns, opened_parquet, reading
+from seqdec.formats.guard import AGAIN, check_columns, opened_parquet, reading
 from seqdec.spaces.space import quote
 
 LINES = (".jsonl", ".ndjson", ".json")
 BLOCK_BYTES = 8 * 2**20
 BLOCK_ROWS = 4096
-_AGAIN = "; make or fetch it again"
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of Arrow's stream format
 _NULLS = ("", "#N/A", "N/A", "n/a", "NA", "NULL", "null", "NaN", "nan", "-NaN", "-nan", "None")
 
@@ -112,7 +111,7 @@ def csv_kinds(paths: Sequence[Path], names: Sequence[str]) -> tuple[dict[str, pa
 
 def _parquet_rows(path: Path, names: Sequence[str], kinds: Kinds) -> Iterator[pa.RecordBatch]:
     num_rows = 0
-    with opened_parquet(path, _AGAIN) as file:
+    with opened_parquet(path) as file:
         declared = file.metadata.num_rows
         size = sum(file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups))
         fitting = BLOCK_BYTES * max(declared, 1) // max(size, 1)
@@ -120,14 +119,14 @@ def _parquet_rows(path: Path, names: Sequence[str], kinds: Kinds) -> Iterator[pa
             yield batch
             num_rows += len(batch)
     if num_rows != declared:
-        raise DataError(f"{path}: expected {declared} rows, found {num_rows}{_AGAIN}")
+        raise DataError(f"{path}: expected {declared} rows, found {num_rows}; {AGAIN}")
 
 
 def _arrow_rows(path: Path, names: Sequence[str], kinds: Kinds) -> Iterator[pa.RecordBatch]:
-    with reading(path, _AGAIN), pa.memory_map(str(path)) as file:
+    with reading(path), pa.memory_map(str(path)) as file:
         file.seek(max(0, file.size() - len(_END_OF_STREAM)))
         if file.read() != _END_OF_STREAM:
-            raise DataError(f"{path} is cut off: its end is not there{_AGAIN}")
+            raise DataError(f"{path} is cut off: its end is not there; {AGAIN}")
         file.seek(0)
         for batch in pa.ipc.open_stream(file):
             chosen = batch.select(list(names))
@@ -144,17 +143,17 @@ def _json_rows(path: Path, names: Sequence[str], kinds: Kinds) -> Iterator[pa.Re
 
 
 def _csv_rows(path: Path, names: Sequence[str], kinds: Kinds) -> Iterator[pa.RecordBatch]:
-    with reading(path, _AGAIN), _open_csv(path, kinds, names) as reader:
+    with reading(path), _open_csv(path, kinds, names) as reader:
         yield from reader
 
 
 def _parquet_names(path: Path) -> list[str]:
-    with opened_parquet(path, _AGAIN) as file:
+    with opened_parquet(path) as file:
         return file.schema_arrow.names
 
 
 def _arrow_names(path: Path) -> list[str]:
-    with reading(path, _AGAIN), pa.memory_map(str(path)) as file:
+    with reading(path), pa.memory_map(str(path)) as file:
         return pa.ipc.open_stream(file).schema.names
 
 
@@ -163,7 +162,7 @@ def _json_names(path: Path) -> list[str]:
 
 
 def _csv_names(path: Path) -> list[str]:
-    with reading(path, _AGAIN), _open_csv(path, {}) as reader:
+    with reading(path), _open_csv(path, {}) as reader:
         return reader.schema.names
 
 
@@ -180,7 +179,7 @@ def _json_objects(path: Path) -> Iterator[list[dict[str, object]]]:
     """Yield some objects at a time."""
     rows: list[dict[str, object]] = []
     num_bytes = 0
-    for size, row in json_lines(path, _AGAIN):
+    for size, row in json_lines(path):
         rows.append(row)
         num_bytes += size
         if num_bytes >= BLOCK_BYTES or len(rows) >= BLOCK_ROWS:

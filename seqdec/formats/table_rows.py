@@ -12,7 +12,7 @@ step, or beside the final observation.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import gymnasium
@@ -24,7 +24,6 @@ from seqdec.errors import DataError
 from seqdec.formats.arrays import is_list, is_unknown, joined, leaf_values, step_values
 from seqdec.formats.columns import Roles
 from seqdec.formats.infer import kind_word
-from seqdec.formats.open_table import Table
 from seqdec.formats.table_formats import Block, column_of, place
 from seqdec.spaces.leaves import MISSING, shape_of_missing
 from seqdec.spaces.space import quote
@@ -43,7 +42,7 @@ class TableEpisode:
         pieces: its rows, as blocks hold them.
 
     Example:
-        >>> for episode in episodes(table, roles):
+        >>> for episode in episodes(blocks, "run"):
         ...     episode.steps("reward").sum()
     """
 
@@ -98,18 +97,17 @@ class TableEpisode:
         return {kind_word(column_of(piece, name).type) for piece in self.pieces}
 
 
-def episodes(table: Table, roles: Roles, names: Sequence[str] | None = None) -> Iterator[TableEpisode]:
-    """Yield the episodes of a table with all columns that have a role, or with those among `names`."""
-    chosen = names if names is not None else [*roles.of_steps, *roles.of_episodes]
-    if roles.episode is None:
-        for block in table.read([*dict.fromkeys(chosen)], roles.texts):
+def episodes(blocks: Iterable[Block], column: str | None) -> Iterator[TableEpisode]:
+    """Yield the episodes of a table's rows, which a column of them tells apart; without one each row is an episode."""
+    if column is None:
+        for block in blocks:
             for row in range(len(block.rows)):
                 yield TableEpisode(block.file, block.first + row, None, [block.rows.slice(row, 1)])
         return
     ends: dict[object, tuple[str, int]] = {}
     current: TableEpisode | None = None
-    for block in table.read([*dict.fromkeys([roles.episode, *chosen])], roles.texts):
-        for key, start, stop in _runs(block, roles.episode):
+    for block in blocks:
+        for key, start, stop in _runs(block, column):
             if current is not None and key != current.key:
                 yield current
                 current = None

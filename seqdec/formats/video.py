@@ -57,7 +57,7 @@ def read_video(path: Path, times: np.ndarray, shape: Shape, *, tolerance: float,
     frames = np.empty((len(times), *shape), np.uint8)
     options = {"protocol_whitelist": "file"}
     with (
-        reading(path, "; fetch the data set again", av.FFmpegError),
+        reading(path, av.FFmpegError),
         av.open(str(path), format="mp4", options=options) as container,
     ):
         if not container.streams.video:

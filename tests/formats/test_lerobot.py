@@ -340,7 +340,7 @@ def test_an_episode_in_two_pieces_is_refused(tmp_path):
     path = next(folder.glob("data/*/*.parquet"))
     table = pa.parquet.read_table(path)
     save(pa.concat_tables([table.slice(1), table.slice(0, 1)]), path)
-    with pytest.raises(DataError, match="file-000.parquet: the frames of episode 0 are not one after the other"):
+    with pytest.raises(DataError, match="file-000.parquet: episode 0: expected 3 steps, found 2"):
         read(folder)
 
 
@@ -362,7 +362,7 @@ def test_nan_is_found_by_the_checks_and_can_be_missing_where_that_is_allowed(tmp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"total_episodes": 5}, "expected 5 episodes, its episodes list 4; fetch the data set again"),
+        ({"total_episodes": 5}, "expected 5 episodes, its episodes list 4; make or fetch the data set again"),
         ({"total_frames": 11}, "expected 11 steps, its episodes list 10"),
         ({"total_frames": 10**12}, "expected 1000000000000 steps"),
         ({"total_frames": "many"}, "total_frames is 'many', expected a whole number"),
@@ -446,7 +446,7 @@ def test_a_file_that_declares_more_rows_than_there_can_be_is_not_read(tmp_path):
         read(folder)
     nothing = pa.table({"task": pa.nulls(9_000_000, pa.string())})
     save(nothing, path, write_batch_size=10**7, max_rows_per_page=10**7)
-    with pytest.raises(DataError, match="declares 9000000 rows: it is too small for them"), opened_parquet(path, ""):
+    with pytest.raises(DataError, match="declares 9000000 rows: it is too small for them"), opened_parquet(path):
         pass
 
 

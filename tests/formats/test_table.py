@@ -353,7 +353,7 @@ def test_a_split_is_its_files_and_all_of_them(tmp_path):
     with pytest.raises(UsageError, match=r"no split 'tests'; did you mean 'test'\?; it has 'test, train'"):
         source(tmp_path, ROWS, split="tests")
     (tmp_path / "train-00001-of-00002.parquet").unlink()
-    with pytest.raises(DataError, match="expected 2 files of train, found 1; fetch them again"):
+    with pytest.raises(DataError, match="expected 2 files of train, found 1; make or fetch the data set again"):
         source(tmp_path, ROWS)
 
 
@@ -580,7 +580,7 @@ def test_no_image_is_larger_than_a_space_may_be(tmp_path):
         (
             "w.parquet",
             "PAR1 and no more of it",
-            "w.parquet cannot be read: damaged or cut off .* make or fetch it again",
+            "w.parquet cannot be read: damaged or cut off .* make or fetch the data set again",
         ),
         ("w.parquet", "\x1f\x8b zipped", "w.parquet"),
     ],
