@@ -58,7 +58,7 @@ class Player:
         self._random = [np.random.default_rng([0, row]) for row in self._rows]
         self._num_started += num_envs
 
-    def act(self, observations: np.ndarray, rewards: np.ndarray | None) -> np.ndarray:
+    def act(self, observations: np.ndarray, rewards: np.ndarray | None, info: None = None) -> np.ndarray:
         """Return the turns of each dial."""
         right = np.sign(observations[:, NUM_DIALS:] - observations[:, :NUM_DIALS]) + 1
         errs = np.stack([random.random(NUM_DIALS) for random in self._random]) < self._rates[self._rows, None]

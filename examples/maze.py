@@ -169,7 +169,7 @@ class RoutePolicy:
         """Begin an episode in every environment."""
         self._time = 0
 
-    def act(self, observations: Mapping[str, np.ndarray], rewards: np.ndarray | None) -> np.ndarray:
+    def act(self, observations: Mapping[str, np.ndarray], rewards: np.ndarray | None, info: None = None) -> np.ndarray:
         """Act as the policy does that was asked for the place ahead."""
         if self._time % AGAIN == 0:
             pairs = zip(observations["observation"], observations["desired_goal"], strict=True)

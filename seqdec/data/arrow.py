@@ -176,8 +176,9 @@ def _table(rows: Sequence[Row], metadata: Mapping[str, pa.DataType], spec: Envir
 
 
 def _array(rows: Sequence[Row], name: str, kind: Column, counts: Sequence[int]) -> pa.Array:
-    parts = np.concatenate([np.asarray(row[name]).reshape(-1) for row in rows])
-    values = _texts(parts, name) if kind.dtype == "string" else pa.array(parts.astype(kind.dtype, copy=False))
+    is_text = kind.dtype == "string"
+    parts = np.concatenate([np.asarray(row[name], object if is_text else None).reshape(-1) for row in rows])
+    values = _texts(parts, name) if is_text else pa.array(parts.astype(kind.dtype, copy=False))
     if kind.size is None:
         return _nest(counts, values) if kind.of_steps else values
     if not kind.of_steps:

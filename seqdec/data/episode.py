@@ -218,7 +218,10 @@ def _are_equal(arrays: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray
 
 
 def _as_kept(name: str, values: ArrayLike) -> np.ndarray:
-    values = np.asarray(values)
+    first = values[0] if isinstance(values, list | tuple) and len(values) > 0 else values
+    values = np.asarray(
+        values, object if isinstance(first, str) else None
+    )  # NumPy's own texts lose zero characters at their end
     if name.startswith(MISSING):
         return values.astype(bool)
     if values.dtype == np.uint8:
@@ -228,7 +231,7 @@ def _as_kept(name: str, values: ArrayLike) -> np.ndarray:
             return values.astype(np.float32)
     if np.issubdtype(values.dtype, np.integer) or values.dtype == np.bool_:
         return values.astype(np.int64)
-    may_be_text = role_of(name) in ("observation", "final")
+    may_be_text = role_of(name) in ("observation", "action", "final")
     if may_be_text and values.dtype.kind in "UO" and all(isinstance(text, str) for text in values.reshape(-1)):
         return values.astype(object)
     expected = "only numbers and texts are" if may_be_text else "only numbers are"

@@ -189,13 +189,14 @@ class Policy:
         """Let the next episode that begins have the random numbers of this one; 0 is the first."""
         self._num_begun = episode
 
-    def act(self, observation: Batch, reward: np.ndarray | float | None = None) -> Batch:
+    def act(self, observation: Batch, reward: np.ndarray | float | None = None, info: object = None) -> Batch:
         """Return an action in the space's own type, nested as the action space is.
 
         Args:
             observation: one after `reset()`, a batch [N, ...] after `reset(num_envs)`, nested as the observation space
                 is; NaN, and None among texts, where unknown.
             reward: of the step before, a number or [N]; None at the first step.
+            info: the candidates that environments name, as `Actor.act` has them; numbers need none.
 
         Returns:
             an action for one environment, or a batch of them for all that run.

@@ -2,38 +2,53 @@
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, MultiBinary
+from gymnasium.spaces import Box, MultiBinary, Text
 
 from seqdec.errors import NumericsError, UsageError
 from seqdec.spaces.leaves import Batch, leaf_parts, leaves
-from seqdec.spaces.space import describe_space, whole_limits, zero_of
+from seqdec.spaces.space import describe_space, quote, whole_limits, zero_of
 
 
 def idle_actions(space: gymnasium.Space, num_envs: int) -> dict[str, np.ndarray]:
     """Return a batch of valid actions by leaf, for the rows that nobody plays."""
-    idle = {name: np.asarray(zero_of(leaf), leaf.dtype) for name, leaf in leaves(space, "action").items()}
-    return {name: np.repeat(value[None], num_envs, axis=0) for name, value in idle.items()}
+    return {name: _idle_leaf(leaf, num_envs) for name, leaf in leaves(space, "action").items()}
 
 
 def checked_actions(chosen: Batch, num_rows: int, space: gymnasium.Space) -> dict[str, np.ndarray]:
     """Return an actor's actions by leaf, [num_rows, ...] in the environment's types; a Box clips them.
+
+    Texts stay as they are, whatever their length and characters: many environments declare Gymnasium's default
+    characters, which hold no space, and take sentences.
 
     Raises:
         NumericsError: an action is nan.
         UsageError: another shape or type, or a whole number outside its space.
     """
     try:
-        parts = [(name, np.asarray(part), leaf) for name, (part, leaf) in leaf_parts(space, chosen, "action").items()]
+        parts = [
+            (name, np.asarray(part, object if isinstance(leaf, Text) else None), leaf)
+            for name, (part, leaf) in leaf_parts(space, chosen, "action").items()
+        ]
     except ValueError as error:  # of numpy, or a DataError
         raise UsageError(f"the actor gave actions that are not {describe_space(space)}: {error}") from error
     return {name: _checked_leaf(part, num_rows, leaf, name) for name, part, leaf in parts}
 
 
+def _idle_leaf(leaf: gymnasium.Space, num_envs: int) -> np.ndarray:
+    if isinstance(leaf, Text):
+        return np.full(num_envs, leaf.characters[:1] * leaf.min_length, object)
+    return np.repeat(np.asarray(zero_of(leaf), leaf.dtype)[None], num_envs, axis=0)
+
+
 def _checked_leaf(actions: np.ndarray, num_rows: int, space: gymnasium.Space, name: str) -> np.ndarray:
-    assert space.shape is not None
-    if actions.shape != (num_rows, *space.shape):
-        shape = f"{list(actions.shape)}, expected {[num_rows, *space.shape]}"
-        raise UsageError(f"the actor gave {name}s of shape {shape}")
+    shape = [num_rows, *(space.shape or ())]
+    if list(actions.shape) != shape:
+        raise UsageError(f"the actor gave {name}s of shape {list(actions.shape)}, expected {shape}")
+    if isinstance(space, Text):
+        wrong = [action for action in actions if not isinstance(action, str)]
+        if wrong:
+            raise UsageError(f"the actor gave {name} {quote(wrong[0])}, expected a text")
+        return actions
     if actions.dtype.kind not in "biuf":
         raise UsageError(f"the actor gave {name}s of type {actions.dtype}, expected numbers")
     if np.isnan(actions).any():

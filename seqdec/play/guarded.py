@@ -9,6 +9,7 @@ from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete, Text, T
 
 from seqdec.data.episode import nonfinite_entry
 from seqdec.errors import DataError, in_words
+from seqdec.play.candidates import NAMES, VALID_ACTIONS, acts_in_words, named
 from seqdec.spaces.leaves import MISSING, leaf_kind, shape_of_missing, without_nan
 from seqdec.spaces.space import children, describe_space, kind_of, quote, whole_limits, zero_of
 
@@ -34,6 +35,7 @@ class Guarded(gymnasium.Wrapper):
         """Wrap an environment whose episodes are cut after `max_steps` timesteps; `missing` names leaves."""
         super().__init__(env)
         self._max_steps, self._missing = max_steps, missing
+        self._acts_in_words = acts_in_words(env.action_space)
         self._observation = zero_of(env.observation_space)
         self._num_steps = 0
         self._is_resting = True
@@ -49,7 +51,7 @@ class Guarded(gymnasium.Wrapper):
         try:
             observation, info = self.env.reset(seed=seed, options=options)
             self._observation = self._read(self.observation_space, observation, "observation", masks)
-            return self._observation, _joined(info, masks)
+            return self._observation, self._joined(info, masks)
         except (Exception, SystemExit) as error:  # foreign code: whatever it raises is its episode's failure
             self._observation, self._failure = zero_of(self.observation_space), f"reset: {_reason(error)}"
             return self._observation, {FAILURE: self._failure}
@@ -67,7 +69,7 @@ class Guarded(gymnasium.Wrapper):
             reward = float(reward)
             if not math.isfinite(reward):
                 raise DataError(f"reward is {reward}")
-            terminated, truncated, info = bool(terminated), bool(truncated), _joined(info, masks)
+            terminated, truncated, info = bool(terminated), bool(truncated), self._joined(info, masks)
         except (Exception, SystemExit) as error:  # as in reset
             return self._fail(f"step {self._num_steps}: {_reason(error)}")
         self._observation = observation
@@ -79,6 +81,16 @@ class Guarded(gymnasium.Wrapper):
     def _fail(self, failure: str) -> tuple[object, float, bool, bool, Info]:
         self._is_resting = True
         return self._observation, 0.0, False, True, {FAILURE: failure}
+
+    def _joined(self, info: object, masks: Info) -> Info:
+        """Return an info that a batch can hold: candidates become a list, under one name."""
+        if not isinstance(info, Mapping):
+            raise DataError(f"info is {kind_of(info)}: expected a dict")
+        if not self._acts_in_words:
+            return {**info, **masks}
+        texts = named(info)
+        others = {key: value for key, value in info.items() if key not in NAMES}
+        return {**others, **({} if texts is None else {VALID_ACTIONS: texts}), **masks}
 
     def _read(self, space: gymnasium.Space, value: object, name: str, masks: Info) -> object:
         """Return an observation that a batch can hold, and add the masks of what is not known in it."""
@@ -112,12 +124,6 @@ class Guarded(gymnasium.Wrapper):
 
 def _reason(error: BaseException) -> str:
     return str(error) if isinstance(error, DataError) else in_words(error)
-
-
-def _joined(info: object, masks: Info) -> Info:
-    if not isinstance(info, Mapping):
-        raise DataError(f"info is {kind_of(info)}: expected a dict")
-    return {**info, **masks}
 
 
 def _numbers(space: gymnasium.Space, value: object, name: str) -> np.ndarray:

@@ -9,6 +9,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from seqdec.data.episode import Episode
 from seqdec.errors import NumericsError, UsageError
 from seqdec.play.actors import Actor
+from seqdec.play.candidates import acts_in_words, candidates_of
 from seqdec.play.chosen import checked_actions, idle_actions
 from seqdec.play.guarded import FAILURE, PARK, UNKNOWN
 from seqdec.spaces.leaves import MISSING, Batch, join, leaves, shape_of_missing, split, stack
@@ -30,7 +31,7 @@ def play_wave(
     raw, infos = envs.reset(seed=seed)
     observations, is_broken = _seen(raw, infos, observation_space, envs.num_envs)
     actor.reset(num_rows)
-    actions = idle_actions(action_space, envs.num_envs)
+    actions, in_words = idle_actions(action_space, envs.num_envs), acts_in_words(action_space)
     rewards: np.ndarray | None = None
     terminated = np.zeros(envs.num_envs, bool)
     truncated = np.arange(envs.num_envs) >= num_rows  # rows that nobody plays rest from the start
@@ -48,8 +49,7 @@ def play_wave(
                 final = {name: values[row] for name, values in observations.items()}
                 if mode is AutoresetMode.SAME_STEP:
                     final = _final_observation(infos, row, observation_space)
-                steps = {name: np.stack([step[name][row] for step in history]) for name in history[0]}
-                results[row] = _episode(steps, final, terminated[row], truncated[row])
+                results[row] = _episode(history, row, final, terminated[row], truncated[row])
         goes_on = np.array([not message and not is_end[row] for row, message in messages.items()])
         if progress is not None and not goes_on.all():
             progress(int((~goes_on).sum()))
@@ -64,7 +64,9 @@ def play_wave(
             envs.reset(options={"reset_mask": is_end.copy(), **parks})
         # let the actor act in the others
         shown = join(observation_space, {name: values[running] for name, values in observations.items()}, "observation")
-        chosen = actor.act(shown, None if rewards is None else rewards[running])
+        paid = None if rewards is None else rewards[running]
+        info = candidates_of(infos, running) if in_words else None
+        chosen = actor.act(shown, paid) if info is None else actor.act(shown, paid, info)
         actions = {name: values.copy() for name, values in actions.items()}
         for name, values in checked_actions(chosen, len(running), action_space).items():
             actions[name][running] = values
@@ -140,7 +142,9 @@ def _final_observation(infos: dict, row: int, space: gymnasium.Space) -> dict[st
     return {name: values[0] for name, values in final.items()}
 
 
-def _episode(steps: dict, final: dict, terminated: bool, truncated: bool) -> Episode:
+def _episode(history: list[dict], row: int, final: dict, terminated: bool, truncated: bool) -> Episode:
+    names = history[0].items()  # an array of objects stays one: NumPy's own texts lose zero characters at their end
+    steps = {name: np.array([step[name][row] for step in history], values.dtype) for name, values in names}
     for name in [name for name in final if name.startswith(MISSING)]:
         if not steps[name].any() and not final[name].any():
             del steps[name], final[name]  # a mask that hides nothing is no part of an episode

@@ -12,6 +12,7 @@ from typing import TypeGuard
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
+from gymnasium.spaces.text import alphanumeric
 
 from seqdec.errors import DataError, UsageError
 
@@ -66,7 +67,10 @@ def space_to_json(space: gymnasium.Space) -> dict[str, object]:
         inner = {key: space_to_json(child) for key, child in children(space)}
         return {"type": type(space).__name__, "subspaces": inner if isinstance(space, Dict) else list(inner.values())}
     kind = next(kind for kind in _KINDS if isinstance(space, kind))
-    return {"type": kind.__name__, **{key: _plain(key, getattr(space, key)) for key in _KINDS[kind][1]}}
+    value = {"type": kind.__name__, **{key: _plain(key, getattr(space, key)) for key in _KINDS[kind][1]}}
+    if isinstance(space, Text) and space.character_set != alphanumeric:
+        value["charset"] = space.characters
+    return value
 
 
 def space_from_json(value: object, name: str = "given", depth: int = 0) -> gymnasium.Space:
@@ -224,7 +228,10 @@ def _multi_binary(value: Mapping[str, object], name: str) -> MultiBinary:
 def _text(value: Mapping[str, object], name: str) -> Text:
     longest = _whole_number(value.get("max_length"), "max_length", name, 1, np.iinfo(np.int64).max)
     shortest = _whole_number(value.get("min_length", 0), "min_length", name, 0, longest)
-    return Text(min(longest, MAX_TEXT), min_length=min(shortest, MAX_TEXT))
+    letters = value.get("charset", alphanumeric)
+    if not isinstance(letters, str | frozenset):
+        raise DataError(f"the {name} space has {kind_of(letters)} as charset: expected a text of its characters")
+    return Text(min(longest, MAX_TEXT), min_length=min(shortest, MAX_TEXT), charset=frozenset(letters))
 
 
 def _box(value: Mapping[str, object], name: str) -> Box:

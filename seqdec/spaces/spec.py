@@ -55,8 +55,8 @@ class EnvironmentSpec:
         object.__setattr__(self, "observation_space", supported(self.observation_space, "observation"))
         object.__setattr__(self, "action_space", supported(self.action_space, "action"))
         for name, leaf in self.action_leaves.items():
-            if leaf_kind(leaf) in ("image", "text"):
-                raise UsageError(f"{name} is {describe_space(leaf)}: images and texts can be observed, not acted")
+            if leaf_kind(leaf) == "image":
+                raise UsageError(f"{name} is {describe_space(leaf)}: images can be observed, not acted")
         observed = self.observation_leaves
         for name in self.missing:
             if name not in observed:

@@ -54,8 +54,9 @@ NUMBERS = st.one_of(
     st.builds(lambda n, start: Discrete(n, start=start), st.integers(1, 6), st.integers(-4, 4)),
     st.builds(MultiBinary, st.sampled_from([1, 4, (2, 3)])),
 )
-ACTED = NUMBERS.filter(lambda space: leaf_kind(space) != "image")
-OBSERVED = st.one_of(NUMBERS, st.builds(Text, st.integers(1, 9)))
+TEXTS = st.builds(lambda length, letters: Text(length, charset=letters), st.integers(1, 9), st.text(min_size=1))
+ACTED = st.one_of(NUMBERS.filter(lambda space: leaf_kind(space) != "image"), TEXTS)
+OBSERVED = st.one_of(NUMBERS, TEXTS)
 
 
 def nested(leaf: st.SearchStrategy[Space]) -> st.SearchStrategy[Space]:
@@ -159,6 +160,7 @@ def test_what_was_collected_as_it_is_nested_is_the_episode_by_leaf(spec: Environ
     ("role", "change"),
     [
         ("observation", {"observation": ["\ud800", "go"]}),
+        ("action", {"action": ["\ud800"]}),
         ("text", {"text": "half \udfff"}),
         ("metadata.who", {"metadata": {"who": "\ud800"}}),
     ],
@@ -166,5 +168,5 @@ def test_what_was_collected_as_it_is_nested_is_the_episode_by_leaf(spec: Environ
 def test_half_a_character_is_one_sentence(role: str, change: dict):
     episode = {"observation": ["stop", "go"], "action": [1], "reward": [1.0], **change}
     with pytest.raises(DataError, match=rf"{role} holds '.*\\ud.*', which is no text") as caught:
-        from_episodes([episode], EnvironmentSpec(Text(9), Discrete(2)))
+        from_episodes([episode], EnvironmentSpec(Text(9), Text(9) if role == "action" else Discrete(2)))
     assert str(caught.value).isprintable()

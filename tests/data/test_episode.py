@@ -171,7 +171,8 @@ def test_repr_shows_shapes():
         ({"reward": np.array([0, 0, 0, np.inf])}, "step 3: reward is inf"),
         ({"reward": np.array([0, 0, 1e300, 0])}, "step 2: reward is inf"),
         ({"reward": np.zeros((4, 1))}, r"reward has shape \[4, 1\]: give one number per step"),
-        ({"action": np.array(["a", "b", "c", "d"])}, "action has type <U1: only numbers"),
+        ({"action": np.array(["a", 1, "c", "d"], object)}, "action has type object: only numbers and texts"),
+        ({"reward": np.array(["a", "b", "c", "d"])}, "reward has type <U1: only numbers are"),
         ({"observation": np.float32(1)}, "observation has no axis of steps"),
     ],
 )

@@ -309,7 +309,11 @@ def test_numbers_of_the_other_byte_order_are_read_as_they_are(tmp_path):
             "n = .*: expected whole numbers from 1 to 1000000",
         ),
         ({"action_space": '{"type": "Graph"}'}, "Graph actions are not supported"),
-        ({"action_space": '{"type": "Text", "max_length": 9}'}, "action is Text: images and texts can be observed"),
+        (
+            {"action_space": '{"type": "Box", "dtype": "uint8", "shape": [2, 2], "low": 0, "high": 255}'},
+            "images can be observed, not acted",
+        ),
+        ({"action_space": '{"type": "Text", "max_length": 9, "charset": 7}'}, "has a number as charset"),
         ({"data_format": "pickle"}, "data_format is 'pickle', not hdf5, arrow or parquet"),
         ({"env_spec": "7"}, "env_spec is '7'"),
     ],

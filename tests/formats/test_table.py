@@ -520,7 +520,7 @@ def test_scalars_where_lists_are_expected_ask_for_the_episode(tmp_path):
         ("observation", [{"a": 1}] * 4, "column 'observation' holds 'struct<a: int64>': expected numbers"),
         ("observation", [["a"]] * 4, "observation holds texts, the space is Text"),
         ("observation", [None] * 4, "observation is null in all rows"),
-        ("action", ["x"] * 4, "images and texts can be observed, not acted"),
+        ("action", [png(IMAGES[0])] * 4, "images can be observed, not acted"),
         ("action", [0, 10**7, 0, 0], "whole numbers from '0' to '10000000': at most 1000000 values"),
         ("observation", [b"no image"] * 4, "column 'observation' at step 0 is damaged or no PNG, "),
         ("observation", [{"bytes": None, "path": "/etc/passwd"}] * 4, "names an image file without its bytes"),

@@ -33,6 +33,7 @@ SPACES = [
     MultiBinary(4),
     MultiBinary((2, 3)),
     Text(12),
+    Text(1000, min_length=0, charset="abc, é🙂"),
     Dict(camera=Box(0, 255, (4, 4, 3), np.uint8), hand=Dict(grip=Discrete(2), joints=Box(-1, 1, (2,)))),
     Tuple((Discrete(3), Text(5), Dict(a=MultiBinary(2)))),
 ]
