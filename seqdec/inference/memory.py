@@ -48,9 +48,9 @@ class Memory:
         self._held: Tensor | None = None  # keys and values of each layer, [2 * layers, B, heads, num_tokens, width]
         self._cache: Cache | None = None
         self.num_sequences = num_sequences
-        device = next(backbone.model.parameters()).device
-        self._places = torch.arange(num_tokens, device=device)[None]
-        self._mask = torch.ones(1, 1, num_tokens, num_tokens, dtype=torch.bool, device=device).tril()
+        weight = next(backbone.model.parameters())
+        self._places = torch.arange(num_tokens, device=weight.device)[None]
+        self._mask = _future(num_tokens, weight)
         self.forget()
 
     def forget(self) -> None:
@@ -72,11 +72,11 @@ class Memory:
             return self._backbone.read(tokens, self._is_word, self._cache, places=newest)[:, -1]
         if self._held is None:
             self._held = self._pass.room(tokens, self.num_sequences, self._num_tokens)
-        places, mask = self._places[:, begin:end], self._mask[:, :, begin:end, :end]  # mask [1, 1, n, end]
+        places, mask = self._places[:, begin:end], self._mask[:, :, begin:end, :end].contiguous()  # mask [1, 1, n, end]
         if self._is_word is not None:
             places = (self._is_word.cumsum(1) - 1).clamp(min=0)[:, begin:]
             itself = torch.eye(end, dtype=torch.bool, device=tokens.device)[begin:]  # padding reads itself alone
-            mask = mask & (self._is_word[:, None, None] | itself)
+            mask = mask.masked_fill(~(self._is_word[:, None, None] | itself), -torch.inf)
         return self._pass(tokens, places, mask, newest, self._held)
 
     def copy(self) -> "Memory":
@@ -135,14 +135,14 @@ class _Pass:
         """Return the state of the newest of tokens [B, n, D], whose keys and values go into `held`."""
         num_sequences, num_new, end = *tokens.shape[:2], mask.shape[-1]  # end: of all tokens, the new ones included
         run = self._run if tokens.device.type == "cpu" and not self._decoder.training else self._forward
-        known = held[:, :, :, :end]
+        known = held.narrow(3, 0, end)
         return run(tokens, places, mask, newest, known, num_sequences * num_new, num_sequences, num_new, end)
 
     def _forward(
         self, tokens: Tensor, places: Tensor, mask: Tensor, newest: Tensor, known: Tensor, *lengths: int
     ) -> Tensor:
         """Read; `lengths` are there for the recording, which names them."""
-        parts, new = known.unbind(), known[:, :, :, -tokens.shape[1] :].unbind()
+        parts, new = known.unbind(), known.narrow(3, -tokens.shape[1], tokens.shape[1]).unbind()
         layers = [_Given(*four) for four in zip(parts[::2], parts[1::2], new[::2], new[1::2], strict=True)]
         with nullcontext() if self._mlp is None else only_at(self._mlp, newest):
             read = self._decoder(
@@ -166,7 +166,7 @@ class _Pass:
         """Return what a pass takes to read the newest of these tokens [B, L, D]; keys and values are zeros."""
         num_sequences, end, _ = tokens.shape
         places = torch.arange(end - num_new, end, device=tokens.device)[None]
-        mask = torch.ones(end, end, dtype=torch.bool, device=tokens.device).tril()[-num_new:][None, None]
+        mask = _future(end, tokens)[:, :, -num_new:]
         newest = torch.tensor([num_new - 1], device=tokens.device)
         return tokens[:, -num_new:], places, mask, newest, self.room(tokens, num_sequences, end + 2).zero_()
 
@@ -182,6 +182,11 @@ class _Pass:
             places, mask = (part.expand(len(tokens), *part.shape[1:]) for part in new[1:3])
             examples.append((new[0], places, mask, new[3], known, *lengths))
         self._run = record(self._forward, examples)
+
+
+def _future(num_tokens: int, like: Tensor) -> Tensor:
+    """Return what attention adds where a token looks at another one: minus infinity at those after it, [1, 1, L, L]."""
+    return torch.full((1, 1, num_tokens, num_tokens), -torch.inf, dtype=like.dtype, device=like.device).triu(1)
 
 
 # by backbone: the pass of one, None where it cannot be made

@@ -96,7 +96,8 @@ class _Tape(TorchFunctionMode):
         parts = result if isinstance(result, tuple | list) else [result]
         writes = name == "__setitem__" or name.endswith("_") and not name.endswith("__")
         is_new = any(isinstance(part, Tensor) for part in parts) and not any(result is value for value in args)
-        if is_new or writes:  # not so a shape, a dtype, or `contiguous` that had nothing to do
+        is_held = isinstance(result, Tensor) and isinstance(result._base, nn.Parameter)  # a view of a weight
+        if is_new and not is_held or writes:  # not so a shape, a dtype, or `contiguous` that had nothing to do
             arguments = cast(tuple, self.argument(args)), cast(dict, self.argument(options))
             node = self.graph.call_function(_shortcut(func, args), *arguments)
             self._alive.append(result)

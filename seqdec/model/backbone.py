@@ -28,7 +28,7 @@ from seqdec.hub import quietly
 from seqdec.model.adapters import add_adapters, base_fingerprint, read_adapters
 from seqdec.model.pretrained import load_weights, locate, read_config, read_tokenizer
 from seqdec.model.probes import scale_of, table_of, takes_positions_of, try_out
-from seqdec.model.shortcuts import last_mlp, only_at, use_bits
+from seqdec.model.shortcuts import last_mlp, only_at, use_shortcuts
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -253,7 +253,7 @@ def _make_trainable(
     model: PreTrainedModel, source: BackboneSource, scale: float, tokenizer: PreTrainedTokenizerBase | None
 ) -> Backbone:
     """Choose the parameters that are trained, and take the shortcuts that this decoder allows."""
-    use_bits(model)
+    use_shortcuts(model)
     width, trained = table_of(model).embedding_dim, model
     if source.finetune == "lora":
         trained = add_adapters(model, source.lora_rank)

@@ -98,7 +98,7 @@ class SequenceModel(nn.Module):
         codec = self.codec(name)
         if isinstance(codec, Text):
             return codec.embed_tokens(values, unknown)
-        return codec.embed(values, unknown)[..., None, :], None
+        return codec.embed(values, unknown).unsqueeze(-2), None
 
     def embed_window(self, batch: Mapping[str, Tensor], drop_observation: float = 0.0) -> tuple[Tensor, Tensor | None]:
         """Write a batch of windows into tokens [B, L, D], up to the last token that predicts something.

@@ -3,6 +3,8 @@
 Dropout: on a CPU torch draws a random number for each entry; a mask needs 16 bits of one. Elsewhere torch's own kernel
 is used.
 
+GPT-2's linear layers: one call of torch for each, not three, because acting is short passes of many calls.
+
 Last layer: attention needs keys and values of every token, but what the last layer does to one token alone, its MLP,
 is needed only where something is predicted: at one token of three in Decision Transformer's order, at the newest while
 acting. The other states are then not those of the decoder, and nobody reads them.
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.pytorch_utils import Conv1D
 
 from seqdec.model.probes import evaluating, probe_tokens
 
@@ -81,12 +84,21 @@ AttentionInterface.register(ATTENTION, attend)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-def use_bits(model: PreTrainedModel) -> None:
-    """Let a decoder draw its dropout by bits: its modules are replaced in place, and so is its attention."""
+class Affine(Conv1D):
+    """GPT-2's linear layer, whose weight is stored transposed; without its calls to flatten and to restore."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [..., nf] of [..., nx]."""
+        return F.linear(x, self.weight.t(), self.bias)
+
+
+def use_shortcuts(model: PreTrainedModel) -> None:
+    """Give a decoder quicker modules of the same function, in place: dropout, attention and GPT-2's linear layers."""
     for module in model.modules():
-        for name, child in module.named_children():
-            if type(child) is nn.Dropout:
-                setattr(module, name, BitDropout(child.p).train(child.training))
+        if type(module) is nn.Dropout:
+            module.__class__ = BitDropout
+        elif type(module) is Conv1D:
+            module.__class__ = Affine
     drops = any(model.config.to_dict().get(key) for key in ("attn_pdrop", "attention_dropout"))
     if drops and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)
@@ -94,7 +106,7 @@ def use_bits(model: PreTrainedModel) -> None:
 
 @contextmanager
 def only_at(mlp: nn.Module, places: Tensor) -> Iterator[None]:
-    """Let a layer's MLP compute these tokens of the sequence only, int64 [n], and give zeros for the others.
+    """Let a layer's MLP compute these tokens of the sequence only, int64 [n], and give the others anything.
 
     Example:
         >>> with only_at(decoder.layers[-1].mlp, torch.tensor([4, 7])):
@@ -108,7 +120,10 @@ def only_at(mlp: nn.Module, places: Tensor) -> Iterator[None]:
         return (tokens.index_select(1, places),)
 
     def spread(_: nn.Module, given: tuple[Tensor], output: Tensor) -> Tensor:
-        return torch.zeros_like(whole.pop(), dtype=output.dtype).index_copy(1, places, output)
+        tokens = whole.pop()
+        if len(places) == 1:
+            return output.expand_as(tokens)
+        return torch.zeros_like(tokens, dtype=output.dtype).index_copy(1, places, output)
 
     hooks = [mlp.register_forward_pre_hook(select), mlp.register_forward_hook(spread)]
     try:
