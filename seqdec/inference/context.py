@@ -27,10 +27,12 @@ from seqdec.model.perception import marks_of
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.sequence import noise
 from seqdec.sequence.facts import WHEN
+from seqdec.sequence.layout import Layout
 from seqdec.spaces.leaves import MISSING
 
 # Timesteps beyond a window whose embeddings are made at once, because a call costs more than its work.
 AHEAD = 32
+PROMPT = -1  # in the place of a timestep's index in the window: before the first one
 
 
 class _Written(NamedTuple):
@@ -63,12 +65,11 @@ class Context:
         self.num_sequences = num_sequences
         self._draws = noise.Draws(noise.keys(0, 0, num_sequences) if keys is None else keys, model.device)
         self.timestep = 0  # inside the episode, of the newest timestep that is being written
-        sizes = self.layout.slot_sizes(self.layout.step)
         self._names = (*self.layout.prompt_names, *(["demo"] if self.layout.demo else []), *self.layout.step_names)
-        self._slot_at = {sum(sizes[:index]): slot for index, slot in enumerate(self.layout.step)}
-        self._prompt: dict[str, _Written] = {}
+        self._window = _slots_of(self.layout)
+        self._prompt = {"start": _Written(model.start.detach().expand(num_sequences, 1, -1), None)}
         self._steps: list[dict[str, _Written]] = [{}]  # the timesteps of the window, the last one open
-        self._times: tuple[int, Tensor] = 0, torch.empty(0)  # embeddings of a range of timesteps from the first on
+        self._times: tuple[int, tuple[Tensor, ...]] = 0, ()  # embeddings of a range of timesteps from the first on
         self._memory = Memory(model.backbone_source, num_sequences, self.layout.num_tokens) if use_cache else None
         # actions of vectors whose space holds whole numbers: what is sampled is what is done
         self._whole = {
@@ -108,15 +109,12 @@ class Context:
         for name in self._names:
             if name not in values:
                 continue
-            if name not in self.layout.step_names and (self._num_read > self._position(name) or self._has_steps()):
+            if name not in self.layout.step_names and (self._num_read > self._position(name) or self._steps != [{}]):
                 raise UsageError(f"{name} belongs to the prompt: write it before the first step, in order")
             if name == "demo":
                 self._prompt[name] = self._embed_demo(values[name], values.get(MISSING + name))
             else:
                 self._set(name, *self._value(name, values[name], values.get(MISSING + name)))
-
-    def _has_steps(self) -> bool:
-        return len(self._steps) > 1 or bool(self._steps[0])
 
     def _position(self, name: str) -> int:
         """Return where a slot begins in the window, of a step variable in the newest timestep."""
@@ -242,54 +240,43 @@ class Context:
     def _slots(self, first: int, end: int) -> Iterator[_Written]:
         """Return the tokens of the slots between two positions."""
         position = first
-        if position == 0:
-            yield _Written(self.model.start.expand(self.num_sequences, 1, -1), None)
-            position = 1
-        facts = self.layout.prompt if not self.layout.demo else (*self.layout.prompt, ("demo",))
-        for slot in facts if position < self.layout.first_step else ():
-            begin = self._position(slot[0])
-            if position <= begin < end:
-                fact = _sum([self._written(name, self._prompt, "the prompt") for name in slot])
-                yield fact
-                position = begin + fact.tokens.shape[1]
-        if position == end:
-            return
-        index, offset = divmod(position - self.layout.first_step, self.layout.step_tokens)
-        before = self.timestep - (len(self._steps) - 1)  # timesteps that left the window
         while position < end:
-            time = self._time(before + index)
-            for slot in (slot for begin, slot in self._slot_at.items() if begin >= offset):
-                if position == end:
-                    return
-                step = self._step_slot(index, slot, time, before + index)
-                yield step
-                position += step.tokens.shape[1]
-            index, offset = index + 1, 0
+            slot = self._slot(*self._window[position])
+            yield slot
+            position += slot.tokens.shape[1]
 
     def _time(self, timestep: int) -> Tensor:
         """Return the embedding of an index inside the episode, [D]; they are made many at a time."""
         first, block = self._times
         if not first <= timestep < first + len(block):
             first, last = timestep, timestep + self.layout.context_length + AHEAD
-            block = self.model.embed_time(torch.arange(first, last, device=self.model.device))
+            block = self.model.embed_time(torch.arange(first, last, device=self.model.device)).unbind()
             self._times = first, block
         return block[timestep - first]
 
-    def _step_slot(self, index: int, slot: tuple[str, ...], time: Tensor, timestep: int) -> _Written:
-        written = []
-        for name in slot:
-            written_at = index - (name in self.layout.late)
-            if written_at >= 0:
-                written.append(self._written(name, self._steps[written_at], f"timestep {timestep}"))
+    def _slot(self, index: int, names: tuple[str, ...]) -> _Written:
+        """Return what stands in a slot of the window: the sum of its variables, and of the time within the episode."""
+        if index == PROMPT:
+            return _sum([self._written(name, PROMPT) for name in names])
+        time = self._time(self._first_timestep + index)
+        at = [(name, index - (name in self.layout.late)) for name in names]
+        written = [self._written(name, written_at) for name, written_at in at if written_at >= 0]
         if not written:
-            return _Written(time.expand(self.num_sequences, self.layout.variable(slot[0]).num_tokens, -1), None)
+            return _Written(time.expand(self.num_sequences, self.layout.variable(names[0]).num_tokens, -1), None)
         tokens, words = _sum(written)
         return _Written(tokens + time, words)
 
-    def _written(self, name: str, values: dict[str, _Written], where: str) -> _Written:
+    def _written(self, name: str, index: int) -> _Written:
+        values = self._prompt if index == PROMPT else self._steps[index]
         if name not in values:
+            where = "the prompt" if index == PROMPT else f"timestep {self._first_timestep + index}"
             raise UsageError(f"{name} of {where} has not been written: the layout reads it before what was asked")
         return values[name]
+
+    @property
+    def _first_timestep(self) -> int:
+        """Timesteps that left the window."""
+        return self.timestep - (len(self._steps) - 1)
 
     def fork(self, num_branches: int) -> None:
         """Repeat every sequence: row i becomes rows i * num_branches to (i + 1) * num_branches - 1.
@@ -338,6 +325,19 @@ class Context:
         if self._hidden is not None:
             self._hidden = self._hidden[rows]
         self.num_sequences = len(rows)
+
+
+def _slots_of(layout: Layout) -> dict[int, tuple[int, tuple[str, ...]]]:
+    """Return the slots of a window by the position of their first token: the timestep's index, and the variables."""
+    slots = {0: (PROMPT, ("start",))} | {layout.position(slot[0]): (PROMPT, slot) for slot in layout.prompt}
+    if layout.demo:
+        slots[layout.first_demo] = PROMPT, ("demo",)
+    position = layout.first_step
+    for index in range(layout.context_length):
+        for slot, size in zip(layout.step, layout.slot_sizes(layout.step), strict=True):
+            slots[position] = index, slot
+            position += size
+    return slots
 
 
 def _sum(written: list[_Written]) -> _Written:

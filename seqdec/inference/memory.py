@@ -72,7 +72,8 @@ class Memory:
             return self._backbone.read(tokens, self._is_word, self._cache, places=newest)[:, -1]
         if self._held is None:
             self._held = self._pass.room(tokens, self.num_sequences, self._num_tokens)
-        places, mask = self._places[:, begin:end], self._mask[:, :, begin:end, :end].contiguous()  # mask [1, 1, n, end]
+        places = self._places[:, begin:end]
+        mask = self._mask[:, :, begin:end, :end].clone()  # [1, 1, n, end]; kernels want rows that are aligned
         if self._is_word is not None:
             places = (self._is_word.cumsum(1) - 1).clamp(min=0)[:, begin:]
             itself = torch.eye(end, dtype=torch.bool, device=tokens.device)[begin:]  # padding reads itself alone

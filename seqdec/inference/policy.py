@@ -222,8 +222,7 @@ class Policy:
             self._write_prompt(seen)
         else:
             self._complete_timestep(rewards)
-        for name in self._before:
-            self._write_or_sample(name, self._returns_to_go if name == "return_to_go" else seen.get(name), seen)
+        self._write_or_sample(self._before, self._with_return(seen))
         sampled = self._plan() if self.planning is not None else {name: self._sample(name) for name in self._acted}
         self._has_acted = True
         actions = {name: self._in_space(name, sampled[name][:: self._block].cpu().numpy()) for name in self._acted}
@@ -280,58 +279,58 @@ class Policy:
         return actions
 
     def _write_prompt(self, seen: dict[str, np.ndarray]) -> None:
-        assert self._context is not None
-        layout, num_envs = self.model.layout, self._num_rows
-        for name in (*layout.prompt_names, *(["demo"] if layout.demo else [])):
-            if name in seen:
-                self._write(name, seen[name], seen.get(MISSING + name))
-            elif name == "target_return":
-                self._write(name, self._returns_to_go, None)
-            else:
-                self._write(name, rows_of(self.model, name, self._facts.get(name), seen, num_envs), None)
+        layout = self.model.layout
+        names = [*layout.prompt_names, *(["demo"] if layout.demo else [])]
+        known = {"target_return": self._returns_to_go, **seen}
+        facts = [name for name in names if name not in known]
+        rows = {name: rows_of(self.model, name, self._facts.get(name), seen, self._num_rows) for name in facts}
+        self._write(names, {**known, **rows})
 
     def _complete_timestep(self, rewards: np.ndarray | None) -> None:
         """Write what comes after the action, now that its reward is here, and count the return down."""
         if rewards is not None and self.model.layout.delayed_reward:
             rewards = np.zeros_like(rewards)  # it is all paid at the end, and then nobody asks any more
-        known = {"reward": rewards, "return_to_go": self._returns_to_go}
-        for name in self._after:
-            if name == "reward" and rewards is None:
-                self._write(name, None, None)
-            else:
-                self._write_or_sample(name, known.get(name), {})
+        self._write_or_sample(self._after, self._with_return({"reward": rewards}))
         if self._returns_to_go is not None and rewards is not None:
             self._returns_to_go = (self._returns_to_go - rewards) / self.model.layout.discount
 
-    def _write_or_sample(self, name: str, value: np.ndarray | None, seen: dict[str, np.ndarray]) -> None:
-        context = self._context
-        assert context is not None
-        if value is not None:
-            self._write(name, value, seen.get(MISSING + name))
-        elif name == "return_to_go" and self._is_expert:
-            chosen = expert_return(context)[:: self._block]
-            self._write(name, chosen.cpu().numpy(), None)
-        elif name == "return_to_go" and self.planning is not None:
-            self._write(name, None, None)  # actions of all returns are tried, not of one that was drawn
-        elif name in self.model.layout.predicted:
-            self._sample(name)
-        else:
-            self._write(name, None, None)
+    def _with_return(self, known: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray | None]:
+        """Return what is known, and the return that is left where one is asked for."""
+        return {**known} if self._returns_to_go is None else {**known, "return_to_go": self._returns_to_go}
 
-    def _write(self, name: str, value: np.ndarray | None, missing: np.ndarray | None) -> None:
+    def _write_or_sample(self, names: Sequence[str], known: Mapping[str, np.ndarray | None]) -> None:
+        """Write variables in order: what is known, what the model samples where it can, and that nothing is known."""
+        assert self._context is not None
+        waiting: list[str] = []
+        for name in names:
+            # with planning, actions of all returns are tried, not of one that was drawn
+            is_free = name == "return_to_go" and self.planning is not None and not self._is_expert
+            if name not in known and name in self.model.layout.predicted and not is_free:
+                self._write(waiting, known)
+                waiting = []
+                if name != "return_to_go" or not self._is_expert:
+                    self._sample(name)
+                    continue
+                known = {**known, name: expert_return(self._context)[:: self._block].cpu().numpy()}
+            waiting.append(name)
+        self._write(waiting, known)
+
+    def _write(self, names: Sequence[str], known: Mapping[str, np.ndarray | None]) -> None:
         """Write one value an environment into its block of sequences, but where it is evidence that is left out."""
-        context = self._context
-        assert context is not None
-        left_out = self._hidden_of.get(name)
-        if self._block > 1 and value is not None:
-            value = np.repeat(value, self._block, 0)
-            missing = None if missing is None else np.repeat(missing, self._block, 0)
-            if left_out is not None:
-                is_hidden = np.tile(left_out, len(value) // self._block)
-                missing = is_hidden if missing is None else missing | is_hidden.reshape(-1, *[1] * (missing.ndim - 1))
-                if value.dtype == object:  # texts
-                    value[is_hidden] = None
-        context.write(**{name: value, MISSING + name: missing})
+        assert self._context is not None
+        values: dict[str, np.ndarray | None] = {}
+        for name in names:
+            value, missing = known.get(name), known.get(MISSING + name)
+            if self._block > 1 and value is not None:
+                value = np.repeat(value, self._block, 0)
+                missing = None if missing is None else np.repeat(missing, self._block, 0)
+                if name in self._hidden_of:
+                    is_hidden = np.tile(self._hidden_of[name], len(value) // self._block)
+                    missing = is_hidden if missing is None else (missing.T | is_hidden).T  # [B] or [B, ...]
+                    if value.dtype == object:  # texts
+                        value[is_hidden] = None
+            values |= {name: value, MISSING + name: missing}
+        self._context.write(**values)
 
     def _sample(self, name: str) -> torch.Tensor:
         assert self._context is not None
