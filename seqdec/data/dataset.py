@@ -67,21 +67,16 @@ def save(dataset: Dataset, folder: Path | str, *, replace: bool = False) -> None
 
 def open_folder(folder: Path) -> Dataset:
     """Map the Arrow files that a folder's state names, if their columns are what its environment asks for."""
-    state = storage.read_json(storage.path_inside(folder, "state.json"))
     info = storage.read_json(storage.path_inside(folder, "dataset_info.json"))
-    description, files = info.get("description"), state.get("_data_files")
-    if not isinstance(description, str) or not isinstance(files, list) or not files:
-        raise DataError(f"{folder} names no Arrow files or no environment: make it again with seqdec data")
+    description = info.get("description")
+    if not isinstance(description, str):
+        raise DataError(f"{folder} names no environment: make it again with seqdec data")
     try:
         spec = EnvironmentSpec.from_json(json.loads(description))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{folder / 'dataset_info.json'}: {error}") from error
     tables = []
-    for entry in files:
-        name = entry.get("filename") if isinstance(entry, dict) else None
-        if not isinstance(name, str):
-            raise DataError(f"{folder / 'state.json'} names an Arrow file by {quote(name)}: expected a text")
-        path = storage.path_inside(folder, name)
+    for path in arrow_files(folder):
         try:
             table = MemoryMappedTable.from_file(str(path))
             table.table.validate()
@@ -91,6 +86,20 @@ def open_folder(folder: Path) -> Dataset:
             raise DataError(f"{path} has other columns than its environment's data: make the data set again")
         tables.append(table)
     return dataset_of(concat_tables(tables), spec)
+
+
+def arrow_files(folder: Path) -> list[Path]:
+    """Return the Arrow files that the state of a folder names, which `datasets` saved."""
+    state = storage.read_json(storage.path_inside(folder, "state.json"))
+    entries = state.get("_data_files")
+    names = [entry.get("filename") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    if not names or not all(isinstance(name, str) for name in names) or state.get("_indices_data_files"):
+        raise DataError(f"{folder / 'state.json'} names no Arrow files: make or save the data set again")
+    paths = [storage.path_inside(folder, str(name)) for name in names]
+    missing = next((path for path in paths if not path.is_file()), None)
+    if missing is not None:
+        raise DataError(f"{missing} is missing, which {folder / 'state.json'} names: copy or fetch the folder again")
+    return paths
 
 
 def load_folder(folder: Path) -> Dataset:

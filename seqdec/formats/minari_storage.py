@@ -18,7 +18,6 @@ import gymnasium
 import h5py
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 from gymnasium.spaces import Dict, Text, Tuple
 
 from seqdec import storage
@@ -30,11 +29,13 @@ from seqdec.formats.guard import (
     hdf5_array,
     hdf5_member,
     opened_hdf5,
+    opened_parquet,
     place_of,
     reading,
     refuse_swollen,
     words_of,
 )
+from seqdec.formats.table_formats import read_files
 from seqdec.spaces.leaves import num_entries
 from seqdec.spaces.space import MAX_TEXT, children, quote
 from seqdec.spaces.spec import EnvironmentSpec
@@ -42,7 +43,6 @@ from seqdec.spaces.spec import EnvironmentSpec
 ENDS = ("rewards", "terminations", "truncations")
 _NAMES = ("observations", "actions", *ENDS)
 _MAX_NAME = 100  # characters in the name of a metadatum
-_BATCH_ROWS = 1024
 _FREE_BYTES = 2**25  # what a table may take up, however well it is packed: constant columns shrink to nothing
 _PIECE_BYTES = 2**28
 Node = h5py.Group | h5py.Dataset | pa.Array
@@ -102,17 +102,11 @@ def _table_episode(folder: Path, data_format: str, spec: EnvironmentSpec, index:
     parts = sorted(episode.glob(f"part-*.{data_format}"), key=lambda path: (len(path.name), path.name))
     if not parts:
         raise DataError(f"{episode} has no part-0.{data_format}")
-    batches: list[pa.RecordBatch] = []
-    for path in parts:
-        with reading(path):
-            batches += _batches(storage.path_inside(episode, path.name), data_format)
+    batches = [batch for path in parts for batch in _batches(storage.path_inside(episode, path.name))]
     if not batches:
         raise DataError("it has no steps")
     with reading(parts[0]):
         table = pa.Table.from_batches(batches)
-        twice = next((name for name in _NAMES if table.column_names.count(name) != 1), None)
-        if twice is not None:
-            raise DataError(f"{twice} is missing from its columns; it has {words_of(table.column_names)}")
         columns = {name: plain(table.column(name)) for name in _NAMES}
         stored = sum(path.stat().st_size for path in parts)
         # Observations have one row more than the rest: the others' last row is padding.
@@ -224,24 +218,20 @@ def _images(contents: Sequence[bytes], leaf: gymnasium.Space, place: str, stored
     return images
 
 
-def _batches(path: Path, data_format: str) -> Iterator[pa.RecordBatch]:
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     """Yield a table of Arrow or Parquet in parts, until they take up more than the file can hold."""
     size, num_bytes = path.stat().st_size, 0
-    for batch in _parquet_batches(path, size) if data_format == "parquet" else _arrow_batches(path):
-        batch.validate(full=True)
-        num_bytes += batch.nbytes
+    if path.suffix == ".parquet":
+        _check_parquet(path, size)
+    for block in read_files([path], _NAMES, {}):
+        num_bytes += block.rows.nbytes
         refuse_swollen(str(path), num_bytes, size, _FREE_BYTES)
-        yield batch
+        block.rows.validate(full=True)
+        yield block.rows
 
 
-def _arrow_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    with pa.memory_map(str(path)) as mapped:
-        reader = pa.ipc.open_file(mapped)
-        yield from map(reader.get_batch, range(reader.num_record_batches))
-
-
-def _parquet_batches(path: Path, size: int) -> Iterator[pa.RecordBatch]:
-    with pyarrow.parquet.ParquetFile(path) as file:
+def _check_parquet(path: Path, size: int) -> None:
+    with opened_parquet(path) as file:
         # Reading what a damaged file says of a column can end the process; scanning it first, which takes little
         # memory however much is declared, raises instead.
         file.scan_contents()
@@ -250,7 +240,6 @@ def _parquet_batches(path: Path, size: int) -> Iterator[pa.RecordBatch]:
             for column in range(metadata.num_columns):
                 num_values = metadata.row_group(group).column(column).num_values
                 refuse_swollen(str(path), max(num_values, metadata.num_rows), size, _FREE_BYTES)
-        yield from file.iter_batches(_BATCH_ROWS, columns=list(_NAMES))
 
 
 def _table_leaf(column: pa.Array, leaf: gymnasium.Space, name: str, stored: int) -> np.ndarray:

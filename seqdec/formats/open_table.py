@@ -18,6 +18,7 @@ import pyarrow as pa
 from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]  (of its HTTP library)
 
 from seqdec import storage
+from seqdec.data.dataset import arrow_files
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.formats import table_formats as files
 from seqdec.formats.guard import AGAIN, PICKLES, instead_of_data
@@ -111,27 +112,13 @@ def _open_folder(folder: Path, split: str) -> Table:
         has = [str(entry) for entry in splits] if isinstance(splits, list) else []
         folder = storage.path_inside(folder, _existing_split(split, has, str(folder)))
     if (folder / "state.json").exists():
-        return _open_saved(folder)
+        return _of_files(str(folder), arrow_files(folder))
     members = [path for path in folder.iterdir() if path.suffix.lower() in (*SUFFIXES, *PICKLES)]
     if not members:
         expected = ", ".join(SUFFIXES)
         raise UsageError(f"{folder} holds no table: expected files in {expected}, or what save_to_disk wrote")
     paths = [storage.path_inside(folder, path.name) for path in sorted(members, key=_in_counting_order)]
     return _open_files(_of_split(paths, folder, split))
-
-
-def _open_saved(folder: Path) -> Table:
-    state = storage.read_json(storage.path_inside(folder, "state.json"))
-    entries = state.get("_data_files")
-    entries = entries if isinstance(entries, list) else []
-    names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries]
-    if not names or not all(isinstance(name, str) for name in names) or state.get("_indices_data_files"):
-        raise DataError(f"{folder / 'state.json'} names no Arrow files: save the data set again with save_to_disk")
-    paths = [storage.path_inside(folder, str(name)) for name in names]
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"{path} is missing, which {folder / 'state.json'} names; {AGAIN}")
-    return _of_files(str(folder), paths)
 
 
 def _open_hub(name: str, split: str, config: str | None) -> Table:

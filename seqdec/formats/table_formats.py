@@ -9,7 +9,7 @@ import itertools
 import json
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ LINES = (".jsonl", ".ndjson", ".json")
 BLOCK_BYTES = 8 * 2**20
 BLOCK_ROWS = 4096
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of Arrow's stream format
+_ARROW_FILE = b"ARROW1"
 _NULLS = ("", "#N/A", "N/A", "n/a", "NA", "NULL", "null", "NaN", "nan", "-NaN", "-nan", "None")
 
 
@@ -123,15 +124,27 @@ def _parquet_rows(path: Path, names: Sequence[str], kinds: Kinds) -> Iterator[pa
 
 
 def _arrow_rows(path: Path, names: Sequence[str], kinds: Kinds) -> Iterator[pa.RecordBatch]:
-    with reading(path), pa.memory_map(str(path)) as file:
-        file.seek(max(0, file.size() - len(_END_OF_STREAM)))
-        if file.read() != _END_OF_STREAM:
-            raise DataError(f"{path} is cut off: its end is not there; {AGAIN}")
-        file.seek(0)
-        for batch in pa.ipc.open_stream(file):
+    with _opened_arrow(path) as (_, batches):
+        for batch in batches:
             chosen = batch.select(list(names))
             chosen.validate(full=True)
             yield chosen
+
+
+@contextmanager
+def _opened_arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterable[pa.RecordBatch]]]:
+    """Open a file in Arrow's stream format, as `datasets` writes it, or in its file format, as Minari does."""
+    with reading(path), pa.memory_map(str(path)) as file:
+        if file.read(len(_ARROW_FILE)) == _ARROW_FILE:
+            reader = pa.ipc.open_file(file)
+            yield reader.schema, map(reader.get_batch, range(reader.num_record_batches))
+            return
+        file.seek(max(0, file.size() - len(_END_OF_STREAM)))
+        if file.read() != _END_OF_STREAM:
+            raise EOFError("its end is not there")
+        file.seek(0)
+        reader = pa.ipc.open_stream(file)
+        yield reader.schema, reader
 
 
 def _json_rows(path: Path, names: Sequence[str], kinds: Kinds) -> Iterator[pa.RecordBatch]:
@@ -153,8 +166,8 @@ def _parquet_names(path: Path) -> list[str]:
 
 
 def _arrow_names(path: Path) -> list[str]:
-    with reading(path), pa.memory_map(str(path)) as file:
-        return pa.ipc.open_stream(file).schema.names
+    with _opened_arrow(path) as (schema, _):
+        return schema.names
 
 
 def _json_names(path: Path) -> list[str]:
