@@ -12,6 +12,8 @@ tools of their subjects. Everything else is internal and may change. A name is i
 first used, so that `import seqdec` costs nothing.
 """
 
+import sys
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -65,11 +67,21 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
 ]  # fmt: skip
 
 
+def door(package: str, homes: Mapping[str, list[str]]) -> Callable[[str], object]:
+    """Return the `__getattr__` of a package that imports its names from their homes when they are first used."""
+
+    def imported(name: str) -> object:
+        home = next((module for module, names in homes.items() if name in names), None)
+        if home is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = vars(sys.modules[package])[name] = getattr(import_module(f"seqdec.{home}"), name)
+        return value
+
+    return imported
+
+
+_imported = door(__name__, _HOMES)
+
+
 def __getattr__(name: str) -> object:
-    if name in _DOORS:
-        return import_module(f"seqdec.{name}")
-    for module, names in _HOMES.items():
-        if name in names:
-            value = globals()[name] = getattr(import_module(f"seqdec.{module}"), name)
-            return value
-    raise AttributeError(f"module 'seqdec' has no attribute {name!r}")
+    return import_module(f"seqdec.{name}") if name in _DOORS else _imported(name)

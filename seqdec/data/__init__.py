@@ -9,8 +9,9 @@ set (`check`). The room knows no file format of others, no environment and no la
 they are imported when they are first used.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from seqdec import door
 
 if TYPE_CHECKING:
     from seqdec.data.dataset import episode_at, from_episodes, load_folder, save
@@ -21,22 +22,16 @@ if TYPE_CHECKING:
     from seqdec.data.source import Source, convert, read
 
 _HOMES = {
-    "dataset": ["episode_at", "from_episodes", "load_folder", "save"],
-    "description": ["describe", "plot_description"],
-    "episode": ["Episode"],
-    "schema": ["environment_of", "lengths", "returns"],
-    "select": ["mix", "subset"],
-    "source": ["Source", "convert", "read"],
+    "data.dataset": ["episode_at", "from_episodes", "load_folder", "save"],
+    "data.description": ["describe", "plot_description"],
+    "data.episode": ["Episode"],
+    "data.schema": ["environment_of", "lengths", "returns"],
+    "data.select": ["mix", "subset"],
+    "data.source": ["Source", "convert", "read"],
 }
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "Episode", "Source", "convert", "describe", "environment_of", "episode_at", "from_episodes", "lengths",
     "load_folder", "mix", "plot_description", "read", "returns", "save", "subset",
 ]  # fmt: skip
-
-
-def __getattr__(name: str) -> object:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"seqdec.data.{module}"), name)
-    raise AttributeError(f"module 'seqdec.data' has no attribute {name!r}")
+__getattr__ = door(__name__, _HOMES)

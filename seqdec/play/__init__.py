@@ -12,8 +12,9 @@ model of Stable-Baselines3 play alike. An environment is foreign code: its failu
 others.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from seqdec import door
 
 if TYPE_CHECKING:
     from seqdec.play.actors import Actor, random_policy
@@ -23,19 +24,13 @@ if TYPE_CHECKING:
     from seqdec.play.sample import scripted_cartpole
     from seqdec.play.sb3 import from_sb3
 
-_MODULES = {
-    "Actor": "actors",
-    "from_sb3": "sb3",
-    "make_envs": "make",
-    "random_policy": "actors",
-    "record": "recording",
-    "rollout": "rollouts",
-    "scripted_cartpole": "sample",
+_HOMES = {
+    "play.actors": ["Actor", "random_policy"],
+    "play.make": ["make_envs"],
+    "play.recording": ["record"],
+    "play.rollouts": ["rollout"],
+    "play.sample": ["scripted_cartpole"],
+    "play.sb3": ["from_sb3"],
 }
 __all__ = ["Actor", "from_sb3", "make_envs", "random_policy", "record", "rollout", "scripted_cartpole"]
-
-
-def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return getattr(import_module(f"seqdec.play.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'seqdec.play' has no attribute {name!r}")
+__getattr__ = door(__name__, _HOMES)

@@ -11,8 +11,9 @@
 that are read while training goes on; `noise` gives each sequence random numbers of its own.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from seqdec import door
 
 if TYPE_CHECKING:
     from seqdec.sequence.layout import Layout, Variable
@@ -21,19 +22,13 @@ if TYPE_CHECKING:
     from seqdec.sequence.windows import Windows, split_episodes
 
 _HOMES = {
-    "layout": ["Layout", "Variable"],
-    "presets": ["layout_from_spaces"],
-    "stream": ["StreamWindows"],
-    "windows": ["Windows", "split_episodes"],
+    "sequence.layout": ["Layout", "Variable"],
+    "sequence.presets": ["layout_from_spaces"],
+    "sequence.stream": ["StreamWindows"],
+    "sequence.windows": ["Windows", "split_episodes"],
 }
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "Layout", "StreamWindows", "Variable", "Windows", "layout_from_spaces", "split_episodes",
 ]  # fmt: skip
-
-
-def __getattr__(name: str) -> object:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"seqdec.sequence.{module}"), name)
-    raise AttributeError(f"module 'seqdec.sequence' has no attribute {name!r}")
+__getattr__ = door(__name__, _HOMES)

@@ -150,12 +150,7 @@ def _part_of(accelerator: Accelerator, whole: Draw) -> Draw:
 
 
 def backward(
-    accelerator: Accelerator,
-    wrapped: nn.Module,
-    mine: Draw,
-    counts: Counts,
-    accumulate: int,
-    mask_observation: float,
+    accelerator: Accelerator, wrapped: nn.Module, mine: Draw, counts: Counts, accumulate: int, mask_observation: float
 ) -> dict[str, Tensor]:
     """Add this process's windows to the gradients, divided by the counts of all; return its losses, summed."""
     weights = {name: mine.windows.layout.variable(name).loss_weight for name in counts.num_known}
