@@ -173,21 +173,14 @@ def make_row(
     unknown = next((name for name in steps if role_of(name) not in ROLES), None)
     if unknown is not None:
         raise UsageError(f"a data set keeps observation, action and reward, not {unknown!r}: leave it out")
-    rewards = steps["reward"]
-    if rewards.ndim != 1 or rewards.dtype.kind not in "biuf":
-        raise DataError(f"reward has type {rewards.dtype} and shape {list(rewards.shape)}: give one number per step")
-    if len(rewards) == 0:
-        raise DataError("it has no steps: give at least one")
+    has_last = final is None
+    _check_lengths(steps, has_last)
     with np.errstate(over="ignore"):  # a reward too large for float32 turns infinite, which the checks refuse
-        row: dict[str, RowValue] = {"reward": rewards.astype(np.float32, copy=False)}
+        row: dict[str, RowValue] = {"reward": steps["reward"].astype(np.float32, copy=False)}
     for name, values in steps.items():
-        num_more = int(final is None and role_of(name) == "observation")
-        if len(values) != len(rewards) + num_more:
-            hint = ': give one more than rewards, or the last one as "final"' if num_more else ": give one per reward"
-            raise DataError(f"{name} has {len(values)} rows for {len(rewards)} rewards{hint}")
         if name != "reward":
-            row[name] = values[: len(rewards)]
-        if num_more:
+            row[name] = values[: len(steps["reward"])]
+        if has_last and role_of(name) == "observation":
             row[final_name(name)] = values[-1]
     row |= {final_name(name): value for name, value in (final or {}).items()}
     row |= {"terminated": bool(terminated), "truncated": bool(truncated), "text": text}
@@ -238,16 +231,25 @@ def _as_kept(name: str, values: ArrayLike) -> np.ndarray:
     raise DataError(f"{name} has type {values.dtype}: {expected} supported, all of one shape")
 
 
-def _check(steps: dict[str, np.ndarray], final: dict[str, np.ndarray]) -> None:
+def _check_lengths(steps: Mapping[str, np.ndarray], has_last: bool = False) -> None:
+    """Refuse arrays that are not of one length; observations may have one more, the last one."""
     rewards = steps["reward"]
-    if rewards.ndim != 1:
-        raise DataError(f"reward has shape {list(rewards.shape)}: give one number per step")
+    if rewards.ndim != 1 or rewards.dtype.kind not in "biuf":
+        raise DataError(f"reward has type {rewards.dtype} and shape {list(rewards.shape)}: give one number per step")
     if len(rewards) == 0:
-        raise DataError("the episode has no steps: give at least one")
+        raise DataError("it has no steps: give at least one")
     for name, values in steps.items():
-        if values.ndim == 0 or len(values) != len(rewards):
-            length = "no axis of steps" if values.ndim == 0 else f"{len(values)} steps"
-            raise DataError(f"{name} has {length}, reward has {len(rewards)}: give one {name} per step")
+        num_more = int(has_last and role_of(name) == "observation")
+        if values.ndim == 0 or len(values) != len(rewards) + num_more:
+            hint = 'give one more than rewards, or the last one as "final"' if num_more else "give one per reward"
+            raise DataError(
+                f"{name} has {len(values) if values.ndim else 'no'} rows for {len(rewards)} rewards: {hint}"
+            )
+
+
+def _check(steps: dict[str, np.ndarray], final: dict[str, np.ndarray]) -> None:
+    _check_lengths(steps)
+    for name, values in steps.items():
         steps[name] = _checked(values, steps.get(MISSING + name), name)
     expected = {name for name in steps if role_of(name) == "observation"}
     for name in expected - final.keys():

@@ -166,14 +166,14 @@ def test_repr_shows_shapes():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"action": np.zeros(3)}, "action has 3 steps, reward has 4: give one action per step"),
+        ({"action": np.zeros(3)}, "action has 3 rows for 4 rewards: give one per reward"),
         ({"observation": np.full((4, 2), np.nan)}, r"step 0: observation\[0\] is nan"),
         ({"reward": np.array([0, 0, 0, np.inf])}, "step 3: reward is inf"),
         ({"reward": np.array([0, 0, 1e300, 0])}, "step 2: reward is inf"),
-        ({"reward": np.zeros((4, 1))}, r"reward has shape \[4, 1\]: give one number per step"),
+        ({"reward": np.zeros((4, 1))}, r"reward has type float32 and shape \[4, 1\]: give one number per step"),
         ({"action": np.array(["a", 1, "c", "d"], object)}, "action has type object: only numbers and texts"),
         ({"reward": np.array(["a", "b", "c", "d"])}, "reward has type <U1: only numbers are"),
-        ({"observation": np.float32(1)}, "observation has no axis of steps"),
+        ({"observation": np.float32(1)}, "observation has no rows for 4 rewards"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_by_name(change, message):
