@@ -1,6 +1,6 @@
 """From the words of `train` to its tasks: --data is read, chosen from and mixed, or streamed; --layout orders it.
 
-A slip in the words fails before heavy imports, and one in the data before torch is imported.
+Data that are wrong fail before torch is imported.
 """
 
 import hashlib
@@ -11,18 +11,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datasets import Dataset
+
 from seqdec.cli import folders
 from seqdec.cli.data import spec_of
 from seqdec.cli.options import keywords, numbers, options_of, whole_numbers
+from seqdec.data import schema
+from seqdec.data.select import chosen, mix
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.finetune import Task, make_layout, split_task, with_prompt_dropout
+from seqdec.formats.columns import columns_from_json
+from seqdec.formats.load import load_dataset, source_of
+from seqdec.sequence.layout import Layout
+from seqdec.sequence.presets import PRESETS, layout_from_spaces
+from seqdec.spaces.spec import EnvironmentSpec
+from seqdec.storage.files import read_json
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from seqdec.cli.train import Train
-    from seqdec.sequence.layout import Layout
-    from seqdec.spaces.spec import EnvironmentSpec
 
 
 def load_tasks(given: "Train") -> dict[str, Task]:
@@ -58,10 +64,6 @@ def load_tasks(given: "Train") -> dict[str, Task]:
 
 def _load_task(given: "Train", name: str, places: Sequence[str], weights: Sequence[float] | None) -> Task:
     """Return a task whose data sets are read, mixed and chosen from."""
-    from seqdec.data import schema
-    from seqdec.data.select import chosen, mix
-    from seqdec.formats.load import load_dataset
-
     is_weighted = weights is not None and len(places) > 1
     dataset, episode_weights = mix([load_dataset(place) for place in places], weights if is_weighted else None)
     spec = schema.environment_of(dataset)
@@ -76,9 +78,7 @@ def _load_task(given: "Train", name: str, places: Sequence[str], weights: Sequen
     return replace(task, size=size, identity=identity)
 
 
-def _digest(dataset: "Dataset", spec: "EnvironmentSpec") -> str:
-    from seqdec.data import schema
-
+def _digest(dataset: Dataset, spec: EnvironmentSpec) -> str:
     digest = hashlib.sha256(schema.lengths(dataset).data)
     for name in ("reward", *spec.action_leaves):
         for values in schema.column(dataset, name):
@@ -88,10 +88,6 @@ def _digest(dataset: "Dataset", spec: "EnvironmentSpec") -> str:
 
 def _stream_task(given: "Train", place: str) -> Task:
     """Return a task whose episodes are read while it is trained; the first --heldout-episodes are held out."""
-    from seqdec.formats.columns import columns_from_json
-    from seqdec.formats.load import source_of
-    from seqdec.storage.files import read_json
-
     described: dict[str, object] = {}
     if given.columns:
         described["columns"] = columns_from_json(read_json(Path(given.columns)), given.columns)
@@ -117,27 +113,22 @@ def _stream_task(given: "Train", place: str) -> Task:
     return Task(windows, windows.heldout, size=size, identity=identity)
 
 
-def _layout_of(given: "Train", spec: "EnvironmentSpec", dataset: "Dataset | None" = None) -> "Layout":
+def _layout_of(given: "Train", spec: EnvironmentSpec, dataset: Dataset | None = None) -> Layout:
     """Return the preset that --layout names, or what its JSON file says."""
-    from seqdec.sequence.presets import PRESETS, layout_from_spaces
-
     if given.layout in PRESETS:
         entries = whole_numbers(given.goal_entries, "goal_entries")
         return make_layout(given.layout, spec, dataset, **keywords(given, layout_from_spaces, goal_entries=entries))
-    layout = _layout_from_file(given.layout, PRESETS)
+    layout = _layout_from_file(given.layout)
     entries = options_of(type(given))  # a flag that is given stands above the file
     manner = {name: vars(given)[name] for name in ("discount", "delayed_reward", "demo_group", "demo_part")}
     layout = replace(layout, **{name: value for name, value in manner.items() if value != entries[name].default})
     return with_prompt_dropout(layout, given.prompt_dropout)
 
 
-def _layout_from_file(name: str, presets: Sequence[str]) -> "Layout":
-    from seqdec.sequence.layout import Layout
-    from seqdec.storage.files import read_json
-
+def _layout_from_file(name: str) -> Layout:
     if not Path(name).is_file():
-        choices = f"give one of {', '.join(presets)}, or a layout.json"
-        raise UsageError(f"no layout {name!r}{suggest(name, presets)} ({choices})")
+        choices = f"give one of {', '.join(PRESETS)}, or a layout.json"
+        raise UsageError(f"no layout {name!r}{suggest(name, PRESETS)} ({choices})")
     value = read_json(Path(name))
     try:
         return Layout.from_json(value)

@@ -12,7 +12,6 @@ from seqdec.cli import folders, options
 from seqdec.cli.config import check_same_run, from_config, make_config
 from seqdec.cli.console import importing, in_columns, is_main_process, recover
 from seqdec.cli.evaluate import make_evaluation
-from seqdec.cli.loading import load_tasks
 from seqdec.cli.options import Words, debug, fixed, keywords, option, steering
 from seqdec.errors import UsageError
 from seqdec.finetune import Task, make_models, train_tasks
@@ -166,6 +165,8 @@ def train_run(given: Train) -> int:
 
 def _train(given: Train, folder: Path) -> int:
     with importing():
+        from seqdec.cli.loading import load_tasks
+
         tasks = load_tasks(given)  # before torch is imported, which takes seconds
 
         from seqdec import storage
