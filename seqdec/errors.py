@@ -6,6 +6,7 @@ command line mends it, the error carries the option's name (`option="missing"`),
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UsageError(ValueError):
@@ -44,6 +45,11 @@ def suggest(word: str, choices: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the choice nearest to a mistyped word, or nothing."""
     nearest = difflib.get_close_matches(word, list(choices), n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def suggest_beside(path: Path) -> str:
+    """Return the same for the name of a path that is not there, of what lies in its folder."""
+    return suggest(path.name, (entry.name for entry in path.parent.iterdir())) if path.parent.is_dir() else ""
 
 
 def in_words(error: BaseException) -> str:

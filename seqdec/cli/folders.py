@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from seqdec.errors import DataError, StorageError, UsageError, suggest
+from seqdec.errors import DataError, StorageError, UsageError, suggest_beside
 
 RUN_FILES = ("config.json", "metrics.jsonl", "checkpoints", "policy")
 logger = logging.getLogger(__name__)
@@ -93,8 +93,7 @@ def find_policy(folder: Path) -> tuple[Path, Path]:
     if folder.is_file():
         raise UsageError(f"'{folder}' is a file: give a run or policy folder")
     if not folder.is_dir():
-        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        raise UsageError(f"no folder '{folder}'{suggest(folder.name, siblings)} (give a run or policy folder)")
+        raise UsageError(f"no folder '{folder}'{suggest_beside(folder)} (give a run or policy folder)")
     if (folder / "policy").is_dir():
         return folder / "policy", folder
     if (folder / "policy.json").exists() or (folder / "codecs.safetensors").exists():

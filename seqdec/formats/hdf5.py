@@ -23,7 +23,7 @@ from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
 
 from seqdec.data.episode import Row, make_row
 from seqdec.data.source import Source, file_identity
-from seqdec.errors import DataError, UsageError, suggest
+from seqdec.errors import DataError, UsageError, suggest, suggest_beside
 from seqdec.formats.arrays import steps_of
 from seqdec.formats.guard import at, hdf5_array, opened_hdf5, refuse_pickle, words_of
 from seqdec.formats.infer import Seen, bounded, choices, images, numbers
@@ -59,8 +59,7 @@ def source(path: Path | str, spec: EnvironmentSpec | None = None, *, max_episode
     if max_episode_steps is not None and max_episode_steps < 1:
         raise UsageError(f"max_episode_steps is {max_episode_steps}: expected 1 or more")
     if not path.is_file():
-        nearby = [entry.name for entry in path.parent.iterdir() if entry.is_file()] if path.parent.is_dir() else []
-        raise UsageError(f"no file {quote(path)}{suggest(path.name, nearby)}")
+        raise UsageError(f"no file {quote(path)}{suggest_beside(path)}")
     refuse_pickle(path)
     with _opened(path) as arrays:
         if spec is None:

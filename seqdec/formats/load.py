@@ -18,7 +18,7 @@ from seqdec.data.check import check
 from seqdec.data.dataset import load_folder
 from seqdec.data.schema import environment_of
 from seqdec.data.source import OnNonfinite, Source, read
-from seqdec.errors import DataError, UsageError, suggest
+from seqdec.errors import DataError, UsageError, suggest, suggest_beside
 from seqdec.formats import hdf5, lerobot, minari, table
 from seqdec.formats.columns import Columns
 from seqdec.spaces.space import quote
@@ -91,18 +91,22 @@ def source_of(data: str | Path | Dataset, **options: object) -> Source | None:
     Raises:
         UsageError: there is no such data, kind or option.
     """
-    if isinstance(data, Dataset) and "columns" in options:
-        return _made("table", data, options)
     if isinstance(data, dict):
         splits = ", ".join(map(repr, data))
         raise UsageError(f"these are several data sets ({splits}): pass one, such as data[{next(iter(data), '')!r}]")
     if not isinstance(data, str | Path | Dataset):
         raise UsageError(f"data is {type(data).__name__}: expected a word, a folder or a datasets.Dataset")
-    kind, is_word, place = ("", "", "") if isinstance(data, Dataset) else str(data).partition(":")
-    if is_word and not Path(data).exists():  # pyright: ignore[reportArgumentType]  (a word is a text)
-        return _made(kind, place, options)
-    if isinstance(data, str | Path):
-        folder = _existing(Path(data))
+    if isinstance(data, Dataset):
+        if "columns" in options:
+            return _made("table", data, options)
+    else:
+        folder = Path(data)
+        kind, is_word, place = str(data).partition(":")
+        if is_word and not folder.exists():
+            return _made(kind, place, options)
+        if not folder.is_dir():
+            hint = suggest_beside(folder) or "; for data of others write minari:ID, hdf5:FILE, table:NAME, ..."
+            raise UsageError(f"no folder {quote(folder)}{hint}")
         has_metadata = any((folder / name).exists() for name in ("metadata.json", "data/metadata.json"))
         if has_metadata and not (folder / "state.json").exists():
             return _made("minari", data, options)
@@ -121,12 +125,3 @@ def _made(kind: str, place: object, options: dict[str, object]) -> Source:
         has = f"; it takes {', '.join(known)}" if known else ""
         raise UsageError(f"{kind} has no option {quote(unknown)}{suggest(unknown, known)}{has}")
     return FORMATS[kind](place, **options)
-
-
-def _existing(folder: Path) -> Path:
-    if not folder.is_dir():
-        parent = folder.parent
-        siblings = [path.name for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
-        hint = suggest(folder.name, siblings) or "; for data of others write minari:ID, hdf5:FILE, table:NAME, ..."
-        raise UsageError(f"no folder {quote(folder)}{hint}")
-    return folder

@@ -19,7 +19,7 @@ from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImp
 
 from seqdec import storage
 from seqdec.data.dataset import arrow_files
-from seqdec.errors import DataError, UsageError, suggest
+from seqdec.errors import DataError, UsageError, suggest, suggest_beside
 from seqdec.formats import table_formats as files
 from seqdec.formats.guard import AGAIN, PICKLES, instead_of_data
 from seqdec.hub import hub_host, is_hub_reachable
@@ -136,10 +136,10 @@ def _open_hub(name: str, split: str, config: str | None) -> Table:
         raise
     except (OSError, ValueError, RuntimeError, HTTPError, datasets.exceptions.DatasetsError) as error:
         words = quote(" ".join(str(error).split()))[1:-1]
-        parent = Path(name).parent
-        here = suggest(Path(name).name, (path.name for path in parent.iterdir())) if parent.is_dir() else ""
         failure = f"fetching it from {hub_host()} failed ({type(error).__name__}: {words}); pass a local path"
-        raise UsageError(f"no file or folder {quote(name)} is here{here}, and {failure}") from error
+        raise UsageError(
+            f"no file or folder {quote(name)} is here{suggest_beside(Path(name))}, and {failure}"
+        ) from error
     assert isinstance(dataset, datasets.Dataset)
     return _of_dataset(dataset, name, builder.hash)
 
@@ -201,8 +201,7 @@ def _check_file(path: Path) -> None:
         runs = f"{suffix} files can hold pickles, which run code when they are read"
         raise UsageError(f"{path} is not opened: {runs}; save the table as Parquet instead (frame.to_parquet)")
     if not path.is_file():
-        here = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UsageError(f"no file or folder {quote(path)} is here{suggest(path.name, here)}")
+        raise UsageError(f"no file or folder {quote(path)} is here{suggest_beside(path)}")
     if suffix not in SUFFIXES:
         raise UsageError(
             f"{path} ends in {quote(suffix)}: tables are read from {', '.join(SUFFIXES)} or folders of these"
