@@ -107,7 +107,8 @@ def per_step(values: np.ndarray, name: str) -> np.ndarray:
     if values.ndim != 1:
         raise DataError(f"{name} have shape {list(values.shape[1:])}, expected one number per step")
     if values.dtype.kind not in "biuf":
-        raise DataError(f"{name} have type {quote(values.dtype)}, expected numbers")
+        kind = "text" if values.dtype == object else quote(values.dtype)
+        raise DataError(f"{name} have type {kind}, expected numbers")
     return values
 
 

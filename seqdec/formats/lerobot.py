@@ -81,7 +81,7 @@ def source(
     folder, repo_id = meta.locate(str(name))
     plan = _plan(meta.read_info(folder), cameras, image_size)
     if plan.videos:
-        video.check_decoder()
+        video.import_av()
     recordings = _selected(meta.read_recordings(plan.info, plan.videos), episodes, str(name))
     names = [recording.data for recording in recordings]
     names += [path for recording in recordings for path, _ in recording.videos.values()]

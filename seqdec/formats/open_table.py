@@ -174,19 +174,15 @@ def _in_counting_order(path: Path) -> list[str]:
 
 def _of_split(paths: Sequence[Path], folder: Path, split: str) -> list[Path]:
     """Return the files of a split, all of them, where they are called "train-00000-of-00002" and so on."""
-    parts: dict[str, list[Path]] = {}
-    counts: dict[str, int] = {}
-    for path in paths:
-        match = re.fullmatch(r"(.+)-\d{5}-of-(\d{5})", path.stem)
-        if match is None:
-            return list(paths)
-        parts.setdefault(match[1], []).append(path)
-        counts[match[1]] = int(match[2])
-    chosen = next(iter(parts)) if len(parts) == 1 else _existing_split(split, list(parts), str(folder))
-    if len(parts[chosen]) != counts[chosen]:
-        expected = f"expected {counts[chosen]} files of {chosen}"
-        raise DataError(f"{folder}: {expected}, found {len(parts[chosen])}; {AGAIN}")
-    return parts[chosen]
+    matches = [match for path in paths if (match := re.fullmatch(r"(.+)-\d{5}-of-(\d{5})", path.stem))]
+    if len(matches) < len(paths):
+        return list(paths)
+    counts = {match[1]: int(match[2]) for match in matches}
+    chosen = next(iter(counts)) if len(counts) == 1 else _existing_split(split, list(counts), str(folder))
+    parts = [path for path, match in zip(paths, matches, strict=True) if match[1] == chosen]
+    if len(parts) != counts[chosen]:
+        raise DataError(f"{folder}: expected {counts[chosen]} files of {chosen}, found {len(parts)}; {AGAIN}")
+    return parts
 
 
 def _existing_split(split: str, has: Sequence[str], where: str) -> str:

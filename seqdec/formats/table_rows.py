@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from seqdec.data.episode import Row, final_name, make_row
 from seqdec.errors import DataError
-from seqdec.formats.arrays import is_list, is_unknown, joined, leaf_values, step_values
+from seqdec.formats.arrays import is_list, is_unknown, joined, leaf_values, per_step, step_values
 from seqdec.formats.columns import Roles
 from seqdec.formats.infer import kind_word
 from seqdec.formats.table_formats import Block, column_of, place
@@ -265,21 +265,12 @@ def _truths(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def _rewards(values: np.ndarray, num_steps: int, num_observed: int) -> np.ndarray:
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.dtype == object:
-        step = next(step for step, value in enumerate(values) if value is not None)
-        raise DataError(f"reward is {quote(values[step])} at step {step}, expected a number")
-    if values.ndim != 1:
-        hint = "if a row is an episode, name no column for the episode"
-        raise DataError(f"reward has shape {list(values.shape[1:])}, expected one number a step; {hint}")
+    values = per_step(values, "rewards")
     if len(values) == num_steps + 1 == num_observed:
         if values[-1] != 0 and not np.isnan(values[-1]):
             advice = "which has no action: put it beside the action that earned it"
             raise DataError(f"reward is {values[-1]:g} beside the final observation, {advice}")
         values = values[:-1]
-    if len(values) != num_steps:
-        raise DataError(f"reward has {len(values)} steps, action has {num_steps}: expected as many")
     return values
 
 

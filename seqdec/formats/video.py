@@ -34,9 +34,14 @@ class _Frame(Protocol):
     def to_ndarray(self, *, format: str) -> np.ndarray: ...
 
 
-def check_decoder() -> None:
-    """Raise `UsageError` where videos cannot be decoded."""
-    _import_av()
+def import_av() -> ModuleType:
+    """Return PyAV; raise `UsageError` where videos cannot be decoded."""
+    try:
+        import av  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        advice = 'pip install "seqdec[video]", or leave the cameras out with cameras="skip"'
+        raise UsageError(f"videos need PyAV: {advice}") from error
+    return av
 
 
 def read_video(path: Path, times: np.ndarray, shape: Shape, *, tolerance: float, resize: bool) -> np.ndarray:
@@ -53,7 +58,7 @@ def read_video(path: Path, times: np.ndarray, shape: Shape, *, tolerance: float,
         DataError: the file is damaged, or there is no frame near one of the times.
         UsageError: PyAV is not installed.
     """
-    av = _import_av()
+    av = import_av()
     frames = np.empty((len(times), *shape), np.uint8)
     options = {"protocol_whitelist": "file"}
     with reading(path, av.FFmpegError), av.open(str(path), format="mp4", options=options) as container:
@@ -88,15 +93,6 @@ def read_image(entry: object, shape: Shape, name: str, *, resize: bool) -> np.nd
     with opened_image(entry, name) as image:
         _check_pixels(*image.size, name)
         return _fitted(image, shape, resize, name)
-
-
-def _import_av() -> ModuleType:
-    try:
-        import av  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        advice = 'pip install "seqdec[video]", or leave the cameras out with cameras="skip"'
-        raise UsageError(f"videos need PyAV: {advice}") from error
-    return av
 
 
 def _nearest(decoded: Iterable[tuple[float, _Frame]], times: Iterable[float]) -> Iterator[tuple[float, _Frame | None]]:

@@ -480,7 +480,7 @@ def test_a_spoilt_row_is_named_by_episode_and_step(tmp_path, spoil, message, suf
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (change(1, "reward", [1.0, 0.0, 2.0]), "line 2: reward has 3 steps, action has 1: expected as many"),
+        (change(1, "reward", [1.0, 0.0, 2.0]), "line 2: observation has 2 rows for 3 rewards: give one more"),
         (
             change(0, "observation", [[0.5, 0.5]] * 7),
             "line 1: observation has 7 steps, action has 3: expected as many, or one",
@@ -515,7 +515,7 @@ def test_scalars_where_lists_are_expected_ask_for_the_episode(tmp_path):
     [
         ("observation", [None, 1, 2, 3], "episode 0, step 0: observation is missing .*EnvironmentSpec.missing"),
         ("action", [None, 1, 2, 3], "episode 0, step 0: action is missing"),
-        ("reward", ["x", "y", "z", "w"], "episode 'a': reward is 'x' at step 0, expected a number"),
+        ("reward", ["x", "y", "z", "w"], "episode 'a': rewards have type text, expected numbers"),
         ("terminated", ["x", "y", "z", "w"], "column 'terminated' holds something else than true and false"),
         ("observation", [{"a": 1}] * 4, "column 'observation' holds 'struct<a: int64>': expected numbers"),
         ("observation", [["a"]] * 4, "observation holds texts, the space is Text"),
@@ -558,7 +558,7 @@ def test_no_image_is_larger_than_a_space_may_be(tmp_path):
         (
             "w.csv",
             "run,observation,action,reward\na,1,1,x\na,2,1,1\n",
-            "episode 'a': reward is 'x' at step 0, expected",
+            "episode 'a': rewards have type text, expected",
         ),
         ("w.csv", "run,observation,action,reward\na,1,1\n", "w.csv cannot be read: .*Expected 4 columns, got 3"),
         ("w.csv", "run,observation,action,reward\n", "w.csv has no rows: give at least one episode"),
