@@ -1,11 +1,10 @@
-"""From the words of `train` to its tasks: --data is read, chosen from and mixed, or streamed; --layout orders it.
+"""From the words of `train` to a task: --data is read, chosen from and mixed, or streamed; --layout orders it.
 
 Data that are wrong fail before torch is imported.
 """
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
-from seqdec.cli import folders
 from seqdec.cli.data import spec_of
-from seqdec.cli.options import keywords, numbers, options_of, whole_numbers
+from seqdec.cli.options import keywords, options_of, whole_numbers
 from seqdec.data import schema
 from seqdec.data.select import chosen, mix
 from seqdec.errors import DataError, UsageError, suggest
@@ -31,38 +29,7 @@ if TYPE_CHECKING:
     from seqdec.cli.train import Train
 
 
-def load_tasks(given: "Train") -> dict[str, Task]:
-    """Return the tasks that --data names: `a=PATH b=PATH` are tasks a and b, paths alone are all one task, ""."""
-    places = [folders.split_task(word) for word in given.data]
-    twice = next((word for word in given.data if given.data.count(word) > 1), None)
-    if twice is not None:
-        raise UsageError(f"--data names {twice} twice: give it once, and how often it is drawn by --weights")
-    weights = numbers(given.weights, "weights")
-    if weights and len(weights) != len(places):
-        raise UsageError(f"--weights has {len(weights)} numbers for {len(places)} data sets: give one for each")
-    if weights and (not all(0 <= weight < math.inf for weight in weights) or not any(weights)):
-        raise UsageError(f"--weights is {' '.join(given.weights)}: give numbers of 0 or more, not all 0")
-    names = list(dict.fromkeys(task for task, _ in places))
-    if "" in names and len(names) > 1:
-        raise UsageError("--data names a task for some data sets only: name all of them, or none")
-    if given.streaming:
-        if len(places) > 1 or given.fraction is not None or given.best is not None:
-            raise UsageError("--streaming reads one source as it comes: leave other --data, --fraction and --best out")
-        if names[0]:
-            raise UsageError("--streaming trains one task without a name: leave NAME= out of --data")
-        return {"": _stream_task(given, places[0][1])}
-    for flag, value in (("--columns", given.columns), ("--heldout-episodes", given.heldout_episodes)):
-        if value:
-            raise UsageError(f"{flag} is for --streaming: add it, or convert the data first (seqdec data)")
-    tasks = {}
-    for name in names:
-        rows = [row for row, (task, _) in enumerate(places) if task == name]
-        own_weights = [weights[row] for row in rows] if weights else None
-        tasks[name] = _load_task(given, name, [places[row][1] for row in rows], own_weights)
-    return tasks
-
-
-def _load_task(given: "Train", name: str, places: Sequence[str], weights: Sequence[float] | None) -> Task:
+def load_task(given: "Train", name: str, places: Sequence[str], weights: Sequence[float] | None) -> Task:
     """Return a task whose data sets are read, mixed and chosen from."""
     is_weighted = weights is not None and len(places) > 1
     dataset, episode_weights = mix([load_dataset(place) for place in places], weights if is_weighted else None)
@@ -86,7 +53,7 @@ def _digest(dataset: Dataset, spec: EnvironmentSpec) -> str:
     return digest.hexdigest()
 
 
-def _stream_task(given: "Train", place: str) -> Task:
+def stream_task(given: "Train", place: str) -> Task:
     """Return a task whose episodes are read while it is trained; the first --heldout-episodes are held out."""
     described: dict[str, object] = {}
     if given.columns:

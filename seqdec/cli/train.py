@@ -1,5 +1,6 @@
 """`seqdec train`: from the words to a finished run folder."""
 
+import math
 import os
 import shlex
 import sys
@@ -12,7 +13,7 @@ from seqdec.cli import folders, options
 from seqdec.cli.config import check_same_run, from_config, make_config
 from seqdec.cli.console import importing, in_columns, is_main_process, recover
 from seqdec.cli.evaluate import make_evaluation
-from seqdec.cli.options import Words, debug, fixed, keywords, option, steering
+from seqdec.cli.options import Words, debug, fixed, keywords, numbers, option, steering
 from seqdec.errors import UsageError
 from seqdec.finetune import Task, make_models, train_tasks
 
@@ -165,8 +166,6 @@ def train_run(given: Train) -> int:
 
 def _train(given: Train, folder: Path) -> int:
     with importing():
-        from seqdec.cli.loading import load_tasks
-
         tasks = load_tasks(given)  # before torch is imported, which takes seconds
 
         from seqdec import storage
@@ -197,6 +196,40 @@ def _train(given: Train, folder: Path) -> int:
     if is_main_process():
         _print_end(given, folder, outcome)
     return 0 if outcome.stopped_by is None else EXIT_CODES[outcome.stopped_by]
+
+
+def load_tasks(given: Train) -> dict[str, Task]:
+    """Return the tasks that --data names: `a=PATH b=PATH` are tasks a and b, paths alone are all one task, ""."""
+    places = [folders.split_task(word) for word in given.data]
+    twice = next((word for word in given.data if given.data.count(word) > 1), None)
+    if twice is not None:
+        raise UsageError(f"--data names {twice} twice: give it once, and how often it is drawn by --weights")
+    weights = numbers(given.weights, "weights")
+    if weights and len(weights) != len(places):
+        raise UsageError(f"--weights has {len(weights)} numbers for {len(places)} data sets: give one for each")
+    if weights and (not all(0 <= weight < math.inf for weight in weights) or not any(weights)):
+        raise UsageError(f"--weights is {' '.join(given.weights)}: give numbers of 0 or more, not all 0")
+    names = list(dict.fromkeys(task for task, _ in places))
+    if "" in names and len(names) > 1:
+        raise UsageError("--data names a task for some data sets only: name all of them, or none")
+    if given.streaming and (len(places) > 1 or given.fraction is not None or given.best is not None):
+        raise UsageError("--streaming reads one source as it comes: leave other --data, --fraction and --best out")
+    if given.streaming and names[0]:
+        raise UsageError("--streaming trains one task without a name: leave NAME= out of --data")
+    for flag, value in (("--columns", given.columns), ("--heldout-episodes", given.heldout_episodes)):
+        if value and not given.streaming:
+            raise UsageError(f"{flag} is for --streaming: add it, or convert the data first (seqdec data)")
+
+    from seqdec.cli.loading import load_task, stream_task
+
+    if given.streaming:
+        return {"": stream_task(given, places[0][1])}
+    tasks = {}
+    for name in names:
+        rows = [row for row, (task, _) in enumerate(places) if task == name]
+        own_weights = [weights[row] for row in rows] if weights else None
+        tasks[name] = load_task(given, name, [places[row][1] for row in rows], own_weights)
+    return tasks
 
 
 def _print_end(given: Train, folder: Path, outcome: "Outcome") -> None:

@@ -27,9 +27,8 @@ from saved_sets import assert_same, file_times, flat_file
 from seqdec import storage
 from seqdec.cli import folders, options
 from seqdec.cli.data import spec_of
-from seqdec.cli.loading import load_tasks
 from seqdec.cli.main import main
-from seqdec.cli.train import Train
+from seqdec.cli.train import Train, load_tasks
 from seqdec.data.dataset import episode_at, from_episodes, save
 from seqdec.data.description import describe
 from seqdec.data.episode import Episode
