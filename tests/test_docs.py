@@ -20,7 +20,7 @@ PAGES = [
     ROOT / "docs" / f"{name}.md"
     for name in (
         *("acting", "backbones", "codecs", "command-line", "data", "index", "layouts", "performance", "questions"),
-        "training",
+        *("text-worlds", "training"),
     )
 ]
 LINKED = [*PAGES, *(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md"))]
@@ -72,6 +72,8 @@ def flag_table(verb: str) -> str:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
 def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    if page.stem == "text-worlds":
+        pytest.importorskip("textworld_express", reason='pip install "seqdec[text]"')
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": page.stem}
     text = page.read_text()

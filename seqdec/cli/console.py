@@ -11,7 +11,7 @@ from pathlib import Path
 
 from seqdec.cli.options import debug
 
-EXTRAS = {"lora": "peft", "mujoco": "mujoco", "video": "av", "sb3": "stable_baselines3"}
+EXTRAS = {"lora": "peft", "mujoco": "mujoco", "text": "textworld_express", "video": "av", "sb3": "stable_baselines3"}
 EXTRAS |= {tracker: tracker for tracker in ("wandb", "tensorboard", "trackio")}
 PACKAGES = (
     *("seqdec", "torch", "transformers", "datasets", "accelerate", "gymnasium", "minari", "h5py", "safetensors"),

@@ -11,7 +11,7 @@ from seqdec.cli import folders
 from seqdec.cli.console import progress
 from seqdec.cli.data import missing_leaves, show_folder, spec_of
 from seqdec.cli.evaluate import load_model
-from seqdec.cli.options import Words, debug, keywords, needed, option
+from seqdec.cli.options import Words, debug, keywords, needed, numbers, option
 from seqdec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,9 +24,13 @@ RECORDED_EPISODES = 100  # where neither episodes nor timesteps are asked for
 class DataRecord:
     """Record episodes of a Gymnasium environment; the same command goes on where it was cut off."""
 
-    env_id: str = needed("Registered environment id.")
+    env_id: str = needed("Registered environment id; its arguments may follow, as in ID,NAME=VALUE,NAME=VALUE.")
     output: str = option("", "Folder to write (default: data/ and the id).")
-    policy: str = option("random", "Who acts: random, a run or policy folder, or a Stable-Baselines3 zip file.")
+    policy: str = option(
+        "random", "Who acts: random, expert (text worlds), a run or policy folder, or a Stable-Baselines3 zip file."
+    )
+    noise: Words = option((), "How often the expert says anything instead; episode i takes the i-th share, and so on.")
+    misplace: Words = option((), "How often the expert chooses a wrong place, likewise (default of both: a mixture).")
     target_return: str = option("max", "Return a trained policy is asked for: a number or a quantile of its data.")
     task: str = option("", "Which task of a policy that has several.")
     algorithm: str = option("", "What saved the zip file: ppo, sac, dqn, ...")
@@ -42,7 +46,7 @@ class DataRecord:
 
 def data_record(given: DataRecord) -> int:
     """Record episodes of an environment, acted in at random or by a policy; go on where a recording was cut off."""
-    output = folders.check_data_folder(given.output or folders.default_data_folder(given.env_id))
+    output = folders.check_data_folder(given.output or folders.default_data_folder(given.env_id.partition(",")[0]))
 
     from seqdec.play import record
 
@@ -59,6 +63,14 @@ def data_record(given: DataRecord) -> int:
 
 def _recorded_policy(given: DataRecord) -> "tuple[Actor | Callable[..., object], str]":
     """Return who acts, and a name for it that no other policy has."""
+    if given.policy == "expert":
+        from seqdec.play import TextWorldExpert
+
+        errors = {name: numbers(getattr(given, name), name) for name in ("noise", "misplace")}
+        words = [f"{name} {' '.join(f'{share:g}' for share in shares)}" for name, shares in errors.items() if shares]
+        return TextWorldExpert(given.env_id, seed=given.seed, **errors), f"expert ({', '.join(words) or 'mixture'})"
+    if given.noise or given.misplace:
+        raise UsageError("--noise and --misplace are of the expert: add --policy expert")
     path = Path(given.policy)
     if path.is_file() or path.suffix == ".zip":
         from seqdec.play import from_sb3

@@ -22,7 +22,7 @@ from seqdec.errors import UsageError
 from seqdec.inference.report import Report, TargetResult, in_words
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.play import Actor, make_envs, rollout
-from seqdec.play.make import check_spaces
+from seqdec.play.make import check_spaces, parse_id
 from seqdec.play.rollouts import Failure
 from seqdec.sequence.layout import Layout
 from seqdec.spaces.spec import EnvironmentSpec
@@ -97,7 +97,7 @@ def open_envs(
     options = {"env_id": env, "trust_env": trust_env, "max_steps": max_steps, "asynchronous": asynchronous}
     envs = [make_envs(spec, size, **options) for size in sizes]
     check_spaces(spec, envs[0])
-    if env and env.split(":")[-1] != spec.id:  # package:ID is the same environment
+    if env and parse_id(env)[0].split(":")[-1] != spec.id:  # package:ID is the same environment
         spec = replace(spec, id=env, reference_returns=None)
     return spec, envs
 

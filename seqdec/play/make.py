@@ -32,8 +32,10 @@ def spec_of_env(
 ) -> EnvironmentSpec:
     """Return the spec of an environment at hand; without an id if it cannot be made again from plain data.
 
-    `missing` names the leaves of the observation whose values may be missing.
+    `reference_returns` are by default those that its metadata name, as text worlds do; `missing` names the leaves of
+    the observation whose values may be missing.
     """
+    reference_returns = reference_returns or env.metadata.get("reference_returns")
     plain = EnvironmentSpec(
         env.observation_space, env.action_space, reference_returns=reference_returns, missing=missing
     )
@@ -64,6 +66,8 @@ def make_envs(
 ) -> VectorEnv:
     """Make a batch of the environment, each one `Guarded`, without automatic resets.
 
+    An id that the user typed may carry arguments: "TextWorldExpress/twc-v0,fold=test,distinct=true".
+
     Args:
         spec: the environment as the data names it; or its id, where there are no data.
         num_envs: how many.
@@ -82,12 +86,15 @@ def make_envs(
         raise UsageError(f"the longest episode may have {max_steps} steps: give at least 1")
     if isinstance(spec, str):
         spec, env_id = EnvironmentSpec(Discrete(1), Discrete(1)), spec  # whatever its spaces are
-    make = _choose(spec, env_id, trust_env)
+    env_id, arguments = (None, {}) if env_id is None else parse_id(env_id)
+    make = partial(_choose(spec, env_id, trust_env), **arguments)
     name, may_miss = quote(env_id or spec.id), spec.missing if missing is None else missing
 
     def make_guarded() -> Guarded:
         try:
             env = make()
+        except UsageError:  # of an environment of ours, in its own words
+            raise
         except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
             raise UsageError(f"environment {name} lacks a package ({in_words(error)}){_install(spec)}") from error
         except (gymnasium.error.Error, TypeError, ValueError, AttributeError, AssertionError, SystemExit) as error:
@@ -96,6 +103,24 @@ def make_envs(
         return Guarded(env, max_steps or limit or DEFAULT_MAX_STEPS, may_miss)
 
     return batch_of([make_guarded] * num_envs, asynchronous=asynchronous)
+
+
+def parse_id(word: str) -> tuple[str, dict[str, object]]:
+    """Return the id and the arguments of "ID,NAME=VALUE,...": values are JSON, else texts.
+
+    Raises:
+        UsageError: an argument without a name or a value.
+    """
+    env_id, *pairs = word.split(",")
+    arguments: dict[str, object] = {}
+    for name, is_pair, value in (pair.partition("=") for pair in pairs):
+        if not (name.isidentifier() and is_pair and value):
+            raise UsageError(f"{quote(word)} names an environment: give its arguments as ID,NAME=VALUE,NAME=VALUE")
+        try:
+            arguments[name] = json.loads(value)
+        except ValueError:
+            arguments[name] = value
+    return env_id, arguments
 
 
 def batch_of(makers: Sequence[Callable[[], Guarded]], *, asynchronous: bool = False) -> VectorEnv:

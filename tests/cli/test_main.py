@@ -47,8 +47,8 @@ FLAGS = {
     "data lerobot": "name cameras image-size episodes output replace missing on-nonfinite debug",
     "data convert": "word output replace missing on-nonfinite clip-actions debug",
     "data record": (
-        "env-id output policy target-return task algorithm trust-policy episodes timesteps num-envs seed "
-        "max-steps missing debug"
+        "env-id output policy noise misplace target-return task algorithm trust-policy episodes timesteps num-envs "
+        "seed max-steps missing debug"
     ),
     "data show": "path output plot debug",
     "train": (
