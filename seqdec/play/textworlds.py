@@ -9,7 +9,6 @@ Which ids there are is in `registration`, the Java process behind them in `java`
 
 import json
 import random
-import re
 import string
 from collections.abc import Mapping
 from functools import cache
@@ -19,6 +18,7 @@ import gymnasium
 from gymnasium.spaces import Text
 
 from seqdec.errors import UsageError
+from seqdec.play.brief import brief
 from seqdec.play.candidates import VALID_ACTIONS
 from seqdec.play.java import Interface, new_interface
 from seqdec.spaces.space import quote
@@ -28,10 +28,6 @@ _SHARED = {"sorting"}
 _at_turn: dict[str, int] = {}
 _numbers = count()
 FOLDS = {"train": "getSeedsTrain", "dev": "getSeedsDev", "test": "getSeedsTest"}
-_FILLERS = (
-    *("In one part of the room you see ", "In another part of the room you see ", "There is also ", "You also see "),
-    *(", that has nothing on it", ", that is empty"),
-)
 
 
 class TextWorld(gymnasium.Env[str, str]):
@@ -63,11 +59,10 @@ class TextWorld(gymnasium.Env[str, str]):
         """
         self.observation_space = Text(10_000, min_length=0, charset=string.printable)
         self.action_space = Text(1_000, min_length=0, charset=string.printable)
-        if fold not in FOLDS:
-            raise UsageError(f"the fold is {quote(fold)}: expected {', '.join(FOLDS)}")
-        if distinct and (game != "twc" or parameters.get("numLocations") != 1):
+        check_fold(fold)
+        self.game, self.is_of_one_room = game, game == "twc" and parameters.get("numLocations") == 1
+        if distinct and not self.is_of_one_room:
             raise UsageError("distinct games are those of twc in one location: give numLocations=1, or distinct=False")
-        self.game, self.parameters = game, parameters
         self._fold, self._brief = fold, brief
         for name, value in parameters.items():
             if not isinstance(value, int):
@@ -120,20 +115,15 @@ class TextWorld(gymnasium.Env[str, str]):
         return observation, {VALID_ACTIONS: sorted({*state["validActions"]}), "score": self._score}
 
 
-def brief(text: str) -> str:
-    """Return a game's text in fewer words, in their order and in one line."""
-    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-    text = " ".join(line if line[-1] in ".,:;!?" else f"{line}," for line in lines)
-    text = re.sub(r"^You are in the (.*?)\. ?", r"\1: ", text)
-    for words in _FILLERS:
-        text = text.replace(words, "")
-    text = re.sub(r"\ban? ", "", text.replace(" that is closed", " (closed)"))
-    return text.replace(". ", ", ").strip(" ,")
+def check_fold(fold: str) -> None:
+    """Refuse a fold that there is not."""
+    if fold not in FOLDS:
+        raise UsageError(f"the fold is {quote(fold)}: expected {', '.join(FOLDS)}")
 
 
 def _loaded(game: str, parameters: str) -> Interface:
-    interface = new_interface()
-    problem = interface.load(game, parameters)
+    interface = new_interface("textworld_express")
+    problem: str = interface.load(game, parameters)
     if problem:
         raise UsageError(f"{game} does not take {parameters or 'no parameters'}: {' '.join(problem.split())}")
     return interface
