@@ -55,7 +55,7 @@ class DataMinari:
 class DataConvert:
     """Convert data of any kind, by its own names and spaces."""
 
-    word: str = needed("KIND:PLACE, as train --data and load_dataset take it: minari:ID, hdf5:FILE, lerobot:NAME, ...")
+    word: str = needed("KIND:PLACE, as train --data and load_dataset take it: minari:ID, hdf5:FILE, chat:NAME, ...")
     output: str = option("", "Folder to write (default: data/ and the word's last part).")
     replace: bool = _replace()
     missing: Words = missing_leaves()

@@ -62,9 +62,8 @@ def stream_task(given: "Train", place: str) -> Task:
         described["spec"] = spec_of(given.env)
     source = source_of(place, **described)
     if source is None:
-        raise UsageError(
-            f"--streaming reads a source, not {place!r}: give minari:ID, hdf5:FILE, table:NAME or lerobot:NAME"
-        )
+        kinds = "minari:ID, hdf5:FILE, table:NAME, lerobot:NAME or chat:NAME"
+        raise UsageError(f"--streaming reads a source, not {place!r}: give {kinds}")
     layout = _layout_of(given, source.spec)  # a text that changes within an episode is refused when it is read
 
     from seqdec.sequence.stream import StreamWindows

@@ -1,9 +1,9 @@
 """The door to all data: a word, a folder or a table in memory becomes a data set.
 
-    "minari:ID"  "hdf5:FILE"  "table:NAME"  "lerobot:NAME"   a source of `FORMATS`, read
-    a folder of Minari's                                     the same
-    a `datasets.Dataset` with `columns`                      the same, as a table
-    a data folder                                            mapped
+    "minari:ID"  "hdf5:FILE"  "table:NAME"  "lerobot:NAME"  "chat:NAME"   a source of `FORMATS`, read
+    a folder of Minari's                                                  the same
+    a `datasets.Dataset` with `columns`                                   the same, as a table
+    a data folder                                                         mapped
 
 Only names that are not on this machine reach for the network.
 """
@@ -19,7 +19,7 @@ from seqdec.data.dataset import load_folder
 from seqdec.data.schema import environment_of
 from seqdec.data.source import OnNonfinite, Source, read
 from seqdec.errors import DataError, UsageError, suggest, suggest_beside
-from seqdec.formats import hdf5, lerobot, minari, table
+from seqdec.formats import chat, hdf5, lerobot, minari, table
 from seqdec.formats.columns import Columns
 from seqdec.spaces.space import quote
 from seqdec.spaces.spec import EnvironmentSpec
@@ -30,6 +30,7 @@ FORMATS: dict[str, Callable[..., Source]] = {
     "hdf5": hdf5.source,
     "table": table.source,
     "lerobot": lerobot.source,
+    "chat": chat.source,
 }
 
 
@@ -47,15 +48,16 @@ def load_dataset(
 
     Args:
         data: "minari:ID" (or a Minari folder), "hdf5:FILE" as D4RL has them, "table:NAME" (Parquet, JSON lines, CSV, a
-            folder of these, a Hub id), "lerobot:NAME" (a folder or a Hub id); a `datasets.Dataset`, a table with
-            `columns` or one of seqdec's own; or the folder of a data set that seqdec wrote, which is memory-mapped.
+            folder of these, a Hub id), "lerobot:NAME" (a folder or a Hub id), "chat:NAME" (logs of agents, in such
+            files); a `datasets.Dataset`, a table with `columns` or one of seqdec's own; or the folder of a data set
+            that seqdec wrote, which is memory-mapped.
         columns: what is in which column of a table.
         spec: the environment that a table or an HDF5 file comes from; by default its spaces are guessed.
         on_nonfinite: what becomes of an episode that holds nan or an infinity: "refuse" all, or "drop-episode".
         clip_actions: bring actions that leave the action space back to its bounds instead of refusing them.
         folder: where to keep what is read, which is then mapped from there and not held in memory.
-        options: `max_episode_steps` of hdf5; `split` and `config` of a table; `cameras`, `image_size` and `episodes`
-            of lerobot. See `source` in the module of that name.
+        options: `max_episode_steps` of hdf5; `split` and `config` of a table or chat; `cameras`, `image_size` and
+            `episodes` of lerobot. See `source` in the module of that name.
 
     Raises:
         UsageError: there is no such data, kind or option.
