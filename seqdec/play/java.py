@@ -55,7 +55,7 @@ def folder_of(package: str) -> Path:
 def _start(jar: Path) -> Any:  # a JavaGateway
     try:
         from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway
-        from py4j.protocol import Py4JError
+        from py4j.protocol import Py4JError, Py4JNetworkError
     except ImportError as error:
         raise UsageError(f"text worlds need the package py4j: {_ADVICE}") from error
     java = _java()
@@ -74,7 +74,14 @@ def _start(jar: Path) -> Any:  # a JavaGateway
     except (OSError, ValueError, subprocess.SubprocessError, Py4JError) as error:
         raise UsageError(f"Java ({java}) does not start ({in_words(error)}): {_ADVICE}") from error
     port, process = launched
-    return JavaGateway(gateway_parameters=GatewayParameters(port=port, auto_field=True), java_process=process)
+    gateway: Any = JavaGateway(gateway_parameters=GatewayParameters(port=port, auto_field=True), java_process=process)
+    try:
+        gateway.jvm.java.lang.System.nanoTime()
+    except Py4JNetworkError as error:
+        process.stdin.close()  # which ends it
+        advice = "switch the loopback interface on (ip link set lo up)"
+        raise UsageError(f"Java is started, but nothing at 127.0.0.1 can be reached here: {advice}") from error
+    return gateway
 
 
 def _java() -> str:

@@ -38,7 +38,7 @@ SEEN = Dict(
     mission=Text(20),
     height=Box(0, 9, ()),
 )
-DONE = Dict(arm=Box(-1, 1, (3,)), grip=Discrete(2), keys=Tuple((MultiBinary(2), Box(-2, 2, (1,)))))
+DONE = Dict(arm=Box(-1, 1, (3,)), grip=Discrete(2), keys=Tuple((MultiBinary(2), Box(-2, 2, (1,)))), say=Text(9))
 PLAIN = Box(-9, 9, (2,))
 FORMATS = ["hdf5", "arrow", "parquet"]
 
@@ -64,7 +64,7 @@ def buffer_of(index, num_steps, seen=SEEN, done=DONE, **known):
     return EpisodeBuffer(
         id=index,
         observations=as_lists_of_texts(seen, sampled(seen, num_steps + 1, index)),
-        actions=sampled(done, num_steps, index + 100),
+        actions=as_lists_of_texts(done, sampled(done, num_steps, index + 100)),
         rewards=np.arange(num_steps, dtype=np.float64),
         terminations=ends[0],
         truncations=ends[1],

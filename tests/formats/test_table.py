@@ -187,6 +187,7 @@ IMAGES = np.arange(4 * 12, dtype=np.uint8).reshape(4, 2, 2, 3)
         ("action", [7, 5, 5, 6], Discrete(3, start=5)),
         ("action", [[7, 0], [5, 1], [5, 1], [6, 1]], MultiDiscrete([3, 2], start=[5, 0])),
         ("action", [True, False, False, True], Discrete(2)),
+        ("action", ["take the clé", "", "wait", "🙂"], Text(100_000)),
     ],
 )
 def test_the_spaces_are_those_that_the_values_fit(tmp_path, role, values, space):

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
+from shutil import which
 
 import gymnasium
 import numpy as np
@@ -88,6 +89,21 @@ def test_a_java_that_is_broken_is_one_sentence_and_none_hangs(body, tmp_path):
     )
     assert done.stdout.startswith(f"UsageError Java ({java}) does not start ("), done.stdout + done.stderr
     assert done.stdout.strip().endswith('pip install "seqdec[text]"')
+
+
+@needs_games
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0 or not which("unshare"), reason="makes a network of its own"
+)
+def test_without_a_loopback_interface_it_is_one_sentence():
+    words = (
+        "import gymnasium, seqdec.play\n"
+        f"try: gymnasium.make({TWC!r})\nexcept ValueError as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run(["unshare", "-n", sys.executable, "-c", words], capture_output=True, text=True, timeout=120)
+    if "unshare" in done.stderr:
+        pytest.skip("no network of its own is to be had here")
+    assert done.stdout.startswith("UsageError Java is started, but nothing at 127.0.0.1 can be reached"), done.stderr
 
 
 @needs_games
