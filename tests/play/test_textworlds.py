@@ -194,6 +194,7 @@ def test_the_nth_game_of_a_fold_stays_what_it_was():
     [
         ({"fold": "tset"}, "the fold is 'tset': expected train, dev, test"),
         ({"numLocation": 2}, "Unrecognized property name .numLocation."),
+        ({"distnct": True}, "Unrecognized property name .distnct."),
         ({"numLocations": 100}, "Number of locations must be less than 3"),
         ({"distinct": True, "numLocations": 2}, "give numLocations=1"),
         ({"numLocations": "many"}, "numLocations is 'many': expected a whole number"),
