@@ -26,13 +26,16 @@ if TYPE_CHECKING:
     from seqdec.model.sequence_model import SequenceModel
     from seqdec.sequence.layout import Layout
     from seqdec.sequence.stream import StreamWindows
+    from seqdec.sequence.variable import Numbers
     from seqdec.sequence.windows import Windows
     from seqdec.spaces.spec import EnvironmentSpec
     from seqdec.training.loop import Outcome
 
     Data = Dataset | str | Path
 
-SMOLLM2_LAYERS = 6  # of its 30: they go far, and train in minutes on a laptop
+# Of SmolLM2's 30 layers the first 6 go far with numbers, and train in minutes on a laptop. Words want all of them: the
+# lower ones know them as they are.
+SMOLLM2_LAYERS, SMOLLM2_FROZEN = 6, 20
 PROMPT_DROPOUT = 0.2  # where the prompt has facts
 
 
@@ -57,6 +60,8 @@ def finetune(
     init: Literal["pretrained", "random"] = "pretrained",
     num_layers: int | None = None,
     finetune: Literal["full", "lora", "frozen"] = "full",
+    freeze_layers: int | None = None,
+    numbers: "Numbers | None" = None,
     steps: int = 300,
     batch_size: int = 32,
     eval_every: int = 100,
@@ -75,8 +80,10 @@ def finetune(
         context_length: Timesteps that the model sees.
         prompt: Facts about the episode to put before it, such as "goal" and "text".
         init: The backbone's own weights, or its random twin.
-        num_layers: Use the first layers only; by default 6 of `smollm2` and all of another backbone.
+        num_layers: Use the first layers only; by default 6 of `smollm2` that predicts no words, and all of another.
         finetune: What of the backbone learns.
+        freeze_layers: How many lower layers do not; by default 20 of `smollm2` that predicts words.
+        numbers: How returns and rewards are written: as embeddings, or in words, as is the default where all else is.
         heldout_fraction: Share of the episodes held out for the held-out loss.
         output: Folder to keep the run in, with `policy/`, `metrics.jsonl` and checkpoints; by default nothing is kept.
         training: Further keywords of `training.loop.train`, such as `learning_rate`, `precision` and `progress`. The
@@ -94,9 +101,11 @@ def finetune(
         >>> policy = finetune("data/cartpole", "small", steps=300)  # doctest: +SKIP
     """
     _check_numbers(num_layers, heldout_fraction, seed)
-    preset = {"prompt": prompt, "context_length": context_length}
+    preset = {"prompt": prompt, "context_length": context_length, "numbers": numbers}
     tasks = _split_tasks(dataset, layout, output, heldout_fraction, seed, training.get("resume", False), **preset)
-    models = make_models(tasks, backbone, init=init, num_layers=num_layers, finetune=finetune, seed=seed)
+    models = make_models(
+        tasks, backbone, init=init, num_layers=num_layers, finetune=finetune, freeze_layers=freeze_layers, seed=seed
+    )
     policy_of(models, seed=seed)  # what it cannot be asked for is refused before it is trained
     training |= {"steps": steps, "batch_size": batch_size, "eval_every": eval_every, "seed": seed}
     with TemporaryDirectory(prefix="seqdec-") if output is None else nullcontext(output) as folder:
@@ -181,6 +190,9 @@ def make_layout(
     texts = [name for name, leaf in spec.observation_leaves.items() if leaf_kind(leaf) == "text"]
     steady = [name for name in texts if dataset is None or changing_episode(dataset, name) is None]
     preset |= {"prompt": [*prompt, *(name for name in steady if name not in prompt)], "missing": spec.missing}
+    if preset.get("numbers") is None:
+        spaces = [*spec.observation_leaves.values(), *spec.action_leaves.values()]
+        preset["numbers"] = "words" if all(leaf_kind(leaf) == "text" for leaf in spaces) else "embedding"
     return with_prompt_dropout(
         layout_from_spaces(layout, spec.observation_space, spec.action_space, **preset), prompt_dropout
     )
@@ -220,7 +232,13 @@ def split_task(
 
 
 def make_models(
-    tasks: Mapping[str, Task], backbone: str, *, num_layers: int | None, seed: int, **options: Any
+    tasks: Mapping[str, Task],
+    backbone: str,
+    *,
+    num_layers: int | None,
+    freeze_layers: int | None,
+    seed: int,
+    **options: Any,
 ) -> "dict[str, SequenceModel]":
     """Return a model of each task around one backbone, which has room for all their sequences and reads their texts.
 
@@ -230,11 +248,16 @@ def make_models(
     from seqdec.model.sequence_model import build_model
 
     layouts = [task.windows.layout for task in tasks.values()]
+    predicts_words, is_smollm2 = any(layout.predicts_words for layout in layouts), backbone == "smollm2"
+    if freeze_layers is None:
+        freeze_layers = SMOLLM2_FROZEN if is_smollm2 and predicts_words and not num_layers else 0
     loaded = load_backbone(
         backbone,
-        num_layers=num_layers or (SMOLLM2_LAYERS if backbone == "smollm2" else None),
+        num_layers=num_layers or (SMOLLM2_LAYERS if is_smollm2 and not predicts_words else None),
+        freeze_layers=freeze_layers,
         num_tokens=max(layout.num_tokens for layout in layouts),
-        vocabulary=any(layout.has_text for layout in layouts),
+        vocabulary=any(layout.has_words for layout in layouts),
+        predicts_words=predicts_words,
         seed=seed,
         **options,
     )

@@ -10,6 +10,7 @@ import torch
 from gymnasium.spaces import Box
 
 from dim_room import UNSEEN, Room
+from read_states import states_before
 from seqdec.data.dataset import episode_at, from_episodes
 from seqdec.data.description import describe
 from seqdec.data.episode import Episode
@@ -214,11 +215,9 @@ def test_what_a_policy_did_is_what_its_recording_says_that_it_would_do(model: Se
     ends = np.cumsum(windows.lengths)
     batch = windows.gather(ends - windows.lengths)  # no episode is longer than a window
     with torch.no_grad():
-        tokens, words = model.embed_window(batch)
-        states = model.backbone_source.read(tokens, words)
+        states = states_before(model, batch)
         for name in spec.action_leaves:
-            hidden = states[:, model.layout.positions(name) - 1]
-            found = model.codec(name).predict(hidden).mode()
+            found = model.codec(name).predict(states[name]).mode()
             for row, episode in enumerate(episodes):
                 expected = episode.steps[name].reshape(len(episode), -1)
                 ours = found[row, : len(episode)].reshape(len(episode), -1)
@@ -244,7 +243,7 @@ def test_what_a_policy_is_not_shown_does_not_matter_to_it_and_what_it_is_shown_d
     nan = np.nan
     hidden = {
         "camera": [{"camera": np.full((1, 6, 6, 3), nan)}, {"camera": np.full((1, 6, 6, 3), (1, nan, 1))}],
-        "mission": [{"mission": np.array([None], object)}, {"mission": np.array([""], object)}],
+        "mission": [{"mission": np.array([None], object)}] * 2,
         "pose": [{"pose": (np.full((1, 2), nan), np.array([nan]))}] * 2,
     }  # fmt: skip
     for name, (one, other) in hidden.items():

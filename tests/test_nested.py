@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from byte_models import CANNOT_SKIP_PADDING, load_with_bytes
 from conftest import FAMILIES, WORDS, nested_episodes, nested_spec
 from nested_cases import CASES, MASKED
+from read_states import states_before
 from seqdec import storage
 from seqdec.data.dataset import from_episodes
 from seqdec.errors import DataError, UsageError
@@ -14,20 +16,20 @@ from seqdec.inference.policy import Policy
 from seqdec.inference.prompt import Prompt
 from seqdec.model.backbone import Backbone, load_backbone
 from seqdec.model.folder import load_policy, save_policy
+from seqdec.model.packed import pack_window
 from seqdec.model.perception import Image, image_axes
 from seqdec.model.sequence_model import SequenceModel, build_model
+from seqdec.sequence.draw import Draw
 from seqdec.sequence.presets import layout_from_spaces
-from seqdec.sequence.windows import Draw, Windows
+from seqdec.sequence.windows import Windows
 from seqdec.spaces.leaves import MISSING, join
 from seqdec.training.loop import train
 from seqdec.training.run import heldout_losses
 
-CANNOT_SKIP_PADDING = ("mistral", "gemma3_text")  # their window of 8 tokens counts the padding
-
 
 @pytest.fixture(scope="module")
 def small() -> Backbone:
-    return load_backbone("small", vocabulary=True)
+    return load_backbone("small", predicts_words=True)
 
 
 def nested_windows(preset="multi_game", *, missing=(), steady=True, **options) -> Windows:
@@ -43,7 +45,8 @@ def nested_model(backbone: Backbone, preset="multi_game", **options) -> tuple[Se
     model = build_model(windows, backbone)
     torch.manual_seed(1)
     for name in windows.layout.predicted:
-        torch.nn.init.normal_(model.codec(name).head.weight, std=0.05)  # pyright: ignore
+        if model.words(name) is None:
+            torch.nn.init.normal_(model.codec(name).head.weight, std=0.05)  # pyright: ignore
     return model.eval(), windows
 
 
@@ -61,10 +64,9 @@ def written(windows: Windows, batch: dict[str, torch.Tensor], name: str, timeste
 def test_the_acted_window_reads_the_states_of_the_trained_window(case, use_cache, small):
     model, windows = nested_model(small, **CASES[case])
     batch = windows.gather(np.array([0, 40, 80]))
-    with torch.no_grad():
-        states = model.backbone_source.read(*model.embed_window(batch))
+    states = states_before(model, batch)
     context = Context(model, 3, use_cache=use_cache)
-    context.timestep = 0
+    context._script.timestep = 0
     layout = windows.layout
     early = batch["timestep"][:, 0] == 0  # acting begins at the episode's first timestep
     assert early.any()
@@ -74,7 +76,7 @@ def test_the_acted_window_reads_the_states_of_the_trained_window(case, use_cache
     for timestep in range(layout.context_length):
         for name in names:
             if name in layout.predicted:
-                expected = states[:, layout.positions(name)[timestep] - 1]
+                expected = states[name][:, timestep]
                 torch.testing.assert_close(context._state_before(name)[early], expected[early], atol=2e-5, rtol=1e-4)
             context.write(**written(windows, batch, name, timestep))
 
@@ -90,32 +92,11 @@ def test_a_text_reads_the_same_beside_longer_ones_in_every_family(family, family
     model, windows = nested_model(load_with_bytes(backbone, folder), prompt=("observation.mission", "text"))
     indices = np.array([0, 30, 60, 90])
     together = windows.gather(indices)
-    with torch.no_grad():
-        batched = model.backbone_source.read(*model.embed_window(together))
-        for row in range(len(indices)):
-            tokens, is_word = model.embed_window({name: values[row : row + 1] for name, values in together.items()})
-            assert is_word is not None
-            kept = is_word[0]  # no padding at all
-            alone = model.backbone_source.read(tokens[:, kept], None)
-            torch.testing.assert_close(batched[row, kept], alone[0], atol=3e-5, rtol=1e-3)
-
-
-def load_with_bytes(backbone: Backbone, folder) -> Backbone:
-    """The family's own tiny architecture, with a tokenizer of single bytes beside it and a table as large."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
-
-    target = folder.parent / f"{folder.name}-bytes"
-    if not target.exists():
-        torch.manual_seed(0)
-        config = AutoConfig.from_pretrained(folder)
-        config.vocab_size = 256
-        AutoModelForCausalLM.from_config(config).save_pretrained(target)
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(target)
-    return load_backbone(str(target), vocabulary=True)
+    batched = states_before(model, together)
+    for row in range(len(indices)):
+        alone = states_before(model, {name: values[row : row + 1] for name, values in together.items()})
+        for name, states in alone.items():
+            torch.testing.assert_close(batched[name][row], states[0], atol=3e-5, rtol=1e-3)
 
 
 def test_a_policy_acts_in_nested_spaces_and_its_folder_acts_alike(small, tmp_path):
@@ -212,7 +193,7 @@ def test_dropped_observations_are_all_unknown_at_share_one(small):
     }
     with torch.no_grad():
         for share, is_same in ((0.0, False), (1.0, True)):
-            tokens = [model.embed_window(given, share)[0] for given in (batch, other)]
+            tokens = [pack_window(model, given, share).tokens for given in (batch, other)]
             assert torch.equal(*tokens) is is_same
 
 

@@ -17,9 +17,10 @@ from seqdec.data.source import Source
 from seqdec.errors import DataError
 from seqdec.model.backbone import load_backbone
 from seqdec.model.sequence_model import SequenceModel, build_model
+from seqdec.sequence.draw import Draw
 from seqdec.sequence.presets import layout_from_spaces
 from seqdec.sequence.stream import StreamWindows
-from seqdec.sequence.windows import Draw, Windows
+from seqdec.sequence.windows import Windows
 from seqdec.training.loop import train
 
 RANK, NUM_PROCESSES = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -77,6 +78,10 @@ class DrawOfBoth:
     def by_part(self) -> list[Draw]:
         first, second = self.indices[self.indices >= 0], -1 - self.indices[self.indices < 0]
         return [replace(draw, indices=own) for draw, own in zip(self.draws, (first, second), strict=True)]
+
+    @property
+    def work(self) -> np.ndarray:
+        return self.sizes
 
     @property
     def sizes(self) -> np.ndarray:

@@ -41,11 +41,19 @@ class Train:
     output: str = option("", "Run folder (default: runs/ and the name of the data).")
     backbone: str = fixed("smollm2", "smollm2, small, a Hugging Face id or a folder.")
     init: Literal["pretrained", "random"] = fixed("pretrained", "The backbone's own weights, or its random twin.")
-    num_layers: int = fixed(0, "Use the first n layers (0: 6 of smollm2, all of another backbone).", at_least=0)
+    num_layers: int = fixed(
+        0, "Use the first n layers (0: 6 of smollm2 unless it predicts words, else all).", at_least=0
+    )
     finetune: Literal["full", "lora", "frozen"] = fixed("full", "What of the backbone learns.")
+    freeze_layers: int | None = fixed(
+        None, "Lower layers that do not learn (default: 20 of smollm2 that predicts words, else 0).", at_least=0
+    )
     layout: str = fixed("multi_game", "Order of the sequence: a preset or a layout.json.")
     head: Literal["gaussian", "mse", "binned"] = fixed("gaussian", "How continuous actions are predicted.")
     return_head: Literal["gaussian", "binned"] = fixed("binned", "How returns are predicted, if they are.")
+    numbers: Literal["embedding", "words"] | None = fixed(
+        None, "How returns and rewards are written: embedding or words (default: words where all else is)."
+    )
     prompt: Words = fixed(
         (),
         "What stands in the prompt: target_return, text, goal, waypoint1 and so on, final, demo, leaves of the "
@@ -64,7 +72,8 @@ class Train:
     demo_group: str = fixed("text", "Column of the data that says which episodes are of one task, for demos.")
     demo_part: Literal["random", "best"] = fixed("random", "Which timesteps of an episode are shown as a demo.")
     fuse: Words = fixed((), "Nested observation or action whose leaves share one token.")
-    text_tokens: int = fixed(32, "Most tokens of a text.", at_least=1)
+    text_tokens: int = fixed(256, "Most tokens of a text.", at_least=1)
+    max_tokens: int = fixed(1024, "Most tokens of a window with words (0: no limit).", at_least=0)
     mask_observation: float = steering(0.0, "Share of the observations hidden while training.", at_least=0, at_most=1)
     context_length: int = fixed(10, "Timesteps the model sees.", at_least=1)
     discount: float = fixed(1.0, "Discount of returns to go.", at_least=0, at_most=1)

@@ -64,6 +64,9 @@ class Plan:
 def check_plannable(model: SequenceModel, acted: Sequence[str]) -> None:
     """Raise UsageError where the model does not predict what planning needs, or knows no unknown return."""
     layout = model.layout
+    text = next((name for name in acted if layout.variable(name).kind == "text"), None)
+    if text is not None:
+        raise UsageError(f"planning tries actions in numbers, {text} is a text: act without a plan")
     seen = [name for name in layout.step_names if layout.variable(name).role == "observation"]
     for name in (*acted, "reward", *seen, "return_to_go"):
         if name not in layout.predicted:
@@ -161,11 +164,15 @@ class _Search:
         self._world.write(**{name: value})
         return value
 
-    def _see(self, name: str) -> Tensor | None:
+    def _see(self, name: str) -> Tensor | list[str] | None:
         """Draw what the world answers; of the future it says nothing."""
-        value = None if is_of_future(name) else self._world.sample(name)
-        if value is None:
+        value = None
+        if is_of_future(name):
             self._world.write(**{name: None})
+        elif self._world.layout.variable(name).kind == "text":
+            value = self._world.sample_text(name)
+        else:
+            value = self._world.sample(name)
         if self._actor is not None:
             self._actor.write(**{name: value})
         return value
@@ -178,12 +185,15 @@ class _Search:
                 value = before + self._discount**depth * returns(self._world, NUM_QUANTILES).mean(1)
             seen = self._see(name)
             if name == "reward":
-                assert seen is not None
+                assert isinstance(seen, Tensor)
                 self._earned = before + self._discount**depth * seen[:, 0]
         if value is None:
             ahead = self._world.branch()
             for name in self._before[: self._before.index("return_to_go")]:
-                ahead.sample(name)
+                if ahead.layout.variable(name).kind == "text":
+                    ahead.sample_text(name)
+                else:
+                    ahead.sample(name)
             value = self._earned + self._discount ** (depth + 1) * returns(ahead, NUM_QUANTILES).mean(1)
         return value
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 
 from seqdec.errors import UsageError
 from seqdec.inference.context import Context
@@ -24,7 +23,8 @@ from seqdec.inference.planning import Planning, check_plannable, plan
 from seqdec.inference.prompt import Prompt, checked_facts, less_evidence, rows_of
 from seqdec.inference.report import Report
 from seqdec.inference.returns import expert_return
-from seqdec.inference.values import check_observations, checked_rewards
+from seqdec.inference.values import check_observations, checked_candidates, checked_rewards, in_space
+from seqdec.inference.writing import Candidates
 from seqdec.model.folder import load_policy, save_policy
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.sequence import noise
@@ -196,7 +196,8 @@ class Policy:
             observation: one after `reset()`, a batch [N, ...] after `reset(num_envs)`, nested as the observation space
                 is; NaN, and None among texts, where unknown.
             reward: of the step before, a number or [N]; None at the first step.
-            info: the candidates that environments name, as `Actor.act` has them; numbers need none.
+            info: of one environment, or of a batch as `Actor.act` has it: the texts that it names as "valid_actions",
+                one of which is chosen. Without them a text is written freely; numbers need none.
 
         Returns:
             an action for one environment, or a batch of them for all that run.
@@ -211,9 +212,12 @@ class Policy:
         if not self._has_acted and reward is not None:
             raise UsageError("an episode's first step has no reward before it: act(observation)")
         rewards = None if reward is None else checked_rewards(reward, self._num_rows)
-        return self._act(observation, rewards, is_first=reward is None)
+        candidates = checked_candidates(info, self._num_rows, is_single=self._is_single)
+        return self._act(observation, rewards, candidates, is_first=reward is None)
 
-    def _act(self, observation: Batch, rewards: np.ndarray | None, *, is_first: bool) -> Batch:
+    def _act(
+        self, observation: Batch, rewards: np.ndarray | None, candidates: Candidates | None, *, is_first: bool
+    ) -> Batch:
         """Return actions, where all that was given has been looked at; rewards of None are not known."""
         spec = self.model.data.spec
         seen = split(spec.observation_space, stack([observation]) if self._is_single else observation, "observation")
@@ -223,9 +227,11 @@ class Policy:
         else:
             self._complete_timestep(rewards)
         self._write_or_sample(self._before, self._with_return(seen))
-        sampled = self._plan() if self.planning is not None else {name: self._sample(name) for name in self._acted}
+        drawn = self._acted if self.planning is None else ()
+        sampled = {name: self._sample(name, candidates) for name in drawn} or self._plan()
         self._has_acted = True
-        actions = {name: self._in_space(name, sampled[name][:: self._block].cpu().numpy()) for name in self._acted}
+        leaves = spec.action_leaves
+        actions = {name: in_space(leaves[name], sampled[name][:: self._block]) for name in self._acted}
         batch = join(spec.action_space, actions, "action")
         return unstack(batch, 1)[0] if self._is_single else batch
 
@@ -250,19 +256,11 @@ class Policy:
             self.reset(num_rows)
         temperature, self.temperature = self.temperature, 0.0 if deterministic else self.temperature
         try:
-            action = self._act(observation, None, is_first=is_new)
+            action = self._act(observation, None, None, is_first=is_new)
         finally:
             self.temperature = temperature
         assert self._context is not None
         return action, (np.array([self._context.timestep]),)
-
-    def _in_space(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Return actions in the shape and type of their space, inside its bounds."""
-        leaf = self.model.data.spec.action_leaves[name]
-        values = values.reshape(len(values), *(leaf.shape or ()))
-        if isinstance(leaf, Box) and leaf.dtype != values.dtype:  # of its own type a codec keeps inside
-            values = np.clip(values, leaf.low, leaf.high)
-        return values.astype(leaf.dtype, copy=False)
 
     def _plan(self) -> dict[str, torch.Tensor]:
         """Write the actions of the running plan, or of a new one, and return them."""
@@ -332,10 +330,13 @@ class Policy:
             values |= {name: value, MISSING + name: missing}
         self._context.write(**values)
 
-    def _sample(self, name: str) -> torch.Tensor:
+    def _sample(self, name: str, candidates: Candidates | None = None) -> torch.Tensor | list[str]:
         assert self._context is not None
         guidance = self._guidance if name in self._acted else (0.0,) * len(self._guidance)
-        return self._context.sample(name, temperature=self.temperature, top_k=self.top_k, guidance=guidance)
+        how = {"temperature": self.temperature, "top_k": self.top_k, "guidance": guidance}
+        if self.model.layout.variable(name).kind != "text":
+            return self._context.sample(name, **how)
+        return self._context.sample_text(name, candidates=candidates if name in self._acted else None, **how)
 
     def keep(self, rows: np.ndarray) -> None:
         """Go on with these of the running environments."""

@@ -36,49 +36,57 @@ def predict(
     num_samples: int = 1,
     mean: bool = False,
     temperature: float = 1.0,
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor | np.ndarray]:
     """Return what the model expects to see and to be paid for actions.
 
     Args:
         context: written up to an action; it stays as it is.
-        actions: to be taken, [B, k, ...], or by leaf where they are nested.
+        actions: to be taken, [B, k, ...], texts as an array of str; or by leaf where they are nested.
         num_samples: futures of each sequence.
         mean: return the mean over the futures, of vectors and rewards, instead of the futures.
         temperature: 1 samples, 0 takes the most likely next value each time.
 
     Returns:
-        "reward" and each leaf of the observation, [B, num_samples, k, ...]; with `mean` [B, k, ...].
+        "reward" and each leaf of the observation, [B, num_samples, k, ...], texts as arrays of str; with `mean`
+        [B, k, ...], without texts.
 
     Raises:
         UsageError: the layout does not predict rewards and observations.
     """
     before, acted, after = context.layout.divide(context.model.data.spec.action_leaves)
     by_leaf = actions if isinstance(actions, Mapping) else {acted[0]: actions}
-    given = {name: torch.as_tensor(value) for name, value in by_leaf.items()}
+    is_text = {name: context.layout.variable(name).kind == "text" for name in by_leaf}
+    given = {name: np.asarray(value) if is_text[name] else torch.as_tensor(value) for name, value in by_leaf.items()}
     seen = [name for name in before if context.layout.variable(name).role == "observation"]
     for name in (*seen, "reward"):
         if name not in context.layout.predicted:
             raise UsageError(f"the model does not predict {name}: train with layout='trajectory'", option="layout")
     future = context.branch(num_samples)
-    samples: dict[str, list[Tensor]] = {name: [] for name in (*seen, "reward")}
+    samples: dict[str, list[Tensor | list[str]]] = {name: [] for name in (*seen, "reward")}
     for time in range(next(iter(given.values())).shape[1]):
-        future.write(**{name: value[:, time].repeat_interleave(num_samples, 0) for name, value in given.items()})
+        rows = np.arange(context.num_sequences).repeat(num_samples)
+        future.write(**{name: value[rows, time] for name, value in given.items()})
         for name in (*after, *before):
             value = _sample_or_leave(future, name, temperature)
             if name in samples and value is not None:
                 samples[name].append(value)
-    futures = {name: torch.stack(values, 1).unflatten(0, (-1, num_samples)) for name, values in samples.items()}
+    numbers = {name: torch.stack(values, 1) for name, values in samples.items() if not isinstance(values[0], list)}  # pyright: ignore
+    futures = {name: values.unflatten(0, (-1, num_samples)) for name, values in numbers.items()}
     if mean:
         return {name: value.float().mean(1) for name, value in futures.items()}
-    return {name: value.clone() for name, value in futures.items()}
+    texts = {name: np.array(values, object).T for name, values in samples.items() if name not in numbers}
+    shaped = {name: rows.reshape(-1, num_samples, rows.shape[1]) for name, rows in texts.items()}
+    return {**{name: value.clone() for name, value in futures.items()}, **shaped}
 
 
-def _sample_or_leave(context: Context, name: str, temperature: float) -> Tensor | None:
+def _sample_or_leave(context: Context, name: str, temperature: float) -> Tensor | list[str] | None:
     """Sample a variable that the model predicts; write "unknown" where it does not."""
-    if name in context.layout.predicted:
-        return context.sample(name, temperature=temperature)
-    context.write(**{name: None})
-    return None
+    if name not in context.layout.predicted:
+        context.write(**{name: None})
+        return None
+    if context.layout.variable(name).kind == "text":
+        return context.sample_text(name, temperature=temperature)
+    return context.sample(name, temperature=temperature)
 
 
 @torch.inference_mode()
@@ -262,11 +270,22 @@ def explain(context: Context, *, num_samples: int = NUM_SAMPLES) -> Explanation:
     others = {name: context.without(name).branch(num_samples) for name in pieces}
     shifts = {name: torch.zeros(context.num_sequences, device=model.device) for name in pieces}
     for leaf in acted:
-        distribution = full.predict(leaf)
-        value = full.sample(leaf)
-        likely = distribution.log_prob(value)
+        value, likely = _sample_scored(full, leaf)
         for name, other in others.items():
-            less = other.predict(leaf).log_prob(value)
+            less = other.log_prob(leaf, value)
             other.write(**{leaf: value})
             shifts[name] += (likely - less).unflatten(0, (-1, num_samples)).mean(1)
     return Explanation({name: shift.clone() for name, shift in shifts.items()})
+
+
+def _sample_scored(context: Context, name: str) -> tuple[Tensor | list[str], Tensor]:
+    """Sample a variable, write it, and return it with its log probability."""
+    if context.layout.variable(name).kind != "text":
+        distribution = context.predict(name)
+        value = context.sample(name)
+        return value, distribution.log_prob(value)
+    texts = context.branch().sample_text(name)
+    likely = context.log_prob(name, texts)
+    context.write(**{name: texts})
+    context.draw((1,))  # as sampling does, so that the next one has others
+    return texts, likely

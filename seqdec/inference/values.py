@@ -4,18 +4,20 @@ NaN and None end here: behind this door there are zeros and a mask.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor
 
 from seqdec.data.episode import Episode, nonfinite_entry
 from seqdec.errors import UsageError
-from seqdec.sequence import texts
-from seqdec.sequence.layout import Layout, Variable
+from seqdec.play.candidates import VALID_ACTIONS, named
+from seqdec.sequence.layout import Layout
+from seqdec.sequence.variable import Variable, encode_texts
 from seqdec.spaces.leaves import MISSING, without_nan
 
 
@@ -44,7 +46,10 @@ def tensor_of(
         rows = [value] * num_sequences if isinstance(value, str) else list(value)  # pyright: ignore
         if len(rows) != num_sequences:
             raise UsageError(f"{variable.name} has {len(rows)} texts: {num_sequences} are expected")
-        tensor = texts.encode([text or "" for text in rows]).to(device)
+        tensor = torch.from_numpy(encode_texts([text or "" for text in rows])).to(device)
+        absent = np.array([text is None for text in rows])
+        if absent.any():
+            mask = absent if mask is None else torch.as_tensor(mask).cpu().numpy().reshape(-1) | absent
         return tensor, None if mask is None else _mask_of(variable, mask, num_sequences, device)
     tensor = torch.as_tensor(value)
     if tensor.is_floating_point() and not math.isfinite(tensor.sum()):  # a sum is quicker to look at
@@ -82,6 +87,36 @@ def checked_rewards(reward: object, num_rows: int) -> np.ndarray:
     if rewards.dtype.kind not in "biuf" or rewards.size != num_rows or not np.isfinite(rewards).all():
         raise UsageError(f"reward is {reward!r}: a finite number is needed for each of {num_rows} environments")
     return rewards.astype(np.float64).reshape(-1)
+
+
+def checked_candidates(info: object, num_rows: int, *, is_single: bool) -> Sequence[Sequence[str] | None] | None:
+    """Return the texts that each running environment lets one choose from; None where none is named.
+
+    Args:
+        info: of one environment, or of a batch as `Actor.act` has it.
+        num_rows: environments that run.
+        is_single: whether it is of one.
+
+    Raises:
+        UsageError: there are candidates for another number of environments.
+    """
+    if not isinstance(info, Mapping):
+        return None
+    rows = [named(info)] if is_single else info.get(VALID_ACTIONS)
+    if rows is not None and len(rows) != num_rows:
+        raise UsageError(f"info names candidates for {len(rows)} environments, {num_rows} run")
+    return rows
+
+
+def in_space(leaf: gymnasium.Space, sampled: Tensor | list[str]) -> np.ndarray:
+    """Return actions of a leaf in its own shape and type, inside its bounds."""
+    if isinstance(sampled, list):
+        return np.array([*sampled, None], object)[:-1]
+    values = sampled.cpu().numpy()
+    values = values.reshape(len(values), *(leaf.shape or ()))
+    if isinstance(leaf, Box) and leaf.dtype != values.dtype:  # of its own type a codec keeps inside
+        values = np.clip(values, leaf.low, leaf.high)
+    return values.astype(leaf.dtype, copy=False)
 
 
 def check_observations(

@@ -1,6 +1,7 @@
 """Any Hugging Face decoder, by name, folder or Hub id: pretrained or its random twin, whole or its first layers.
 
-A backbone reads embeddings and gives hidden states; it has a vocabulary only where texts are to be read. What it must
+A backbone reads embeddings and gives hidden states; it has a vocabulary only where words are to be read, and output
+embeddings only where they are to be predicted. What it must
 be able to do (read `inputs_embeds`, look only backwards, continue from its cache) is tried out when it is loaded, not
 looked up.
 """
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
+    AutoModelForCausalLM,
     ByT5Tokenizer,
     Cache,
     GPT2Config,
@@ -26,9 +28,11 @@ from seqdec import storage
 from seqdec.errors import DataError, UsageError
 from seqdec.hub import quietly
 from seqdec.model.adapters import add_adapters, base_fingerprint, read_adapters
+from seqdec.model.lower import LowerLayers
 from seqdec.model.pretrained import load_weights, locate, read_config, read_tokenizer
-from seqdec.model.probes import scale_of, table_of, takes_positions_of, try_out
+from seqdec.model.probes import decoder_of, layers_of, logits_of, scale_of, table_of, takes_positions_of, try_out
 from seqdec.model.shortcuts import last_mlp, only_at, use_shortcuts
+from seqdec.model.words import Vocabulary
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -52,6 +56,8 @@ class BackboneSource:
     seed: int = 0
     lora_rank: int = 16
     vocabulary: bool = False
+    predicts_words: bool = False
+    freeze_layers: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +65,9 @@ class Backbone:
     """A decoder ready to be finetuned, and what its surroundings must know of it.
 
     `embedding_scale` is the standard deviation of its token embeddings, which new embeddings should start with;
-    `takes_positions` says whether it must be told the place of each token where there is padding between them, and
-    `last_mlp` may be computed only at the tokens whose states are read (see `shortcuts`).
+    `takes_positions` says whether it must be told the place of each token where there is padding between them,
+    `last_mlp` may be computed only at the tokens whose states are read (see `shortcuts`), and `lower` only once for
+    the same words (see `lower`).
     """
 
     model: "PreTrainedModel | PeftModel"
@@ -70,31 +77,47 @@ class Backbone:
     takes_positions: bool = False
     tokenizer: PreTrainedTokenizerBase | None = None
     last_mlp: nn.Module | None = None
+    lower: LowerLayers | None = None
 
-    def tokenize(self, text: str) -> list[int]:
-        """Return a text's token ids, without any that mark its beginning or end.
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """What gives hidden states: the model without its head."""
+        return decoder_of(self.model)
+
+    def vocabulary(self) -> Vocabulary:
+        """Return how words are read and written, without tokens that mark their beginning or end.
 
         Raises:
             UsageError: the backbone was loaded without its vocabulary.
         """
-        if self.tokenizer is None:
+        tokenizer = self.tokenizer
+        if tokenizer is None:
             raise UsageError("this backbone has no vocabulary: load it with load_backbone(..., vocabulary=True)")
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
+        marks = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        first = next((mark for mark in marks if isinstance(mark, int)), 0)
+        return Vocabulary(
+            lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],  # pyright: ignore
+            lambda tokens: tokenizer.decode(tokens, clean_up_tokenization_spaces=False),  # pyright: ignore
+            first,
+            tokenizer.all_special_ids,
+            table_of(self.model),
+            (lambda hidden: logits_of(self.model, hidden)) if self.source.predicts_words else None,
+        )
 
     def read(
-        self, tokens: Tensor, is_word: Tensor | None = None, cache: Cache | None = None, places: Tensor | None = None
+        self, tokens: Tensor, is_token: Tensor | None = None, cache: Cache | None = None, places: Tensor | None = None
     ) -> Tensor:
         """Read tokens [B, L, D]; return their hidden states [B, L, D].
 
         Args:
-            tokens: new ones.
-            is_word: False on the padding of texts, [B, all tokens read so far and new]; None where there is none.
+            tokens: new ones; padding at their end needs no mask.
+            is_token: False on padding between tokens, [B, all tokens read so far and new]; None where there is none.
             cache: of the tokens read before; it takes up the new ones.
             places: the tokens whose states are needed, int64 [n]; the others' may be anything.
         """
         mask, positions = None, {}
-        if is_word is not None:
-            mask = is_word.long()
+        if is_token is not None:
+            mask = is_token.long()
             if self.takes_positions:
                 positions["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         skipping = nullcontext()
@@ -102,7 +125,7 @@ class Backbone:
         if self.last_mlp is not None and places is not None and num_skipped >= WORTH_SKIPPING:
             skipping = only_at(self.last_mlp, places)
         with skipping:
-            output = self.model(
+            output = self.decoder(
                 inputs_embeds=tokens, attention_mask=mask, past_key_values=cache, use_cache=cache is not None,
                 **positions,
             )  # fmt: skip
@@ -125,6 +148,8 @@ def load_backbone(
     num_tokens: int | None = None,
     lora_rank: int = 16,
     vocabulary: bool = False,
+    predicts_words: bool = False,
+    freeze_layers: int = 0,
 ) -> Backbone:
     """Return a decoder in float32, its trainable parameters chosen.
 
@@ -138,19 +163,24 @@ def load_backbone(
         seed: of random weights and adapters.
         num_tokens: positions that will be used, checked against what the backbone has.
         lora_rank: rank of the adapters.
-        vocabulary: keep the table of token embeddings and the tokenizer, to read texts with; pretrained embeddings
+        vocabulary: keep the table of token embeddings and the tokenizer, to read words with; pretrained embeddings
             stay as they are. `small` has one token a byte.
+        predicts_words: keep the output embeddings, too.
+        freeze_layers: how many of the lower layers are not trained. Where all is words, what they give is kept.
 
     Raises:
         UsageError: for an unknown name, an encoder, a model that cannot continue from its cache, too few positions,
-            texts for a family that cannot skip padding.
+            words for a family that cannot skip padding.
         DataError: for weights that are damaged, incomplete or not finite.
     """
     for value, kind in ((init, Init), (finetune, Finetune)):
         if value not in get_args(kind):
             raise UsageError(f"{value!r} is not one of {', '.join(get_args(kind))}")
     init = "random" if name == "small" else init
-    source = BackboneSource(name, init, num_layers, finetune, seed, lora_rank, vocabulary)
+    vocabulary = vocabulary or predicts_words
+    source = BackboneSource(
+        name, init, num_layers, finetune, seed, lora_rank, vocabulary, predicts_words, freeze_layers
+    )
     folder = "" if name == "small" else locate(name)
     if name == "small":
         tokenizer = ByT5Tokenizer(extra_ids=0) if vocabulary else None
@@ -161,12 +191,15 @@ def load_backbone(
     _adjust(config, name, num_tokens, num_layers, dropout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        is_random = init == "random"
-        model = AutoModel.from_config(config, dtype=torch.float32) if is_random else load_weights(folder, config, name)
+        if init == "random":
+            kind = AutoModelForCausalLM if predicts_words else AutoModel
+            model = kind.from_config(config, dtype=torch.float32)
+        else:
+            model = load_weights(folder, config, name, predicts_words=predicts_words)
         scale = scale_of(model)
         if not vocabulary:
             _drop_vocabulary(model)
-        try_out(model, name, with_padding=vocabulary)
+        try_out(model, name, with_words=vocabulary, predicts_words=predicts_words)
         return _make_trainable(model, source, scale, tokenizer)
 
 
@@ -202,7 +235,8 @@ def reload_backbone(folder: Path, *, merge_adapters: bool = False) -> Backbone:
     tokenizer = read_tokenizer(str(folder), str(folder)) if source.vocabulary else None
     if source.finetune != "lora":
         config = read_config(str(folder), str(folder))
-        return _make_trainable(load_weights(str(folder), config, str(folder)), source, scale, tokenizer)
+        model = load_weights(str(folder), config, str(folder), predicts_words=source.predicts_words)
+        return _make_trainable(model, source, scale, tokenizer)
     base = load_backbone(**asdict(replace(source, finetune="full")), dropout=0.0)
     if base_fingerprint(base.model) != base_sha256:
         raise DataError(f"the weights of {source.name!r} here are not those that {folder} is an adapter for")
@@ -254,7 +288,11 @@ def _make_trainable(
 ) -> Backbone:
     """Choose the parameters that are trained, and take the shortcuts that this decoder allows."""
     use_shortcuts(model)
-    width, trained = table_of(model).embedding_dim, model
+    table, decoder, trained = table_of(model), decoder_of(model), model
+    num_layers, num_frozen = model.config.num_hidden_layers, source.freeze_layers
+    layers = layers_of(decoder, num_layers)
+    if num_frozen and (layers is None or not 0 < num_frozen < num_layers):
+        raise UsageError(f"{source.name} has {num_layers} layers: freeze_layers cannot be {num_frozen}")
     if source.finetune == "lora":
         trained = add_adapters(model, source.lora_rank)
     else:
@@ -263,6 +301,15 @@ def _make_trainable(
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(is_norm or source.finetune == "full")
         is_new = source.vocabulary and source.init == "random" and source.finetune == "full"
-        table_of(model).weight.requires_grad_(is_new)  # pretrained embeddings stay as they are
-    mlp = last_mlp(model, model.config.num_hidden_layers, width)
-    return Backbone(trained, source, width, scale, takes_positions_of(model), tokenizer, mlp)
+        for embeddings in (table, model.get_output_embeddings()):
+            if embeddings is not None:
+                embeddings.weight.requires_grad_(is_new)  # pretrained embeddings stay as they are
+    lower = None
+    if layers is not None and num_frozen:
+        below = [module for module in decoder.modules() if isinstance(module, nn.Embedding)]  # positions, for one
+        for module in (*below, *layers[:num_frozen]):
+            module.requires_grad_(False)
+        lower = LowerLayers(decoder, layers, num_frozen)
+        lower = lower if not table.weight.requires_grad and lower.works(table.embedding_dim) else None
+    mlp = last_mlp(decoder, num_layers, table.embedding_dim)
+    return Backbone(trained, source, table.embedding_dim, scale, takes_positions_of(decoder), tokenizer, mlp, lower)

@@ -2,8 +2,8 @@
 
 A codec is the only code that normalises: it is fitted to the data once, carries those statistics with the weights,
 and speaks raw units to everybody else. Values are [..., size] float32, int64 for multi_discrete variables and uint8
-for images, or [...] int64 for discrete ones; embeddings and hidden states are [..., D]. Images, texts and timesteps
-are read only, and a text has an embedding for each token.
+for images, or [...] int64 for discrete ones; embeddings and hidden states are [..., D]. Images and timesteps are read
+only. What is written in words has as many tokens as its words: see `words`.
 """
 
 import math
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from seqdec.errors import DataError
 from seqdec.model.distributions import Bins, Categorical, CensoredGaussian, Distribution, Numbers, Point
-from seqdec.model.perception import Image, Text, Timestep, Vocabulary, with_unknown
-from seqdec.sequence.layout import Variable
+from seqdec.model.perception import Image, Timestep, with_unknown
+from seqdec.sequence.variable import Variable
 
 BEYOND = torch.finfo(torch.float32).max
 MIN_LOG_STD, MAX_LOG_STD = -4.0, 2.0  # of a predicted Gaussian, in units of the data's own deviation
@@ -33,11 +33,8 @@ class Codec(Protocol):
     def predict(self, hidden: Tensor) -> Distribution: ...
 
 
-def build_codec(variable: Variable, width: int, scale: float, vocabulary: Vocabulary | None = None) -> nn.Module:
-    """Return a new codec whose embeddings have about the standard deviation `scale` per entry."""
-    if variable.kind == "text":
-        assert vocabulary is not None, "a layout with texts needs a backbone with its vocabulary"
-        return Text(variable, width, scale, vocabulary)
+def build_codec(variable: Variable, width: int, scale: float) -> nn.Module:
+    """Return a new codec of one token whose embeddings have about the standard deviation `scale` per entry."""
     kinds = {
         "gaussian": Gaussian,
         "mse": Regression,

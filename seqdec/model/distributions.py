@@ -36,6 +36,7 @@ class Support(Protocol):
     def index(self, values: Tensor) -> Tensor: ...
     def value(self, index: Tensor, share: Tensor | float) -> Tensor: ...  # `share` of the way through a bin, 0 to 1
     def log_width(self, index: Tensor) -> Tensor | float: ...
+    def every(self, step: int) -> "Support": ...  # of every so many states, where each has values of its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,9 @@ class Numbers:
 
     def log_width(self, index: Tensor) -> Tensor | float:
         return 0.0
+
+    def every(self, step: int) -> "Numbers":
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +87,9 @@ class Bins:
         lower, upper = self._ends(index)
         is_single = upper - lower <= 4e-7 * lower.abs().clamp(min=1e-30)
         return torch.where(is_single, 0.0, (upper - lower).log())
+
+    def every(self, step: int) -> "Bins":
+        return self
 
     def _ends(self, index: Tensor) -> tuple[Tensor, Tensor]:
         edges = self.edges.expand(*index.shape, -1)
@@ -133,6 +140,12 @@ class Categorical:
     def top_k(self, k: int) -> Self:
         least = self.logits.topk(min(k, self.logits.shape[-1]), -1).values[..., -1:]
         return replace(self, logits=self.logits.masked_fill(self.logits < least, -math.inf))
+
+    def top_p(self, p: float) -> Self:
+        """Keep the most likely choices that together have a probability of p (Holtzman et al. 2020)."""
+        ordered, order = self.logits.softmax(-1).sort(-1, descending=True)
+        is_kept = ordered.cumsum(-1) - ordered < p
+        return replace(self, logits=self.logits.masked_fill(~is_kept.gather(-1, order.argsort(-1)), -math.inf))
 
     def tempered(self, temperature: float) -> Self:
         return replace(self, logits=self.logits / temperature)

@@ -22,7 +22,9 @@ from seqdec.model.tasks import TASK_NAME, by_task, check_tasks
 from seqdec.sequence.layout import Layout
 from seqdec.spaces.spec import EnvironmentSpec
 
-FORMAT = 2  # 1 had discount, delayed_reward and prompt_dropout in policy.json; now the layout tells them
+# 1 had discount, delayed_reward and prompt_dropout in policy.json, which the layout tells now; up to 2, words had an
+# embedding of their timestep.
+FORMAT = 3
 
 
 def save_policy(models: SequenceModel | Mapping[str, SequenceModel], folder: Path | str) -> None:
@@ -124,6 +126,8 @@ def _read_description(folder: Path) -> tuple[Layout, DataSummary]:
             discount, is_delayed = float(policy["discount"]), bool(policy["delayed_reward"])
             dropout = float(policy.get("prompt_dropout", 0.0))
             layout = replace(layout, discount=discount, delayed_reward=is_delayed, prompt_dropout=dropout)
+        if policy["format"] < 3:
+            layout = replace(layout, timed_words=any(layout.variable(slot[0]).is_words for slot in layout.step))
         spec = EnvironmentSpec.from_json(policy["environment"])
         returns = {str(key): float(value) for key, value in policy["data_returns"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -1,29 +1,16 @@
-"""Images, texts and timesteps are read and never predicted, each as embeddings of the backbone's width.
+"""Images and timesteps are read and never predicted, each as an embedding of the backbone's width.
 
 image      [..., entries] uint8   ->  one token, by a small convolutional encoder
-text       [..., bytes] uint8     ->  a token for each of the backbone's own words, at the end of its slot
 timestep   [..., 1] float32       ->  one token, by sines and cosines
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seqdec.errors import DataError
-from seqdec.sequence import texts
-from seqdec.sequence.layout import Variable
-
-
-@dataclass(frozen=True, eq=False)
-class Vocabulary:
-    """How a backbone reads words: a text's token ids, and the table of their embeddings, which is the backbone's."""
-
-    tokenize: Callable[[str], list[int]]
-    table: nn.Module
+from seqdec.sequence.variable import Variable
 
 
 def with_unknown(known: Tensor, stand_in: Tensor, unknown: Tensor | None) -> Tensor:
@@ -108,61 +95,6 @@ def image_axes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, int,
     return order, (math.prod(sizes[:-2]), sizes[-2], sizes[-1])
 
 
-class Text(nn.Module):
-    """Texts, in the backbone's own tokens and embeddings.
-
-    A text stands at the end of its slot, so that the token before the next slot is a word; padding fills the rest of
-    the slot, and the attention mask hides it. A text that is not known is one learned token.
-    """
-
-    CACHED = 100_000  # texts whose tokens are remembered
-
-    def __init__(self, variable: Variable, width: int, scale: float, vocabulary: Vocabulary):
-        super().__init__()
-        self.variable = variable
-        self.unknown = nn.Parameter(torch.randn(width) * scale)
-        self._vocabulary = vocabulary  # no module: the table belongs to the backbone
-        self._tokens: dict[str, list[int]] = {}
-
-    def fit(self, values: np.ndarray) -> None:
-        """Refuse texts that are longer than the slot."""
-        for text in values:
-            self._tokenize(str(text))
-
-    def _tokenize(self, text: str) -> list[int]:
-        if text not in self._tokens:
-            if len(self._tokens) >= self.CACHED:
-                self._tokens.clear()
-            tokens = self._vocabulary.tokenize(text)
-            if len(tokens) > self.variable.size:
-                raise DataError(
-                    f"{self.variable.name} has a text of {len(tokens)} tokens, there is room for {self.variable.size} "
-                    f"({text[:60]!r}): make room for {len(tokens)}",
-                    option="text_tokens",
-                )
-            self._tokens[text] = tokens
-        return self._tokens[text]
-
-    def embed_tokens(self, values: Tensor, unknown: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return embeddings [..., size, D] of bytes [..., bytes] (see `texts`), and which are words, [..., size]."""
-        rows = [self._tokenize(text) for text in texts.decode(values)]
-        ids = np.zeros((len(rows), self.variable.size), np.int64)
-        is_word = np.zeros(ids.shape, bool)
-        for row, tokens in enumerate(rows):
-            first = self.variable.size - len(tokens)
-            ids[row, first:], is_word[row, first:] = tokens, True
-        shape = (*values.shape[:-1], self.variable.size)
-        words = torch.from_numpy(is_word).reshape(shape).to(values.device)
-        embedded = self._vocabulary.table(torch.from_numpy(ids).to(values.device)).reshape(*shape, -1)
-        is_unknown = ~words.any(-1)  # an empty text says nothing either
-        if unknown is not None:
-            is_unknown = is_unknown | unknown
-        at_end = torch.arange(self.variable.size, device=words.device) == self.variable.size - 1
-        stand_in = is_unknown[..., None] & at_end
-        embedded = torch.where(stand_in[..., None], self.unknown.to(embedded.dtype), embedded)
-        return embedded, torch.where(is_unknown[..., None], at_end, words)
-
-
 class Timestep(nn.Module):
     """The timestep of a fact, counted from the episode's start, by sines and cosines (Vaswani et al. 2017)."""
 
@@ -199,8 +131,3 @@ def waves(timesteps: Tensor, frequencies: Tensor) -> Tensor:
     """Return sines and cosines of timesteps [...], [..., TIME_FEATURES]."""
     angles = timesteps[..., None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], -1)
-
-
-def marks_of(tokens: Tensor, words: Tensor | None) -> Tensor:
-    """Return which tokens [..., n, D] of a slot are words [..., n]; all of them where it has no text."""
-    return torch.ones_like(tokens[..., 0], dtype=torch.bool) if words is None else words

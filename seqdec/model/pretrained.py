@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from seqdec import storage
@@ -79,8 +79,8 @@ def read_tokenizer(folder: str, name: str) -> Tokenizer:
         raise UsageError(f"{name!r} has no tokenizer to read texts with: {_first_line(error)}") from error
 
 
-def load_weights(folder: str, config: PretrainedConfig, name: str) -> PreTrainedModel:
-    """Load a decoder's weights in float32.
+def load_weights(folder: str, config: PretrainedConfig, name: str, *, predicts_words: bool) -> PreTrainedModel:
+    """Load a decoder's weights in float32, with its output embeddings where it is to predict words.
 
     Raises:
         DataError: they are damaged, incomplete, not finite, or not in safetensors.
@@ -89,7 +89,8 @@ def load_weights(folder: str, config: PretrainedConfig, name: str) -> PreTrained
         _check_weight_files(Path(folder))
     try:
         with quietly():
-            model, info = AutoModel.from_pretrained(
+            kind = AutoModelForCausalLM if predicts_words else AutoModel
+            model, info = kind.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
                 folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
                 output_loading_info=True,
             )  # fmt: skip

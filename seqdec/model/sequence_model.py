@@ -2,10 +2,11 @@
 
     batch {name: [B, K, ...]} -> codecs embed -> tokens [B, L, D] -> backbone -> states [B, L, D] -> losses by variable
 
+Where all slots are one token each, every row has the same places; where some are words, rows are packed (`packed`).
 It computes; `folder` writes and reads it, `training` moves its parameters, `inference` asks it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, cast
@@ -17,9 +18,13 @@ from torch import Tensor, nn
 
 from seqdec.model.backbone import Backbone
 from seqdec.model.codecs import Codec, build_codec
-from seqdec.model.perception import Text, Vocabulary, marks_of, time_frequencies, time_projection, waves
+from seqdec.model.distributions import Distribution
+from seqdec.model.packed import pack_window
+from seqdec.model.perception import time_frequencies, time_projection, waves
+from seqdec.model.words import Words
 from seqdec.sequence.facts import HIDDEN
 from seqdec.sequence.layout import Layout
+from seqdec.sequence.variable import Variable
 from seqdec.spaces.leaves import MISSING
 from seqdec.spaces.spec import EnvironmentSpec
 
@@ -68,67 +73,83 @@ class SequenceModel(nn.Module):
         self.backbone_source = backbone
         self.backbone = backbone.model
         width, scale = backbone.width, backbone.embedding_scale
-        vocabulary = None
-        if layout.has_text:
-            vocabulary = Vocabulary(backbone.tokenize, self.backbone.get_input_embeddings())
+        self.vocabulary = backbone.vocabulary() if layout.has_words else None  # the backbone's own
         self.codecs = nn.ModuleDict()
         for variable in layout.variables:
-            self.codecs[_key(variable.name)] = build_codec(variable, width, scale, vocabulary)
+            self.codecs[_key(variable.name)] = self._build_codec(variable)
+        self.register_buffer("frequencies", time_frequencies(), persistent=False)
+        if layout.is_language:  # which has nothing but words
+            return
         self.start = nn.Parameter(torch.randn(width) * scale)
         self.time_projection = time_projection(width, scale)
-        self.register_buffer("frequencies", time_frequencies(), persistent=False)
         if layout.demo:
             self.demo = nn.Parameter(torch.randn(width) * scale)  # tells a demo's timesteps from the episode's own
+
+    def _build_codec(self, variable: Variable) -> nn.Module:
+        width, scale = self.backbone_source.width, self.backbone_source.embedding_scale
+        if not variable.is_words:
+            return build_codec(variable, width, scale)
+        assert self.vocabulary is not None
+        return Words(variable, width, scale, self.vocabulary, is_language=self.layout.is_language)
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return self.start.device
+        return self.frequencies.device
 
     def codec(self, name: str) -> Codec:
-        """Return the codec of a variable."""
+        """Return the codec of a variable that is one token."""
         return cast(Codec, self.codecs[_key(name)])
+
+    def words(self, name: str) -> Words | None:
+        """Return the codec of a variable that is written in words, None for any other."""
+        codec = self.codecs[_key(name)]
+        return codec if isinstance(codec, Words) else None
+
+    def count_tokens(self, name: str, values: Sequence[str] | Sequence[float]) -> np.ndarray:
+        """Return how many tokens each value of a variable that is written in words takes, int64 [n]."""
+        words = self.words(name)
+        assert words is not None
+        return words.count(values)
+
+    def embed_start(self) -> Tensor:
+        """Return what every sequence begins with, [D]: learned, or the backbone's own first token."""
+        if not self.layout.is_language:
+            return self.start
+        assert self.vocabulary is not None
+        return self.vocabulary.table(torch.tensor(self.vocabulary.first, device=self.device))
 
     def embed_time(self, timesteps: Tensor) -> Tensor:
         """Embed indices inside an episode by a fixed sinusoid (Vaswani et al. 2017) and a projection, [..., D]."""
         return self.time_projection(waves(timesteps, self.frequencies))
 
     def embed_values(self, name: str, values: Tensor, unknown: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Embed values of a variable, [..., tokens of its slot, D]; of a text, also which tokens are words [..., n]."""
-        codec = self.codec(name)
-        if isinstance(codec, Text):
-            return codec.embed_tokens(values, unknown)
-        return codec.embed(values, unknown).unsqueeze(-2), None
+        """Embed values of a variable [B, ...], without their time.
 
-    def embed_window(self, batch: Mapping[str, Tensor], drop_observation: float = 0.0) -> tuple[Tensor, Tensor | None]:
+        Returns:
+            tokens [B, n, D], and of words how many each value has, int64 [B]: they stand on the left.
+        """
+        words = self.words(name)
+        if words is not None:
+            return words.embed(values, unknown)
+        return self.codec(name).embed(values, unknown).unsqueeze(-2), None
+
+    def embed_window(self, batch: Mapping[str, Tensor], drop_observation: float = 0.0) -> Tensor:
         """Write a batch of windows into tokens [B, L, D], up to the last token that predicts something.
 
         Args:
-            batch: as `Windows.gather` gives it.
+            batch: as `Windows.gather` gives it; nothing in it is written in words.
             drop_observation: share of the observations that are written as "unknown", at random.
-
-        Returns:
-            the tokens, and False where a token is padding of a text [B, L], None where there are no texts.
         """
         layout = self.layout
         time = self.embed_time(batch["timestep"])  # [B, K, D]
-        prompt = [self._embed_slot(slot, batch) for slot in layout.prompt]
-        steps = [self._embed_slot(slot, batch, drop_observation) for slot in layout.step]
-        # start, prompt, demo, timesteps
-        parts = [self.start.expand(len(time), 1, -1), *(fact.flatten(1, 2) for fact, _ in prompt)]
+        parts = [self.start.expand(len(time), 1, -1)]
+        parts += [self.embed_slot(slot, batch) for slot in layout.prompt]
         parts += [self.embed_demo(batch)] if layout.demo else []
-        slots = [(tokens + time[:, :, None]).to(time.dtype) for tokens, _ in steps]  # [B, K, n, D] each
-        parts.append(torch.cat(slots, 2).flatten(1, 2))
+        steps = [(self.embed_slot(slot, batch, drop_observation) + time).to(time.dtype) for slot in layout.step]
+        parts.append(torch.stack(steps, 2).flatten(1, 2))
         tokens = torch.cat([part.to(time.dtype) for part in parts], 1)
-        num_tokens = max(layout.position(name, time.shape[1] - 1) for name in layout.predicted)
-        if not layout.has_text:
-            return tokens[:, :num_tokens], None
-        # which of them are words, or no text at all
-        marks = [torch.ones_like(tokens[:, :1, 0], dtype=torch.bool)]
-        marks += [marks_of(fact, words).flatten(1) for fact, words in prompt]
-        marks += [marks[0].expand(-1, layout.first_step - layout.first_demo)]
-        marks += [torch.cat([marks_of(step, words) for step, words in steps], 2).flatten(1)]
-        return tokens[:, :num_tokens], torch.cat(marks, 1)[:, :num_tokens]
+        return tokens[:, : max(layout.position(name, time.shape[1] - 1) for name in layout.predicted)]
 
     def embed_demo(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Write the timesteps of another episode into tokens, [B, demo_length * slots, D].
@@ -143,37 +164,38 @@ class SequenceModel(nn.Module):
         slots = []
         for slot in self.layout.demo:
             shown = [(name, batch[f"demo.{name}"], batch[f"{MISSING}demo.{name}"]) for name in slot]
-            parts = [self.embed_values(name, values, missing)[0] for name, values, missing in shown]
-            slots.append((torch.stack(parts).sum(0) + extra).to(extra.dtype))  # [B, demo_length, 1, D]
-        return torch.cat(slots, 2).flatten(1, 2)
+            parts = [self.codec(name).embed(values, missing) for name, values, missing in shown]
+            slots.append((torch.stack(parts).sum(0) + extra[:, 0]).to(extra.dtype))  # [B, demo_length, D]
+        return torch.stack(slots, 2).flatten(1, 2)
 
-    def _embed_slot(
-        self, slot: tuple[str, ...], batch: Mapping[str, Tensor], drop_observation: float = 0.0
-    ) -> tuple[Tensor, Tensor | None]:
-        """Embed a slot of every timestep [B, K, n, D]; of a text, also which tokens are words [B, K, n]."""
+    def embed_slot(self, slot: tuple[str, ...], batch: Mapping[str, Tensor], drop_observation: float = 0.0) -> Tensor:
+        """Embed a slot of one token of every timestep [B, K, D]."""
         parts: list[Tensor] = []
-        words = None
         for name in slot:
-            unknown, hidden = batch.get(MISSING + name), batch.get(HIDDEN + name)
-            if drop_observation > 0 and self.layout.variable(name).role == "observation":
-                hidden = torch.rand(batch["timestep"].shape, device=self.device) < drop_observation
-            if hidden is not None and unknown is not None:  # of a vector, an entry may be missing by itself
-                unknown = unknown | hidden.reshape(*hidden.shape, *[1] * (unknown.ndim - 2))
-            unknown = hidden if unknown is None else unknown
-            embedded, words = self.embed_values(name, batch[name], unknown)
+            embedded = self.codec(name).embed(batch[name], self.unknown(name, batch, drop_observation))
             if name in self.layout.late:  # in the slot of the next timestep; the first has none
-                embedded = F.pad(embedded[:, :-1], (0, 0, 0, 0, 1, 0))
+                embedded = F.pad(embedded[:, :-1], (0, 0, 1, 0))
             parts.append(embedded)
-        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0), words
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+    def unknown(self, name: str, batch: Mapping[str, Tensor], drop_observation: float) -> Tensor | None:
+        """Return where a variable is written as "unknown", [B, K], or [B, K, size] entry by entry."""
+        unknown, hidden = batch.get(MISSING + name), batch.get(HIDDEN + name)
+        if drop_observation > 0 and self.layout.variable(name).role == "observation":
+            hidden = torch.rand(batch[name].shape[:2], device=self.device) < drop_observation
+        if hidden is not None and unknown is not None:  # of a vector, an entry may be missing by itself
+            unknown = unknown | hidden.reshape(*hidden.shape, *[1] * (unknown.ndim - 2))
+        return hidden if unknown is None else unknown
 
     def forward(self, batch: Mapping[str, Tensor], drop_observation: float = 0.0) -> dict[str, Tensor]:
-        """Return each predicted variable's loss, summed over the slots that are there, in nats per entry.
+        """Return each predicted variable's loss, summed over the slots that are there.
 
-        A slot of padding is not there, nor is one whose value is missing, even in part.
+        It is in nats per entry, of words in nats per text. A slot of padding is not there, nor is one whose value is
+        missing, even in part, nor words that are hidden.
         """
         losses = {}
-        for name, states in self._predicting(batch, drop_observation).items():
-            loss = self.codec(name).predict(states).loss(batch[name])  # [B, K]
+        for name, prediction in self._predictions(batch, drop_observation).items():
+            loss = prediction.by_slot(prediction.distribution.loss(prediction.values))  # [B, K]
             losses[name] = loss.masked_fill(~self._is_there(name, batch), 0.0).sum()
         return losses
 
@@ -181,8 +203,8 @@ class SequenceModel(nn.Module):
     def log_probs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the log probability of each predicted value in raw units, [B, K], 0 where there is none."""
         values = {}
-        for name, states in self._predicting(batch).items():
-            value = self.codec(name).predict(states).log_prob(batch[name])
+        for name, prediction in self._predictions(batch).items():
+            value = prediction.by_slot(prediction.distribution.log_prob(prediction.values))
             values[name] = value.masked_fill(~self._is_there(name, batch), 0.0)
         return values
 
@@ -193,26 +215,62 @@ class SequenceModel(nn.Module):
             return mask
         return mask & ~batch[MISSING + name].reshape(*mask.shape, -1).any(2)
 
-    def _predicting(self, batch: Mapping[str, Tensor], drop_observation: float = 0.0) -> dict[str, Tensor]:
-        """Return the states that predict each variable, [B, K, D], or [B, 1, D] of the prompt's."""
-        tokens, is_word = self.embed_window(batch, drop_observation)
+    def _predictions(self, batch: Mapping[str, Tensor], drop_observation: float = 0.0) -> "dict[str, _Prediction]":
+        """Return what is predicted of each variable at each of its slots, [B, K], or [B, 1] of the prompt's."""
+        if self.layout.has_words:
+            return self._packed_predictions(batch, drop_observation)
+        tokens = self.embed_window(batch, drop_observation)
         num_timesteps = batch["mask"].shape[1]
         before = {name: self.layout.positions(name)[:num_timesteps] - 1 for name in self.layout.predicted}
-        if is_word is not None:  # what is padding in every sequence need not be read
-            is_read = is_word.any(0)
-            places = (is_read.cumsum(0) - 1).cpu().numpy()
-            before = {name: places[positions] for name, positions in before.items()}
-            tokens, is_word = tokens[:, is_read], is_word[:, is_read]
         places = torch.as_tensor(np.unique(np.concatenate([*before.values()])), device=tokens.device)
-        hidden = self.backbone_source.read(tokens, is_word, places=places)
-        return {
-            name: hidden.index_select(1, torch.as_tensor(positions, device=hidden.device))
-            for name, positions in before.items()
-        }
+        hidden = self.backbone_source.read(tokens, places=places)
+        predictions = {}
+        for name, positions in before.items():
+            states = hidden.index_select(1, torch.as_tensor(positions, device=hidden.device))
+            predictions[name] = _Prediction(self.codec(name).predict(states), batch[name])
+        return predictions
+
+    def _packed_predictions(self, batch: Mapping[str, Tensor], drop_observation: float) -> "dict[str, _Prediction]":
+        window = pack_window(self, batch, drop_observation)
+        lower = self.backbone_source.lower if self.layout.is_language else None
+        hidden = self.backbone_source.read(window.tokens) if lower is None else lower.read(window.tokens, window.keys())
+        predictions = {}
+        for name in self.layout.predicted:
+            positions = self.layout.positions(name)[: batch["mask"].shape[1]]
+            words = self.words(name)
+            if words is None:  # a padded timestep has no slot: whatever it gets is not counted
+                before = torch.from_numpy((window.slots.begins[:, positions] - 1).clip(0, hidden.shape[1] - 1))
+                states = hidden.gather(1, before.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[2]))
+                predictions[name] = _Prediction(self.codec(name).predict(states), batch[name])
+                continue
+            rows, steps, places, ids = window.words_of(name, positions)
+            states = hidden[torch.from_numpy(rows), torch.from_numpy(places - 1)]
+            shape = len(hidden), len(positions)
+            of_slot = torch.from_numpy(rows * shape[1] + steps).to(hidden.device)
+            values = torch.from_numpy(ids).to(hidden.device)
+            predictions[name] = _Prediction(words.predict(states), values, of_slot, shape)
+        return predictions
 
     def own_state(self) -> dict[str, Tensor]:
         """Everything but the backbone, as `state_dict` has it."""
         return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("backbone.")}
+
+
+@dataclass(frozen=True, eq=False)
+class _Prediction:
+    """The distributions of some values: one a slot, or of words one a token, each of which belongs to a slot."""
+
+    distribution: Distribution
+    values: Tensor
+    of_slot: Tensor | None = None
+    shape: tuple[int, int] = (0, 0)
+
+    def by_slot(self, numbers: Tensor) -> Tensor:
+        """Return numbers of the slots [B, K]: those of its tokens, summed."""
+        if self.of_slot is None:
+            return numbers
+        sums = numbers.new_zeros(self.shape[0] * self.shape[1]).index_add(0, self.of_slot, numbers)
+        return sums.reshape(self.shape)
 
 
 def build_model(windows: "Windows | StreamWindows", backbone: Backbone, *, seed: int = 0) -> SequenceModel:
@@ -229,6 +287,8 @@ def build_model(windows: "Windows | StreamWindows", backbone: Backbone, *, seed:
         model = SequenceModel(windows.layout, backbone, data)
     for name, values in windows.statistics().items():
         model.codec(name).fit(values)
+    if windows.layout.has_words:
+        windows.count_tokens(model.count_tokens)
     return model
 
 

@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.pytorch_utils import Conv1D
 
-from seqdec.model.probes import evaluating, probe_tokens
+from seqdec.model.probes import evaluating, layers_of, probe_tokens
 
 ATTENTION = "seqdec_bits"  # the name that transformers knows `attend` by
 LEVELS = 1 << 16  # the probability is rounded to one of so many; scaling makes up for it exactly
@@ -135,8 +135,8 @@ def only_at(mlp: nn.Module, places: Tensor) -> Iterator[None]:
 
 def last_mlp(model: nn.Module, num_layers: int, width: int) -> nn.Module | None:
     """Return the MLP of a decoder's last layer; None where skipping tokens in it would change others, by trial."""
-    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == num_layers]
-    mlp = stacks[0][-1]._modules.get("mlp") if stacks else None
+    layers = layers_of(model, num_layers)
+    mlp = None if layers is None else layers[-1]._modules.get("mlp")
     if mlp is None:
         return None
     tokens, places = probe_tokens(2, width), torch.tensor([2, 5])

@@ -7,8 +7,8 @@
          -> batch     {"observation": [B, K, ...], "action": ..., "goal": [B, 1, ...], "mask": [B, K]}, raw units
          -> tokens    start | prompt | demo | o R a  o R a ...     placed by `Layout.positions`, embedded by `model`
 
-`layout` is the factorization, `presets` name some; `gather` reads columns by index; `stream` has windows of episodes
-that are read while training goes on; `noise` gives each sequence random numbers of its own.
+`layout` is the factorization of its `variable`s, `presets` name some; `gather` reads columns by index; `stream` has
+windows of episodes that are read while training goes on; `noise` gives each sequence random numbers of its own.
 """
 
 from typing import TYPE_CHECKING
@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING
 from seqdec import door
 
 if TYPE_CHECKING:
-    from seqdec.sequence.layout import Layout, Variable
+    from seqdec.sequence.layout import Layout
     from seqdec.sequence.presets import layout_from_spaces
     from seqdec.sequence.stream import StreamWindows
+    from seqdec.sequence.variable import Variable
     from seqdec.sequence.windows import Windows, split_episodes
 
 _HOMES = {
-    "sequence.layout": ["Layout", "Variable"],
+    "sequence.layout": ["Layout"],
     "sequence.presets": ["layout_from_spaces"],
     "sequence.stream": ["StreamWindows"],
+    "sequence.variable": ["Variable"],
     "sequence.windows": ["Windows", "split_episodes"],
 }
 

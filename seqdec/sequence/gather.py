@@ -8,7 +8,8 @@ Where values may be missing, "missing.NAME" has a column of its own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +20,8 @@ from torch import Tensor
 from seqdec.data import schema
 from seqdec.data.episode import final_name
 from seqdec.errors import DataError
-from seqdec.sequence import texts
 from seqdec.sequence.layout import Layout
+from seqdec.sequence.variable import encode_texts
 from seqdec.spaces.leaves import MISSING
 
 Chunks = list[np.ndarray]
@@ -28,12 +29,18 @@ Chunks = list[np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """The columns that a layout names."""
+    """The columns that a layout names.
+
+    `num_tokens` [timesteps] is how many tokens each timestep takes, once somebody who knows words has counted, and
+    `prompt_tokens` the most that a prompt takes.
+    """
 
     steps: dict[str, Chunks]
     finals: dict[str, Chunks]
     texts: dict[str, list[pa.StringArray]]
     episode_texts: list[pa.StringArray]
+    num_tokens: Chunks = field(default_factory=list)
+    prompt_tokens: list[int] = field(default_factory=list)
 
     @staticmethod
     def of(dataset: Dataset, layout: Layout, missing: Sequence[str], computed: Mapping[str, Chunks]) -> "Arrays":
@@ -73,12 +80,24 @@ class Arrays:
             join([part.finals for part in parts]),
             join([part.texts for part in parts]),
             [chunk for part in parts for chunk in part.episode_texts],
+            [chunk for part in parts for chunk in part.num_tokens],
+            [max(sizes)] if (sizes := [size for part in parts for size in part.prompt_tokens]) else [],
         )
+
+    def count_tokens(self, of_timesteps: np.ndarray, of_prompt: int) -> None:
+        """Say how many tokens each timestep takes [timesteps], and the prompt at most."""
+        self.num_tokens[:], self.prompt_tokens[:] = [of_timesteps], [of_prompt]
+        self.__dict__.pop("token_ends", None)
+
+    @cached_property
+    def token_ends(self) -> np.ndarray:
+        """The tokens of all timesteps before each one, and at last of all; empty where they are not counted."""
+        return np.cumsum(np.concatenate([[0], *self.num_tokens])) if self.num_tokens else np.zeros(0, np.int64)
 
     def values(self, name: str, flat: np.ndarray) -> dict[str, Tensor]:
         """Return a variable at flat indices [B, K], and which values are missing where some may be."""
         if name in self.texts:
-            content = texts.encode(take_texts(self.texts[name], flat.reshape(-1)))
+            content = torch.from_numpy(encode_texts(take_texts(self.texts[name], flat.reshape(-1))))
             values = {name: content.reshape(*flat.shape, -1)}
         else:
             values = {name: torch.from_numpy(take(self.steps[name], flat))}

@@ -3,13 +3,13 @@
     position  0       1 ...               one step                             the next step
               start | prompt ... demo ... | observation  return_to_go  action | observation  return_to_go  action | ...
 
-A slot is one token, or as many as its text may have; variables that share a slot have their embeddings summed. The
-hidden state just before a slot predicts every variable in that slot, and "start" gives the first slot a predecessor.
-Each leaf of a nested space is a variable. A layout is a plain value: methods such as Decision Transformer or behaviour
-cloning differ in their layout and in nothing else.
+A slot is one token, or as many as its text has; a position counts slots. Variables that share a slot have their
+embeddings summed. The hidden state just before a slot predicts every variable in that slot, and "start" gives the first
+slot a predecessor. Each leaf of a nested space is a variable. A layout is a plain value: methods such as Decision
+Transformer or behaviour cloning differ in their layout and in nothing else. One of words alone is a language model.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, Self, get_args
@@ -18,132 +18,9 @@ import numpy as np
 
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.sequence.facts import WHEN, is_fact
-from seqdec.spaces.leaves import role_of
+from seqdec.sequence.variable import Variable
 
-Head = Literal["gaussian", "mse", "binned"]
-ReturnHead = Literal["gaussian", "binned"]
 DemoPart = Literal["random", "best"]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """The properties of all values of one kind.
-
-    `dtype` is their type in a batch. A vector holds real numbers, which may be missing one by one; whole numbers name
-    one of several values each. A single value has shape (), any other (size,). What cannot be predicted is only ever
-    written, never sampled.
-    """
-
-    dtype: type[np.generic] = np.float32
-    is_vector: bool = False
-    is_whole: bool = False
-    is_single: bool = False
-    can_be_predicted: bool = True
-
-
-KINDS = {
-    "gaussian": Kind(is_vector=True),
-    "mse": Kind(is_vector=True),
-    "binned": Kind(is_vector=True),
-    "discrete": Kind(np.int64, is_whole=True, is_single=True),
-    "multi_discrete": Kind(np.int64, is_whole=True),
-    "image": Kind(np.uint8, can_be_predicted=False),
-    "text": Kind(np.uint8, is_single=True, can_be_predicted=False),
-    "timestep": Kind(can_be_predicted=False),
-}
-
-
-@dataclass(frozen=True)
-class Variable:
-    """A named quantity: which codec reads and writes it, how large it is, how much its prediction counts.
-
-    `size` is the number of entries of a vector, image or multi_discrete variable, the number of values of a discrete
-    one, which start at `start`, or the most tokens that a text may have. `low` and `high` bound a vector's entries,
-    infinities allowed; None means that it is unbounded. `sizes` and `starts` are the number of values and the first
-    value of each entry of a multi_discrete variable, `image` an image's shape as the environment gives it. An
-    `optional` variable may be missing, a vector's entries one by one. A fact of the prompt that is an observation, such
-    as a goal, is read from the leaf `of`, and from these `entries` of it where any are named. A variable with
-    `loss_weight` 0 is only ever written, never sampled; images, texts and timesteps always are.
-    """
-
-    name: str
-    kind: str
-    size: int
-    loss_weight: float = 0.0
-    low: tuple[float, ...] | None = None
-    high: tuple[float, ...] | None = None
-    start: int = 0
-    num_bins: int = 64
-    bins: Literal["quantile", "uniform"] = "quantile"
-    sizes: tuple[int, ...] = ()
-    starts: tuple[int, ...] = ()
-    image: tuple[int, ...] = ()
-    optional: bool = False
-    of: str = ""
-    entries: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UsageError(f"{self.name} has kind {self.kind!r}: use one of {', '.join(KINDS)}")
-        if self.size < 1:
-            raise UsageError(f"{self.name} has size {self.size}: at least 1 is needed")
-        for bound in (self.low, self.high):
-            if bound is not None and len(bound) != self.size:
-                raise UsageError(f"{self.name} has {self.size} entries but {len(bound)} bounds")
-        if self.loss_weight > 0 and not KINDS[self.kind].can_be_predicted:
-            raise UsageError(f"{self.name} is {self.describe()}: it can be read, not predicted; its loss_weight is 0")
-        if self.kind == "multi_discrete" and not len(self.sizes) == len(self.starts) == self.size:
-            raise UsageError(f"{self.name} has {self.size} entries: give as many sizes and starts")
-        if self.entries and (not self.of or len(self.entries) != self.size):
-            raise UsageError(f"{self.name} has size {self.size} and {len(self.entries)} entries of {self.of!r}")
-        if self.kind == "image" and int(np.prod(self.image)) != self.size:
-            raise UsageError(f"{self.name} has {self.size} entries, an image of shape {self.image} has others")
-
-    @property
-    def role(self) -> str:
-        """What it is in the episode: "observation" of "observation.camera"."""
-        return role_of(self.name)
-
-    @property
-    def dtype(self) -> type[np.generic]:
-        """Type of its values in a batch."""
-        return KINDS[self.kind].dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one value in a batch: () for a discrete variable or a text, (size,) for everything else."""
-        return () if KINDS[self.kind].is_single else (self.size,)
-
-    @property
-    def num_tokens(self) -> int:
-        """How many tokens a slot of this variable takes."""
-        return self.size if self.kind == "text" else 1
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether its values are whole numbers, which name one of several values each."""
-        return KINDS[self.kind].is_whole
-
-    @property
-    def is_vector(self) -> bool:
-        """Whether its values are vectors of real numbers, whose entries may be missing one by one."""
-        return KINDS[self.kind].is_vector
-
-    def has(self, low: float, high: float) -> bool:
-        """Say whether numbers between these are among those that a discrete variable names; of other kinds, all are."""
-        return self.kind != "discrete" or self.start <= low <= high < self.start + self.size
-
-    def describe(self) -> str:
-        """Return size and kind in words."""
-        if self.kind == "discrete":
-            return f"Discrete({self.size}, start={self.start})"
-        if self.kind == "multi_discrete":
-            return f"MultiDiscrete({list(self.sizes)}, start={list(self.starts)})"
-        if self.kind == "image":
-            return f"an image of {'x'.join(map(str, self.image))}"
-        if self.kind == "timestep":
-            return "a timestep"
-        return f"a text of at most {self.size} tokens" if self.kind == "text" else f"a vector of {self.size}"
 
 
 @dataclass(frozen=True)
@@ -157,7 +34,8 @@ class Layout:
     last step. In a share of the windows, `prompt_dropout`, each fact of the prompt and the return to go is unknown, and
     in as many all of them are. A demo is of an episode of the same task, as the column `demo_group` says it: "text", or
     one of the metadata ("metadata.velocity"); `demo_part` says which of its timesteps: any, or those in a row that earn
-    most.
+    most. A window has at most `max_tokens` tokens, in whole timesteps; 0 sets no limit. Words have no embedding of
+    their timestep, their order says it, unless `timed_words` adds one (as policies of 0.1.0 do).
 
     Example:
         >>> observation, action = Variable("observation", "gaussian", 4), Variable("action", "discrete", 2, 1.0)
@@ -178,6 +56,8 @@ class Layout:
     prompt_dropout: float = 0.0
     demo_group: str = "text"
     demo_part: DemoPart = "random"
+    max_tokens: int = 0
+    timed_words: bool = False
 
     def __post_init__(self) -> None:
         placed = [name for slot in (*self.prompt, *self.step) for name in slot]
@@ -192,16 +72,18 @@ class Layout:
             if name not in self.step_names:
                 raise UsageError(f"late variable {name!r} is in no slot of the step")
         for slot in (*self.prompt, *self.step):
-            text = next((name for name in slot if self.variable(name).kind == "text"), None)
-            if text is not None and (len(slot) > 1 or text in self.late):
-                raise UsageError(f"the text {text!r} needs a slot of its own, and cannot be late")
+            words = next((name for name in slot if self.variable(name).is_words), None)
+            if words is not None and (len(slot) > 1 or words in self.late):
+                raise UsageError(f"{words!r} is written in words: it needs a slot of its own, and cannot be late")
         for name in self.demo_names:
-            if name not in self.step_names or self.variable(name).kind == "text" or self.demo_names.count(name) > 1:
-                raise UsageError(f"the demo shows {name!r}: it has variables of the step that are no texts, each once")
+            if name not in self.step_names or self.variable(name).is_words or self.demo_names.count(name) > 1:
+                raise UsageError(f"the demo shows {name!r}: it has variables of the step that are no words, each once")
         if (self.demo_length > 0) != bool(self.demo):
             raise UsageError(f"the demo has {len(self.demo)} slots, {self.demo_length} timesteps: give both, or none")
         if self.context_length < 1:
             raise UsageError(f"context_length is {self.context_length}: at least 1 timestep is needed")
+        if self.max_tokens < 0:
+            raise UsageError(f"max_tokens is {self.max_tokens}: give 0 for no limit, or more")
         if not 0 < self.discount <= 1:
             raise UsageError(f"discount is {self.discount}: it must be above 0 and at most 1")
         if not 0 <= self.prompt_dropout < 1:
@@ -248,9 +130,19 @@ class Layout:
         return tuple(variable.name for variable in self.variables if variable.loss_weight > 0)
 
     @cached_property
-    def has_text(self) -> bool:
-        """Whether a text is among the variables: then the backbone needs its vocabulary and an attention mask."""
-        return any(variable.kind == "text" for variable in self.variables)
+    def has_words(self) -> bool:
+        """Whether something is written in words: then slots differ in size, and the backbone needs its vocabulary."""
+        return any(variable.is_words for variable in self.variables)
+
+    @cached_property
+    def is_language(self) -> bool:
+        """Whether everything is written in words: then a model of it is a language model."""
+        return all(variable.is_words for variable in self.variables)
+
+    @cached_property
+    def predicts_words(self) -> bool:
+        """Whether words are predicted: then the backbone needs its output embeddings."""
+        return any(self.variable(name).is_words for name in self.predicted)
 
     @cached_property
     def _by_name(self) -> dict[str, Variable]:
@@ -258,53 +150,44 @@ class Layout:
 
     @cached_property
     def _offsets(self) -> dict[str, int]:
-        """Index of a step variable's first token within its timestep."""
-        sizes = self.slot_sizes(self.step)
-        return {name: sum(sizes[:index]) for index, slot in enumerate(self.step) for name in slot}
-
-    def slot_sizes(self, slots: Sequence[Sequence[str]]) -> list[int]:
-        """Tokens of each slot."""
-        return [self.variable(slot[0]).num_tokens for slot in slots]
+        """Index of a step variable's slot within its timestep."""
+        return {name: index for index, slot in enumerate(self.step) for name in slot}
 
     @cached_property
     def first_demo(self) -> int:
-        """Position of the first token after "start" and the facts of the prompt."""
-        return 1 + sum(self.slot_sizes(self.prompt))
+        """Position of the first slot after "start" and the facts of the prompt."""
+        return 1 + len(self.prompt)
 
     @cached_property
     def first_step(self) -> int:
-        """Position of the first token of the first timestep: after "start", the prompt and the demo."""
+        """Position of the first slot of the first timestep: after "start", the prompt and the demo."""
         return self.first_demo + self.demo_length * len(self.demo)
 
     @cached_property
-    def step_tokens(self) -> int:
-        """Tokens of one timestep."""
-        return sum(self.slot_sizes(self.step))
-
-    @cached_property
     def num_tokens(self) -> int:
-        """Tokens of a full window, "start", prompt and demo included."""
-        return self.first_step + self.context_length * self.step_tokens
+        """The most tokens of a window, "start", prompt and demo included."""
+        before, step = (sum(self.variable(slot[0]).most_tokens for slot in slots) for slots in (self.prompt, self.step))
+        most = 1 + before + self.demo_length * len(self.demo) + self.context_length * step
+        return min(most, self.max_tokens) if self.max_tokens else most
 
     def variable(self, name: str) -> Variable:
         """Return the variable of that name; raises KeyError where there is none."""
         return self._by_name[name]
 
     def position(self, name: str, timestep: int = 0) -> int:
-        """Index of the first token of a variable's slot at a timestep of the window; a prompt fact has one for all."""
+        """Index of a variable's slot at a timestep of the window; a prompt fact has one for all."""
         if name not in self._offsets:
-            before = next(index for index, slot in enumerate(self.prompt) if name in slot)
-            return 1 + sum(self.slot_sizes(self.prompt[:before]))
-        return self.first_step + (timestep + (name in self.late)) * self.step_tokens + self._offsets[name]
+            return 1 + next(index for index, slot in enumerate(self.prompt) if name in slot)
+        return self.first_step + (timestep + (name in self.late)) * len(self.step) + self._offsets[name]
 
     def positions(self, name: str) -> np.ndarray:
-        """Index of the first token of each of a variable's slots, int64 [K], or [1] for a prompt fact.
+        """Index of each of a variable's slots, int64 [K], or [1] for a prompt fact; without words, of its token.
 
         The last slot of a late variable lies one past the window: it can be predicted, but not be read.
         """
         if name in self.prompt_names:
             return np.array([self.position(name)])
-        return self.position(name) + self.step_tokens * np.arange(self.context_length)
+        return self.position(name) + len(self.step) * np.arange(self.context_length)
 
     def to_json(self) -> dict[str, object]:
         """Return the layout as plain JSON values; infinite bounds become strings."""
@@ -333,7 +216,10 @@ class Layout:
 
 
 _TUPLES = ("sizes", "starts", "image", "entries")
-_CASTS = {"context_length": int, "demo_length": int, "discount": float, "delayed_reward": bool, "prompt_dropout": float}
+_CASTS = {
+    "context_length": int, "demo_length": int, "discount": float, "delayed_reward": bool, "prompt_dropout": float,
+    "max_tokens": int, "timed_words": bool,
+}  # fmt: skip
 
 
 def _variable_from_json(entry: Mapping[str, Any]) -> Variable:

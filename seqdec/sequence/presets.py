@@ -9,7 +9,8 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete, Text
 
 from seqdec.errors import UsageError, suggest
 from seqdec.sequence.facts import FACTS, WAYPOINT, WHEN, is_moment
-from seqdec.sequence.layout import DemoPart, Head, Layout, ReturnHead, Variable
+from seqdec.sequence.layout import DemoPart, Layout
+from seqdec.sequence.variable import Head, Numbers, ReturnHead, Variable
 from seqdec.spaces.leaves import leaf_kind, leaves, num_entries, role_of
 
 Leaves = Mapping[str, Space]
@@ -73,6 +74,9 @@ _PRESETS = {
     "fused": _Preset((("action", "return_to_go", "observation"),), {"action": 1.0}, late=_ACTION),
 }
 PRESETS = tuple(_PRESETS)
+LINE = "\n"  # ends a text
+# what stands around numbers in digits: a return is an order
+_FRAMES = {"return_to_go": ("", " >"), "target_return": ("", LINE), "reward": ("reward ", LINE)}
 
 
 def layout_from_spaces(
@@ -83,10 +87,12 @@ def layout_from_spaces(
     context_length: int = 20,
     head: Head = "gaussian",
     return_head: ReturnHead = "binned",
+    numbers: Numbers = "embedding",
     prompt: Sequence[str] = (),
     fuse: Sequence[str] = (),
     missing: Sequence[str] = (),
-    text_tokens: int = 32,
+    text_tokens: int = 256,
+    max_tokens: int = 1024,
     goal_of: str = "",
     goal_entries: Sequence[int] = (),
     demo_length: int = 10,
@@ -104,16 +110,19 @@ def layout_from_spaces(
             timestep: the return to go and the observation summed, then the action) or `fused` (one: the previous
             action, the return to go and the observation summed).
         observation_space: any supported space (see `spaces`).
-        action_space: any supported space without images and texts.
+        action_space: any supported space without images.
         context_length: timesteps in a full window.
         head: how Box values are predicted.
         return_head: how returns and rewards are predicted.
+        numbers: how returns and rewards are written: each as an embedding, or in digits, as `words`. With these, spaces
+            of texts give a language model.
         prompt: what stands in it: facts (see `hindsight`: `target_return`, `text`, `goal`, `waypoint1` and so on,
             `final`, `demo`) and leaves of the observation.
         fuse: `observation`, `action` or both: the leaves share one slot, and leaves of an action are sampled at once.
             Otherwise each has a slot, and a leaf of an action depends on those before it.
         missing: leaves of the observation that may be missing.
         text_tokens: the most tokens that a text may have.
+        max_tokens: the most tokens of a window whose timesteps have words; 0 sets no limit.
         goal_of: leaf of the observation that goals, waypoints and the final state are read from; the only one by
             default.
         goal_entries: the entries of it that are meant; all by default.
@@ -137,7 +146,7 @@ def layout_from_spaces(
     # slots of the prompt, and of a timestep
     facts = [name for name in prompt if name != "demo"]
     prompt_slots = [(name, name + WHEN) if is_moment(name) and name != "final" else (name,) for name in facts]
-    slots = _step_slots(chosen.step, roles, fuse, observed)
+    slots = _step_slots(chosen.step, roles, fuse, {**observed, **acted})
     # their variables
     variables = []
     for name in (name for slot in (*prompt_slots, *slots) for name in slot):
@@ -145,7 +154,7 @@ def layout_from_spaces(
         if leaf is not None:
             variable = _variable_from_leaf(name, leaf, weight, head, optional=name in missing, text_tokens=text_tokens)
         elif name == "text":
-            variable = Variable(name, "text", text_tokens)
+            variable = Variable(name, "text", text_tokens, end=LINE)
         elif name.endswith(WHEN):
             variable = Variable(name, "timestep", 1)
         elif is_moment(name):
@@ -153,19 +162,23 @@ def layout_from_spaces(
             of = _leaf_of(name, observed, goal_of)
             leaf = _variable_from_leaf(of, observed[of], weight, head, optional=of in missing)
             variable = _moment(name, leaf, tuple(goal_entries))
+        elif numbers == "words":
+            before, end = _FRAMES[name]
+            variable = Variable(name, "number", 1, weight, before=before, end=end)
         else:
             variable = Variable(name, return_head, 1, weight)
         variables.append(variable)
     # a demo shows observations and actions
-    can_be_shown = {variable.name for variable in variables if variable.role in roles and variable.kind != "text"}
+    can_be_shown = {variable.name for variable in variables if variable.role in roles and not variable.is_words}
     shown = tuple(name for slot in slots for name in slot if name in can_be_shown)
     has_demo = "demo" in prompt
+    has_words = any(variable.is_words for variable in variables if variable.name not in prompt)
     return Layout(
         tuple(variables), tuple(slots), tuple(prompt_slots),
         late=tuple(name for role in chosen.late for name in roles[role]), context_length=context_length,
         demo=(shown,) if has_demo else (), demo_length=demo_length if has_demo else 0,
         discount=discount, delayed_reward=delayed_reward, prompt_dropout=prompt_dropout,
-        demo_group=demo_group, demo_part=demo_part,
+        demo_group=demo_group, demo_part=demo_part, max_tokens=max_tokens if has_words else 0,
     )  # fmt: skip
 
 
@@ -185,13 +198,13 @@ def _check_names(observed: Leaves, prompt: Sequence[str], fuse: Sequence[str], m
 
 
 def _step_slots(
-    step: Sequence[Sequence[str]], roles: Mapping[str, list[str]], fuse: Sequence[str], observed: Leaves
+    step: Sequence[Sequence[str]], roles: Mapping[str, list[str]], fuse: Sequence[str], spaces: Leaves
 ) -> list[tuple[str, ...]]:
     """Return the slots of a timestep by leaf, from its slots by role."""
     slots: list[tuple[str, ...]] = []
     for slot in step:
         names = [name for role in slot for name in roles.get(role, [role])]
-        texts = [name for name in names if name in observed and leaf_kind(observed[name]) == "text"]
+        texts = [name for name in names if name in spaces and leaf_kind(spaces[name]) == "text"]
         rest = [name for name in names if name not in texts]
         is_shared = len(slot) > 1 or set(slot) <= set(fuse)
         # a text comes after what it shares a timestep with: nothing late may be predicted from what follows it
@@ -227,10 +240,11 @@ def _variable_from_leaf(
     optional: bool = False,
     text_tokens: int = 1,
 ) -> Variable:
-    """Return the variable of a leaf; an image or a text has no loss weight."""
+    """Return the variable of a leaf; an image has no loss weight."""
     kind, size = leaf_kind(leaf), num_entries(leaf)
     if kind == "text":
-        return Variable(name, "text", text_tokens, optional=optional)
+        before = " " if role_of(name) == "action" else ""
+        return Variable(name, "text", text_tokens, weight, optional=optional, before=before, end=LINE)
     if kind == "image":
         return Variable(name, "image", size, image=tuple(leaf.shape or ()), optional=optional)
     if isinstance(leaf, Discrete):

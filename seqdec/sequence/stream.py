@@ -21,8 +21,9 @@ from seqdec.data.check import check
 from seqdec.data.episode import Row
 from seqdec.data.source import Source
 from seqdec.errors import DataError, StorageError, UsageError
+from seqdec.sequence.draw import Draw
 from seqdec.sequence.layout import Layout
-from seqdec.sequence.windows import Draw, Windows, concatenate
+from seqdec.sequence.windows import Count, Windows, concatenate
 
 BLOCKS = 16  # in which a buffer is replaced: fewer read more at once, more make a batch slower
 
@@ -85,6 +86,7 @@ class StreamWindows:
         self.layout, self.text, self.spec, self.reuse = layout, text, source.spec, reuse
         self.process_index, self.num_processes = process_index, num_processes
         self._source, self._num_heldout = source, num_heldout
+        self._count: Count | None = None
         self._block_size, self._num_blocks = max(1, buffer // BLOCKS), min(buffer, BLOCKS)
         # the first episodes are held out
         stream = _Shard(source, 0)
@@ -168,7 +170,18 @@ class StreamWindows:
         numbers, rows = [number for number, _ in numbered], [row for _, row in numbered]
         dataset = from_rows(rows, self.spec, numbers, fingerprint="stream")
         check(dataset, numbers)
-        return Windows(dataset, self.layout, text=self.text, numbers=numbers)
+        windows = Windows(dataset, self.layout, text=self.text, numbers=numbers)
+        if self._count is not None:
+            windows.count_tokens(self._count)
+        return windows
+
+    def count_tokens(self, count: Count) -> None:
+        """Let windows have at most as many tokens as the layout allows, from now on; see `Windows.count_tokens`."""
+        self._count = count
+        for windows in (self.heldout, *self._blocks.values()):
+            if windows is not None:
+                windows.count_tokens(count)
+        self._windows = concatenate(list(self._blocks.values())) if self._blocks else self._windows
 
     def _block_of(self, step: int, batch_size: int) -> int:
         """Return the first of the blocks that are in the buffer at a step."""

@@ -10,120 +10,27 @@ An index counts through the windows again and again: in each round a window has 
 """
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Sequence
 
 import datasets
 import numpy as np
-import torch
 from torch import Tensor
 
 from seqdec.data import schema
 from seqdec.data.discounting import delay_rewards, returns_to_go
 from seqdec.data.episode import METADATA
 from seqdec.errors import DataError, UsageError, suggest
-from seqdec.sequence import texts
-from seqdec.sequence.facts import is_fact
+from seqdec.sequence.draw import Draw
 from seqdec.sequence.gather import Arrays, Chunks, take, take_texts
 from seqdec.sequence.hindsight import Hindsight, Peers
 from seqdec.sequence.layout import Layout
 from seqdec.sequence.presets import check_spaces
-from seqdec.spaces.leaves import MISSING
 
 STATISTICS_SAMPLE = 250_000  # timesteps read for means, deviations and quantiles
 STATISTICS_BYTES = 256 * 2**20  # and at most so much of a variable
 ROUNDS = 2**20  # in which the facts of a prompt are drawn
 REWARD_BLOCK = 2_000_000  # timesteps whose returns are computed at once
-
-
-@dataclass(frozen=True, eq=False)
-class Draw:
-    """Some windows, as a step draws them: `indices` [B] of `windows`, all of one `task`."""
-
-    windows: "Windows"
-    indices: np.ndarray
-    task: str = ""
-
-    def part(self, places: np.ndarray | slice) -> "Draw":
-        """Return those of the windows that stand at these places, of 0 to B - 1."""
-        return replace(self, indices=self.indices[places])
-
-    @cached_property
-    def sizes(self) -> np.ndarray:
-        """How many timesteps each of the windows has, padding apart, int64 [B]."""
-        return np.minimum(self.windows.lengths[self._episodes], self.windows.layout.context_length)
-
-    @property
-    def num_valid(self) -> int:
-        """How many timesteps are not padding."""
-        return int(self.sizes.sum())
-
-    def num_known(self) -> dict[str, int]:
-        """Count, for each variable that the layout predicts, the timesteps at which it is known."""
-        windows, facts, counts = self.windows, self._facts(), {}
-        inside, flat = self._inside, self._flat
-        for name in windows.layout.predicted:
-            is_known = inside if name in windows.layout.step_names else np.ones((len(flat), 1), bool)
-            missing = facts.get(MISSING + name)
-            if missing is None:
-                missing = windows._arrays.missing(name, flat)
-            if missing is not None:
-                is_known = is_known & ~missing.reshape(*is_known.shape, -1).any(-1)
-            counts[name] = int(is_known.sum())
-        return counts
-
-    def gather(self) -> dict[str, Tensor]:
-        """Return the windows as a batch, in raw units, K timesteps each: as many as the longest of them has.
-
-        Returns:
-            every variable of the layout: [B, K, size] float32, uint8 for an image, int64 where it is multi_discrete;
-            [B, K] int64 where it is discrete; bytes [B, K, bytes] of a text (see `texts`). What stands in the prompt
-            has an axis of 1 in the place of K. "missing.NAME" [B, K] or [B, K, size], bool, of what may be missing;
-            "hidden.NAME" [B, K] says what is to be written as unknown though its value is there. "demo.NAME"
-            [B, demo_length, ...] is what a demo shows of a variable, "missing.demo.NAME" where it shows nothing.
-            "timestep" [B, K] int64, counted from the episode's start; "mask" [B, K], False on padding, where the
-            other entries repeat the window's last timestep.
-        """
-        windows, layout, flat = self.windows, self.windows.layout, self._flat
-        batch = {"timestep": torch.from_numpy(self._timesteps), "mask": torch.from_numpy(self._inside)}
-        for name in layout.step_names:
-            batch |= windows._arrays.values(name, flat)
-        for name in layout.prompt_names:
-            if name == "text":
-                batch[name] = texts.encode(windows._texts_of(self._episodes))[:, None]
-            elif not is_fact(name):
-                batch |= windows._arrays.values(name, flat[:, :1])
-        return batch | {name: torch.from_numpy(value) for name, value in self._facts().items()}
-
-    def _facts(self) -> dict[str, np.ndarray]:
-        """Return the facts of each window's episode but its text, and which of them are unknown."""
-        rounds, timesteps = self.indices // len(self.windows), self._timesteps
-        return self.windows._hindsight.read(self._episodes, timesteps[:, 0], timesteps.shape[1], rounds)
-
-    @cached_property
-    def _episodes(self) -> np.ndarray:
-        """The episode of each window, as its place among those chosen, [B]."""
-        return self.windows._episodes_of(self.indices % len(self.windows))
-
-    @cached_property
-    def _timesteps(self) -> np.ndarray:
-        """The timesteps of the windows [B, K]; padding repeats the last one."""
-        lengths, length = self.windows.lengths[self._episodes], self.windows.layout.context_length
-        middles = self.indices % len(self.windows) - (self.windows._ends[self._episodes] - lengths)
-        starts = np.clip(middles - length // 2, 0, np.maximum(lengths - length, 0))
-        offsets = np.arange(self.sizes.max(initial=1))
-        return starts[:, None] + np.minimum(offsets, self.sizes[:, None] - 1)
-
-    @property
-    def _inside(self) -> np.ndarray:
-        """Which timesteps are not padding [B, K]."""
-        return np.arange(self._timesteps.shape[1]) < self.sizes[:, None]
-
-    @property
-    def _flat(self) -> np.ndarray:
-        """The timesteps as indices into the columns [B, K]."""
-        return self.windows._firsts[self._episodes, None] + self._timesteps
+Count = Callable[[str, Sequence[str] | Sequence[float]], np.ndarray]
 
 
 class Windows:
@@ -208,6 +115,58 @@ class Windows:
         self._ends = np.cumsum(self.lengths)
         peers = Peers.of(self._groups[self._rows]) if self.layout.demo else None
         self._hindsight = Hindsight(self.layout, self._arrays, self._rows, self._firsts, self.lengths, peers)
+
+    def count_tokens(self, count: Count) -> None:
+        """Let windows have at most as many tokens as the layout allows, from now on; so have those selected from them.
+
+        Args:
+            count: of a variable that is written in words and its values [n], the tokens of each, int64 [n].
+
+        Raises:
+            DataError: a single timestep has more.
+        """
+        layout, num_tokens = self.layout, np.zeros(len(self._returns_to_go), np.int64)
+        for slot in layout.step:
+            variable, every = layout.variable(slot[0]), np.arange(len(num_tokens))
+            if not variable.is_words:
+                num_tokens += 1
+            elif variable.kind == "text":
+                num_tokens += count(slot[0], take_texts(self._arrays.texts[slot[0]], every))
+            else:
+                num_tokens += count(slot[0], take(self._arrays.steps[slot[0]], every)[:, 0].tolist())
+        of_prompt = 1 + sum(self._most_tokens(slot[0], count) for slot in layout.prompt)
+        limit = layout.max_tokens - of_prompt - (layout.first_step - layout.first_demo)
+        if layout.max_tokens and num_tokens.max(initial=0) > limit:
+            raise DataError(
+                f"a timestep has {num_tokens.max()} tokens, the prompt {of_prompt}: they exceed the context of "
+                f"{layout.max_tokens} tokens",
+                option="max_tokens",
+            )
+        self._arrays.count_tokens(num_tokens, of_prompt)
+
+    def _most_tokens(self, name: str, count: Count) -> int:
+        """Return the most tokens that a slot of the prompt has."""
+        variable = self.layout.variable(name)
+        if variable.kind != "text":
+            return variable.most_tokens
+        texts = self._texts_of(np.arange(len(self.lengths))) if name == "text" else None
+        if texts is None:
+            texts = [text for chunk in self._arrays.texts[name] for text in chunk.unique().to_pylist()]
+        return int(count(name, texts).max(initial=1))
+
+    def _within_limit(self, first: int, size: int, middle: int) -> tuple[int, int]:
+        """Return how many timesteps to leave out at the beginning of a window, and how many it has then."""
+        layout = self.layout
+        limit = layout.max_tokens - self._arrays.prompt_tokens[0] - (layout.first_step - layout.first_demo)
+        ends = self._arrays.token_ends[first : first + size + 1] - self._arrays.token_ends[first]
+        if not layout.max_tokens or ends[-1] <= limit:
+            return 0, size
+        # the middle one stays, with about as many tokens on each side
+        begin = min(max((ends[middle] + ends[middle + 1] - limit) / 2, 0), ends[-1] - limit)
+        start = min(int(np.searchsorted(ends, begin)), middle)
+        while ends[middle + 1] - ends[start] > limit:
+            start += 1
+        return start, int(np.searchsorted(ends, ends[start] + limit, side="right")) - 1 - start
 
     @property
     def returns(self) -> np.ndarray:

@@ -21,8 +21,9 @@ from seqdec import storage
 from seqdec.errors import NumericsError, UsageError
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.model.tasks import by_task, check_tasks
+from seqdec.sequence.draw import Draw
 from seqdec.sequence.stream import StreamWindows
-from seqdec.sequence.windows import Draw, Windows
+from seqdec.sequence.windows import Windows
 from seqdec.training.checkpoints import Models, restore_checkpoint
 from seqdec.training.metrics import Sums
 from seqdec.training.processes import agree, allow_precision, caught_signals, join_processes

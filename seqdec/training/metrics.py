@@ -20,7 +20,7 @@ from torch import Tensor
 
 from seqdec import storage
 from seqdec.errors import UsageError
-from seqdec.sequence.windows import Draw
+from seqdec.sequence.draw import Draw
 from seqdec.training.step import Counts
 
 TRACKERS = ("none", "wandb", "tensorboard", "trackio")

@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from seqdec.errors import in_words
 from seqdec.model.folder import save_policy
 from seqdec.model.sequence_model import SequenceModel
-from seqdec.sequence.windows import Draw, Windows
+from seqdec.sequence.draw import Draw
+from seqdec.sequence.windows import Windows
 from seqdec.training.checkpoints import Models, save_checkpoint
 from seqdec.training.metrics import Metrics, Sums
 from seqdec.training.processes import on_main_process

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from seqdec.errors import DataError, StorageError, UsageError
 from seqdec.model.sequence_model import SequenceModel
+from seqdec.sequence.draw import Draw
 from seqdec.sequence.stream import StreamWindows
-from seqdec.sequence.windows import Draw, Windows
+from seqdec.sequence.windows import Windows
 
 Schedule = Literal["constant", "cosine"]
 TaskWindows = Mapping[str, Windows | StreamWindows]
@@ -62,7 +63,7 @@ def make_optimizer(
     groups = []
     for origin, parameters, rate in (("new", new, learning_rate), ("backbone", shared, backbone_rate)):
         parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        if not parameters:
+        if not parameters and not (origin == "new" and not new):  # a language model has none but the backbone's
             raise UsageError(f"no {origin} parameter is trainable: its learning rate would match nothing")
         matrices = [p for p in parameters if p.ndim > 1 and id(p) not in is_table]
         others = [p for p in parameters if p.ndim <= 1 or id(p) in is_table]
@@ -155,7 +156,7 @@ def backward(
     """Add this process's windows to the gradients, divided by the counts of all; return its losses, summed."""
     weights = {name: mine.windows.layout.variable(name).loss_weight for name in counts.num_known}
     sums: dict[str, Tensor] = {}
-    parts = parts_of(mine.sizes, accumulate, divide=accelerator.device.type == "cpu")
+    parts = parts_of(mine.work, accumulate, divide=accelerator.device.type == "cpu")
     for index, places in enumerate(parts):
         batch = to_device(mine.part(places).gather(), accelerator.device)
         is_last = index == len(parts) - 1

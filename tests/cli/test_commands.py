@@ -455,7 +455,7 @@ def test_hidden_observations_teach_nothing_and_resume_exactly(tmp_path: Path):
         (
             "{room} --prompt text --text-tokens 4",
             65,
-            "observation.mission has a text of 13 tokens, there is room for 4",
+            "observation.mission has a text of 14 tokens, there is room for 4",
         ),
         ("{box} --columns {columns}", 2, "--columns is for --streaming"),
         ("{box} --heldout-episodes 2", 2, "--heldout-episodes is for --streaming"),

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from conftest import FAMILIES, box_episodes, make_model, prompted_model
+from read_states import states_before
 from seqdec.errors import UsageError
 from seqdec.inference.context import Context
 from seqdec.model.backbone import load_backbone
@@ -50,9 +51,7 @@ def test_the_window_acted_on_is_the_window_trained_on(preset: str, backbone):
     model, windows = make_model(backbone, preset)
     full = [i for i in range(len(windows)) if windows.gather(np.array([i]))["timestep"][0].tolist() == list(range(6))]
     batch = windows.gather(np.array(full[:3]))
-    with torch.no_grad():
-        hidden = model.backbone_source.read(*model.embed_window(batch))
-    trained = hidden[:, model.layout.positions("action") - 1]
+    trained = states_before(model, batch)["action"]
     acted = torch.stack(play(model, batch, num_steps=6), 1)
     torch.testing.assert_close(acted, trained, atol=1e-5, rtol=1e-4)
 
@@ -65,9 +64,7 @@ def test_a_refilled_context_is_a_window_of_its_newest_half(backbone):
     batch = {name: value[:, 3:7] for name, value in values.items()}
     batch = {name: torch.cat([value, torch.zeros(1, 2, value.shape[-1])], 1) for name, value in batch.items()}
     batch |= {"timestep": torch.tensor([[3, 4, 5, 6, 7, 8]]), "mask": torch.ones(1, 6, dtype=torch.bool)}
-    with torch.no_grad():
-        hidden = model.backbone_source.read(*model.embed_window(batch))
-    torch.testing.assert_close(last, hidden[:, model.layout.position("action", 3) - 1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(last, states_before(model, batch)["action"][:, 3], atol=1e-5, rtol=1e-4)
     assert windows.layout.context_length == 6
 
 
@@ -189,7 +186,7 @@ def test_a_full_context_keeps_the_newer_half(backbone):
     values, context = random_values(model, 1, 7), Context(model, 1)
     for timestep in range(7):
         context.write(**{name: values[name][:, timestep] for name in model.layout.step_names})
-    written = [step["observation"].tokens for step in context._steps]
+    written = [step["observation"].tokens for step in context._script.steps]
     expected = [model.embed_values("observation", values["observation"][:, t])[0] for t in (3, 4, 5, 6)]
     assert len(written) == 4 and all(torch.equal(*pair) for pair in zip(written, expected, strict=True))
 

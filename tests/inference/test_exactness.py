@@ -27,7 +27,8 @@ from seqdec.inference.questions import explain, infer_goal, inverse, predict
 from seqdec.inference.returns import expert_return, returns, tilted
 from seqdec.model.backbone import load_backbone
 from seqdec.model.sequence_model import SequenceModel, build_model
-from seqdec.sequence.layout import Layout, Variable
+from seqdec.sequence.layout import Layout
+from seqdec.sequence.variable import Variable
 from seqdec.sequence.windows import Windows
 from seqdec.spaces.spec import EnvironmentSpec
 from seqdec.training.loop import train

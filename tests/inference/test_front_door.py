@@ -87,7 +87,7 @@ def test_an_action_of_whole_numbers_is_remembered_as_it_was_done():
     policy.reset(2)
     done = policy.act(np.zeros((2, 3)))
     assert policy._context is not None
-    written = policy._context._steps[-1]["action"].tokens
+    written = policy._context._script.steps[-1]["action"].tokens
     expected, _ = policy.model.embed_values("action", policy._context._value("action", done)[0])
     np.testing.assert_array_equal(written, expected.detach())
 

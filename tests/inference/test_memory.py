@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from conftest import FAMILIES
-from seqdec.inference.memory import Memory, _pass_of
+from seqdec.inference.memory import Memory
+from seqdec.inference.passes import pass_of
 from seqdec.model.backbone import load_backbone
 
 OTHERS = ("mistral", "gemma3_text", "bloom")  # sliding windows, and places that cannot be given
@@ -34,7 +35,7 @@ def test_states_are_those_of_one_pass_whatever_is_read_at_a_time(family: str, fa
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_most_families_read_into_reserved_memory_by_a_recorded_pass(family: str, family_folder):
-    made = _pass_of(load_backbone(str(family_folder(family))))
+    made = pass_of(load_backbone(str(family_folder(family))))
     assert (made is None) == (family in OTHERS)
     assert made is None or made._run != made._forward, "the pass was not recorded"
 
@@ -98,8 +99,9 @@ def test_dropout_is_never_recorded(family_folder):
 
 def test_recording_says_nothing():
     script = (
-        "import torch; from seqdec import load_backbone; from seqdec.inference.memory import Memory, _pass_of; "
-        "backbone = load_backbone('small'); Memory(backbone, 1, 4); made = _pass_of(backbone); "
+        "import torch; from seqdec import load_backbone; from seqdec.inference.memory import Memory; "
+        "from seqdec.inference.passes import pass_of; "
+        "backbone = load_backbone('small'); Memory(backbone, 1, 4); made = pass_of(backbone); "
         "print(made._run != made._forward)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

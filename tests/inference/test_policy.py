@@ -76,8 +76,8 @@ def test_the_acted_window_holds_what_the_trained_window_holds(backbone):
         reward = batch["reward"][0, timestep - 1].numpy() if timestep else None
         policy.act(batch["observation"][:, timestep].numpy(), reward)
         written = policy._context._embed("action", batch["action"][:, timestep], None)  # pyright: ignore
-        policy._context._steps[-1]["action"] = written  # pyright: ignore
-    for timestep, step in enumerate(policy._context._steps):  # pyright: ignore
+        policy._context._script.steps[-1]["action"] = written  # pyright: ignore
+    for timestep, step in enumerate(policy._context._script.steps):  # pyright: ignore
         for name, written in step.items():
             expected, _ = model.embed_values(name, batch[name][:, timestep])
             torch.testing.assert_close(written.tokens, expected, atol=1e-5, rtol=1e-5, msg=f"{name} {timestep}")

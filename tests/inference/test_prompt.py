@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from conftest import box_episodes, discrete_episodes, prompted_model
+from read_states import states_before
 from seqdec.cli import options
 from seqdec.cli.evaluate import Eval, make_prompt
 from seqdec.cli.main import main
@@ -24,7 +25,7 @@ from seqdec.model.folder import load_policy
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.play import scripted_cartpole
 from seqdec.sequence.facts import HIDDEN
-from seqdec.sequence.layout import Variable
+from seqdec.sequence.variable import Variable
 
 FACTS = ["target_return", "goal", "waypoint1", "final", "text", "demo"]
 
@@ -36,8 +37,7 @@ def test_what_acting_writes_is_what_training_reads(use_cache: bool, backbone: Ba
     model, windows = prompted_model(backbone, prompt)
     batch = windows.draw(2, 0, 6).gather()
     num_timesteps = int(batch["mask"].shape[1])
-    with torch.inference_mode():
-        expected = model._predicting(batch)["action"]
+    expected = states_before(model, batch)["action"]
     context = Context(model, 6, use_cache=use_cache)
     episodes = []
     for row in range(6):

@@ -9,7 +9,7 @@ from torch import nn
 
 from seqdec.errors import DataError
 from seqdec.model.codecs import MAX_LOG_STD, MIN_LOG_STD, Binned, Discrete, Gaussian, Regression, bin_edges, build_codec
-from seqdec.sequence.layout import Variable
+from seqdec.sequence.variable import Variable
 
 WIDTH = 8
 

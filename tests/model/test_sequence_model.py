@@ -17,14 +17,15 @@ from seqdec.inference.policy import Policy
 from seqdec.model.backbone import load_backbone
 from seqdec.model.folder import load_policy, save_policy
 from seqdec.model.sequence_model import SequenceModel, build_model
-from seqdec.sequence.layout import Layout, Variable
+from seqdec.sequence.draw import Draw
+from seqdec.sequence.layout import Layout
 from seqdec.sequence.presets import PRESETS
-from seqdec.sequence.windows import Draw
+from seqdec.sequence.variable import Variable
 
 
 def hidden_states(model: SequenceModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     with torch.no_grad():
-        return model.backbone_source.read(*model.embed_window(batch))
+        return model.backbone_source.read(model.embed_window(batch))
 
 
 def one_batch(model_and_windows, count: int = 3) -> tuple[SequenceModel, dict[str, torch.Tensor]]:
@@ -228,7 +229,7 @@ def test_a_value_that_is_both_missing_and_hidden_is_unknown_for_either_reason(ba
     shown, hidden = ({"hidden.observation": torch.full((1, 2), is_hidden)} for is_hidden in (False, True))
     with torch.no_grad():
         whole, part, part_shown, part_hidden, whole_hidden = (
-            model.embed_window(values | more)[0] for more in ({}, in_part, in_part | shown, in_part | hidden, hidden)
+            model.embed_window(values | more) for more in ({}, in_part, in_part | shown, in_part | hidden, hidden)
         )
     assert torch.equal(part_shown, part) and not torch.equal(part, whole)
     assert torch.equal(part_hidden, whole_hidden)

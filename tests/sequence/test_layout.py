@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from seqdec.errors import DataError, UsageError
-from seqdec.sequence.layout import Layout, Variable
+from seqdec.sequence.layout import Layout
 from seqdec.sequence.presets import PRESETS, check_spaces, layout_from_spaces
+from seqdec.sequence.variable import Variable
 
 BOX = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
 UNBOUNDED = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)

@@ -188,7 +188,7 @@ def test_a_text_that_does_not_fit_is_told_when_it_comes_and_what_was_learned_is_
 
     model, windows = built()
     options = {"steps": 50, "batch_size": 8, "accumulate": 4, "checkpoint_every": 0}
-    with pytest.raises(DataError, match="text of 12 tokens, there is room for 4 .'far too long'.: make room for 12"):
+    with pytest.raises(DataError, match="text of 13 tokens, there is room for 4 .'far too long'.: make room for 13"):
         train(model, windows, out=tmp_path, **options)
     (kept,) = checkpoints(tmp_path)
     steps = int(kept.name.removeprefix("step-"))

@@ -18,9 +18,11 @@ from conftest import (
 from seqdec.data.dataset import from_episodes
 from seqdec.data.episode import Episode
 from seqdec.errors import DataError, UsageError
-from seqdec.sequence.layout import Layout, Variable
+from seqdec.sequence.draw import Draw
+from seqdec.sequence.layout import Layout
 from seqdec.sequence.presets import layout_from_spaces
-from seqdec.sequence.windows import Draw, Windows, concatenate, split_episodes
+from seqdec.sequence.variable import Variable
+from seqdec.sequence.windows import Windows, concatenate, split_episodes
 
 
 def counting_windows(lengths: list[int], context_length: int = 4, **options) -> Windows:

@@ -26,8 +26,9 @@ from seqdec.model.backbone import load_backbone
 from seqdec.model.folder import load_policy
 from seqdec.model.sequence_model import SequenceModel, build_model
 from seqdec.play import make_envs, rollout, scripted_cartpole
+from seqdec.sequence.draw import Draw
 from seqdec.sequence.presets import layout_from_spaces
-from seqdec.sequence.windows import Draw, Windows
+from seqdec.sequence.windows import Windows
 from seqdec.training import processes
 from seqdec.training import step as steps
 from seqdec.training.checkpoints import checkpoints, restore_checkpoint, save_checkpoint

@@ -1,0 +1,207 @@
+"""A decoder's pass over a few new tokens, with keys and values in memory that is given; recorded where that works.
+
+A pass is tried out against the plain decoder once for each backbone. The keys and values of new tokens stand behind the
+old ones, evenly in all rows, or `at` places of each row's own.
+"""
+
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from seqdec.inference.recorded import record
+from seqdec.model.backbone import Backbone
+from seqdec.model.shortcuts import only_at
+
+logger = logging.getLogger(__name__)
+# Sequences, new tokens and tokens before them: what a pass is tried out with. The first is recorded, with lengths that
+# no decoder has among its own numbers.
+TRIALS = ((11, 13, 24), (1, 1, 6), (3, 5, 0), (2, 1, 9))
+
+
+class _Given(DynamicLayer):
+    """A layer's keys and values in memory that was given, and the places in it for the new ones.
+
+    The places are a part of the memory, or their numbers, int64 [B, 1, n, 1].
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, new_keys: Tensor, new_values: Tensor, places: Tensor | None):
+        super().__init__()
+        self.keys, self.values, self.is_initialized = keys, values, True
+        self._new_keys, self._new_values, self._places = new_keys, new_values, places
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None and self.values is not None
+        if self._places is None:
+            self._new_keys.copy_(key_states)
+            self._new_values.copy_(value_states)
+        else:
+            places = self._places.expand_as(key_states)
+            self.keys.scatter_(2, places, key_states)
+            self.values.scatter_(2, places, value_states)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return 0  # nobody need count: places and mask are given
+
+
+class Pass:
+    """A decoder's pass over new tokens; `shape` is that of what is held of a token, [2 * layers, heads, width]."""
+
+    def __init__(self, backbone: Backbone, shape: tuple[int, int, int]):
+        self._decoder, self._mlp, self._shape = backbone.decoder, backbone.last_mlp, shape
+        self._run, self._run_at = self._forward, self._forward_at
+
+    def room(self, like: Tensor, num_sequences: int, num_tokens: int) -> Tensor:
+        """Return memory for keys and values of every layer, of the type of `like`."""
+        num_parts, num_heads, width = self._shape
+        return like.new_zeros(num_parts, num_sequences, num_heads, num_tokens, width)
+
+    def __call__(self, tokens: Tensor, places: Tensor, mask: Tensor, newest: Tensor, held: Tensor) -> Tensor:
+        """Return the state of the newest of tokens [B, n, D], whose keys and values go into `held`, evenly."""
+        known, lengths = self._parts_of(tokens, mask, held)
+        run = self._run if self._is_recordable(tokens) else self._forward
+        return run(tokens, places, mask, newest, known, *lengths)
+
+    def at(self, tokens: Tensor, positions: Tensor, places: Tensor, mask: Tensor, held: Tensor) -> Tensor:
+        """Return the states of tokens [B, n, D], whose keys and values go into `held` at `places`, int64 [B, n].
+
+        Args:
+            tokens: new ones.
+            positions: which each one is in its sequence, int64 [B, n].
+            places: of its keys and values.
+            mask: what attention adds for each place: minus infinity where it is not seen, [B, 1, n, end].
+            held: what `room` gave.
+        """
+        known, lengths = self._parts_of(tokens, mask, held)
+        run = self._run_at if self._is_recordable(tokens) else self._forward_at
+        return run(tokens, positions, places[:, None, :, None], mask, known, *lengths)
+
+    def _is_recordable(self, tokens: Tensor) -> bool:
+        return tokens.device.type == "cpu" and not self._decoder.training
+
+    def _parts_of(self, tokens: Tensor, mask: Tensor, held: Tensor) -> tuple[Tensor, tuple[int, int, int, int]]:
+        """Return what is held of all tokens, the new ones included, and the lengths that a recording names."""
+        num_sequences, num_new, end = *tokens.shape[:2], mask.shape[-1]
+        return held.narrow(3, 0, end), (num_sequences * num_new, num_sequences, num_new, end)
+
+    def _forward(
+        self, tokens: Tensor, places: Tensor, mask: Tensor, newest: Tensor, known: Tensor, *lengths: int
+    ) -> Tensor:
+        parts, new = known.unbind(), known.narrow(3, -tokens.shape[1], tokens.shape[1]).unbind()
+        layers = [_Given(*four, None) for four in zip(parts[::2], parts[1::2], new[::2], new[1::2], strict=True)]
+        with nullcontext() if self._mlp is None else only_at(self._mlp, newest):
+            return self._decode(tokens, places, mask, layers)[:, -1]
+
+    def _forward_at(
+        self, tokens: Tensor, positions: Tensor, places: Tensor, mask: Tensor, known: Tensor, *lengths: int
+    ) -> Tensor:
+        parts = known.unbind()
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        return self._decode(tokens, positions, mask, [_Given(*pair, *pair, places) for pair in pairs])
+
+    def _decode(self, tokens: Tensor, positions: Tensor, mask: Tensor, layers: list[_Given]) -> Tensor:
+        return self._decoder(
+            inputs_embeds=tokens,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=Cache(layers=layers),  # pyright: ignore[reportArgumentType]
+            use_cache=True,
+        ).last_hidden_state
+
+    def agrees(self, tokens: Tensor, num_new: int, expected: Tensor) -> bool:
+        """Return whether reading the old tokens and then the new gives these states, as reading all at once does.
+
+        Args:
+            tokens: [B, L, D].
+            num_new: of them.
+            expected: of the new tokens, [B, num_new, D].
+        """
+        num_old = tokens.shape[1] - num_new
+        new, new_at = self.inputs(tokens, num_new), self.inputs_at(tokens, num_new)
+        if num_old > 0:
+            old = tokens[:, :num_old]
+            self(*self.inputs(old, num_old)[:4], new[4])
+            self.at(*self.inputs_at(old, num_old)[:4], new_at[4])
+        pairs = (self(*new), expected[:, -1]), (self.at(*new_at), expected)
+        return all(torch.allclose(*pair, atol=1e-4, rtol=1e-3) for pair in pairs)
+
+    def inputs(self, tokens: Tensor, num_new: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return what a pass takes to read the newest of these tokens [B, L, D]; keys and values are zeros."""
+        num_sequences, end, _ = tokens.shape
+        places = torch.arange(end - num_new, end, device=tokens.device)[None]
+        mask = future(end, tokens)[:, :, -num_new:]
+        newest = torch.tensor([num_new - 1], device=tokens.device)
+        return tokens[:, -num_new:], places, mask, newest, self.room(tokens, num_sequences, end + 2)
+
+    def inputs_at(self, tokens: Tensor, num_new: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return what `at` takes to read the newest of these tokens [B, L, D]."""
+        new, places, mask, _, held = self.inputs(tokens, num_new)
+        places = places.expand(len(tokens), -1).contiguous()
+        return new, places, places, mask.expand(len(tokens), -1, -1, -1).contiguous(), held
+
+    def record(self, trials: Sequence[tuple[Tensor, int]]) -> None:
+        """Replay the pass from now on, where that does the same."""
+        examples, examples_at = [], []
+        for tokens, num_new in trials:
+            *new, held = self.inputs(tokens, num_new)
+            known, lengths = self._parts_of(new[0], new[2], held)
+            examples.append((*new, known, *lengths))
+            _, positions, places, mask, _ = self.inputs_at(tokens, num_new)
+            examples_at.append((new[0], positions, places[:, None, :, None], mask, known, *lengths))
+        self._run, self._run_at = record(self._forward, examples), record(self._forward_at, examples_at)
+
+
+def future(num_tokens: int, like: Tensor) -> Tensor:
+    """Return what attention adds where a token looks at another one: minus infinity at those after it, [1, 1, L, L]."""
+    return torch.full((1, 1, num_tokens, num_tokens), -torch.inf, dtype=like.dtype, device=like.device).triu(1)
+
+
+# by backbone: the pass of one, None where it cannot be made
+_PASSES: WeakKeyDictionary[Backbone, Pass | None] = WeakKeyDictionary()
+
+
+def pass_of(backbone: Backbone) -> Pass | None:
+    if backbone not in _PASSES:
+        was_training = backbone.model.training
+        backbone.model.eval()
+        with torch.inference_mode():
+            _PASSES[backbone] = _make_pass(backbone)
+        backbone.model.train(was_training)
+    return _PASSES[backbone]
+
+
+def _make_pass(backbone: Backbone) -> Pass | None:
+    cache = DynamicCache(config=backbone.config)
+    if not backbone.takes_positions or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        return None
+    decoder, random = backbone.decoder, torch.Generator().manual_seed(0)
+    device = next(decoder.parameters()).device
+    trials = []
+    for num_sequences, num_new, num_old in TRIALS:
+        tokens = torch.randn(num_sequences, num_old + num_new, backbone.width, generator=random)
+        trials.append(((tokens * backbone.embedding_scale).to(device), num_new))
+    decoder(inputs_embeds=trials[0][0], past_key_values=cache, use_cache=True)
+    shapes: set[tuple[int, int]] = set()
+    for layer in cache.layers:
+        assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
+        shapes |= {(part.shape[1], part.shape[-1]) for part in (layer.keys, layer.values)}
+    if len(shapes) > 1:
+        return None  # a family whose layers, or keys and values, differ in size
+    made = Pass(backbone, (2 * len(cache.layers), *shapes.pop()))
+    try:
+        for tokens, num_new in trials:
+            expected = decoder(inputs_embeds=tokens, use_cache=False).last_hidden_state[:, -num_new:]
+            if not made.agrees(tokens, num_new, expected):
+                return None
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        logger.debug("%s reads by its own cache: %s", backbone.source.name, error)
+        return None  # a family whose attention wants something else
+    if device.type == "cpu":  # elsewhere a call does not wait for the one before
+        made.record(trials)
+    return made

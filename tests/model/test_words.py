@@ -1,0 +1,190 @@
+"""Words: in training as in the backbone itself, packed without gaps, and in a folder that others can read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from gymnasium.spaces import Text
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from byte_models import load_with_bytes
+from seqdec import Episode, Layout, Variable, Windows, build_model, layout_from_spaces, load_backbone, load_policy
+from seqdec.data.dataset import from_episodes
+from seqdec.errors import DataError, UsageError
+from seqdec.model.backbone import Backbone
+from seqdec.model.folder import save_policy
+from seqdec.model.packed import pack, pack_window
+from seqdec.model.sequence_model import SequenceModel
+from seqdec.model.words import in_digits
+from seqdec.sequence.draw import Draw
+from seqdec.spaces.spec import EnvironmentSpec
+
+SPEC = EnvironmentSpec(Text(300), Text(300))
+
+
+def episodes(num: int = 8, longest: int = 9) -> list[Episode]:
+    random = np.random.default_rng(0)
+    made = []
+    for number in range(num):
+        length = 1 + number % longest
+        words = [
+            " ".join(random.choice(["lamp", "hat", "clé", "🙂", "a"], random.integers(0, 6))) for _ in range(length)
+        ]
+        steps = {
+            "observation": np.array(words, object),
+            "action": np.array([f"take {word[:9]}" for word in words], object),
+            "reward": random.integers(-3, 40, length) / 4,
+        }
+        made.append(Episode(steps, final="end", terminated=True, truncated=False, text=f"task {number % 3}"))
+    return made
+
+
+def language(backbone: Backbone, **options) -> tuple[SequenceModel, Windows]:
+    options = {"context_length": 4, "numbers": "words", "prompt": ["text"], **options}
+    layout = layout_from_spaces("multi_game", SPEC.observation_space, SPEC.action_space, **options)
+    windows = Windows(from_episodes(episodes(), SPEC), layout)
+    return build_model(windows, backbone), windows
+
+
+@pytest.fixture(scope="module")
+def small() -> Backbone:
+    return load_backbone("small", num_layers=2, dropout=0.0, predicts_words=True)
+
+
+def test_a_model_of_words_is_its_backbone_and_its_loss_is_the_backbones_own(small):
+    model, windows = language(small)
+    batch = windows.gather(np.arange(0, len(windows), 5))
+    window = pack_window(model, batch)
+    ids = torch.from_numpy(window.ids)
+    assert not any(parameter.shape for name, parameter in model.named_parameters() if not name.startswith("backbone."))
+    with torch.no_grad():
+        plain = model.backbone(input_ids=ids.clamp(min=0), output_hidden_states=True)
+        torch.testing.assert_close(small.read(window.tokens), plain.hidden_states[-1])
+        losses = model(batch)
+    # by hand: transformers' own logits at the tokens of what is predicted
+    for name, loss in losses.items():
+        rows, _, places, tokens = window.words_of(name, windows.layout.positions(name)[: batch["mask"].shape[1]])
+        expected = F.cross_entropy(plain.logits[rows, places - 1], torch.from_numpy(tokens), reduction="sum")
+        torch.testing.assert_close(loss, expected)
+
+
+def test_a_window_is_written_as_its_words_one_after_the_other(small):
+    model, windows = language(small)
+    (row,) = np.flatnonzero(windows.lengths == 2)[:1]
+    index = windows.lengths[:row].sum()
+    window = pack_window(model, windows.gather(np.array([index])))
+    episode = episodes()[row]
+    togo = np.cumsum(np.asarray(episode.steps["reward"])[::-1])[::-1]
+    seen, done = episode.steps["observation"], episode.steps["action"]
+    text = f"{episode.text}\n" + "".join(f"{seen[t]}\n{in_digits(togo[t])} > {done[t]}\n" for t in range(2))
+    assert small.vocabulary().decode(window.ids[0, 1:].tolist()) == text
+
+
+def test_rows_have_no_gaps_and_no_more_padding_than_the_longest_needs(small):
+    model, windows = language(small, numbers="embedding")
+    draw = Draw(windows, np.arange(len(windows)))
+    window = pack_window(model, draw.gather())
+    assert (window.slots.lengths - draw.work == window.slots.lengths[0] - draw.work[0]).all()  # start and prompt
+    assert window.tokens.shape[1] == window.slots.lengths.max()
+    for row, length in enumerate(window.slots.lengths):
+        assert (window.ids[row, length:] == -2).all()
+
+
+def test_no_timestep_is_lost_where_windows_have_room_for_some_tokens_only(small):
+    model, windows = language(small, max_tokens=80, context_length=20)
+    draw = Draw(windows, np.arange(len(windows)))
+    assert pack_window(model, draw.gather()).slots.lengths.max() <= 80
+    timesteps, episode_of = draw.gather()["timestep"].numpy(), np.repeat(np.arange(8), windows.lengths)
+    for index in range(len(windows)):
+        middle = index - windows.lengths[: episode_of[index]].sum()
+        assert middle in timesteps[index], "the timestep that a window is of stands in it"
+    assert (draw.sizes < np.minimum(windows.lengths[episode_of], 20)).any()
+    with pytest.raises(DataError, match="exceed the context of 20 tokens"):
+        language(small, max_tokens=20)
+
+
+def test_pack_moves_tokens_to_the_left_and_keeps_their_order():
+    parts = [
+        (torch.tensor([[[1.0], [2.0]], [[3.0], [9.0]]]), torch.tensor([2, 1])),
+        (torch.tensor([[[4.0]], [[5.0]]]), None),
+    ]
+    tokens, counts = pack(parts)
+    assert counts.tolist() == [3, 2] and tokens[0, :, 0].tolist() == [1, 2, 4] and tokens[1, :2, 0].tolist() == [3, 5]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3", "gpt_neox", "phi"])
+def test_lower_layers_that_are_kept_give_the_same_losses_and_gradients(family, family_folder):
+    folder = family_folder(family)
+    load_with_bytes(load_backbone(str(folder)), folder)
+    name = str(folder.parent / f"{folder.name}-bytes")
+    values = []
+    for is_kept in (False, True):
+        backbone = load_backbone(name, predicts_words=True, freeze_layers=1)
+        model, windows = language(backbone, text_tokens=200)
+        assert backbone.lower is not None
+        if not is_kept:
+            object.__setattr__(backbone, "lower", None)
+        batch = windows.gather(np.array([0, 9, 9, 20]))
+        for _ in range(2):  # computed, and then as they were kept
+            model.zero_grad()
+            loss = sum(model(batch).values())
+            loss.backward()
+        gradients = {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
+        assert not any(".0." in key for key in gradients), "the lowest layer learns nothing"
+        values.append((loss, gradients))
+    torch.testing.assert_close(values[0], values[1], atol=1e-4, rtol=1e-3)
+
+
+def test_the_folder_of_a_language_policy_is_a_language_model_to_transformers(small, tmp_path: Path):
+    model, windows = language(small)
+    save_policy(model, tmp_path / "policy")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "policy" / "backbone").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "policy" / "backbone")
+    first = tokenizer.convert_ids_to_tokens(small.vocabulary().first)
+    text = f"{first}task 0\nlamp hat\n12.5 > take lamp\n"
+    batch = windows.gather(np.array([0]))
+    with torch.no_grad():
+        ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+        theirs = plain(input_ids=ids).logits.log_softmax(-1)
+        ours = model.eval().log_probs(batch)
+        again = load_policy(tmp_path / "policy").log_probs(batch)
+    assert torch.equal(ours["action"], again["action"])
+    from seqdec import Context
+
+    context = Context(model, 1)
+    context.write(text=["task 0"])
+    context.write(observation=["lamp hat"], return_to_go=[[12.5]])
+    num_action = len(tokenizer(" take lamp\n", add_special_tokens=False)["input_ids"])
+    taken = theirs[0, -num_action - 1 : -1].gather(1, ids[0, -num_action:, None]).sum()
+    torch.testing.assert_close(context.log_prob("action", ["take lamp"])[0], taken, atol=1e-4, rtol=1e-4)
+
+
+def test_a_number_is_written_with_the_digits_that_count():
+    written = {0.0: "0", 12.3456: "12.35", 100.0: "100", 1234.5: "1234", -3.5: "-3.5", 0.00012345: "0.0001234"}
+    assert {value: in_digits(value) for value in written} == written and in_digits(-0.0) == "0"
+    assert in_digits(123456.0) == "123500"
+
+
+def test_words_that_cannot_be_are_refused_in_one_sentence():
+    with pytest.raises(UsageError, match="action is predicted word by word: give it an end"):
+        Variable("action", "text", 9, 1.0)
+    with pytest.raises(UsageError, match="only a single number is written in digits"):
+        Variable("reward", "number", 2)
+    text, action = Variable("observation", "text", 9), Variable("action", "discrete", 2, 1.0)
+    with pytest.raises(UsageError, match="'observation' is written in words: it needs a slot of its own"):
+        Layout((text, action), (("observation", "action"),))
+    with pytest.raises(UsageError, match="freeze_layers cannot be 2"):
+        load_backbone("small", num_layers=2, predicts_words=True, freeze_layers=2)
+
+
+def test_a_hidden_return_is_not_predicted_word_by_word_and_not_counted(small):
+    model, windows = language(small, prompt=["text", "target_return"], prompt_dropout=0.5)
+    draw = windows.draw(0, 0, 16)
+    batch, known = draw.gather(), draw.num_known()
+    hidden = batch["hidden.return_to_go"] & batch["mask"]
+    assert hidden.any() and known["return_to_go"] == int((batch["mask"] & ~hidden).sum())
+    poisoned = {**batch, "return_to_go": torch.where(hidden[..., None], 7.0, batch["return_to_go"])}
+    for name, loss in model(batch).items():
+        torch.testing.assert_close(loss, model(poisoned)[name])
