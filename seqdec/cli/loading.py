@@ -22,6 +22,7 @@ from seqdec.formats.columns import columns_from_json
 from seqdec.formats.load import load_dataset, source_of
 from seqdec.sequence.layout import Layout
 from seqdec.sequence.presets import PRESETS, layout_from_spaces
+from seqdec.spaces.leaves import leaf_kind
 from seqdec.spaces.spec import EnvironmentSpec
 from seqdec.storage.files import read_json
 
@@ -47,9 +48,14 @@ def load_task(given: "Train", name: str, places: Sequence[str], weights: Sequenc
 
 def _digest(dataset: Dataset, spec: EnvironmentSpec) -> str:
     digest = hashlib.sha256(schema.lengths(dataset).data)
+    texts = [name for name, leaf in spec.action_leaves.items() if leaf_kind(leaf) == "text"]
     for name in ("reward", *spec.action_leaves):
-        for values in schema.column(dataset, name):
-            digest.update(values.data)
+        if name in texts:
+            for chunk in schema.text_column(dataset, name):
+                digest.update("\0".join([*chunk.to_pylist(), ""]).encode())
+        else:
+            for values in schema.column(dataset, name):
+                digest.update(values.data)
     return digest.hexdigest()
 
 
