@@ -101,7 +101,7 @@ def finetune(
         >>> policy = finetune("data/cartpole", "small", steps=300)  # doctest: +SKIP
     """
     _check_numbers(num_layers, heldout_fraction, seed)
-    preset = {"prompt": prompt, "context_length": context_length, "numbers": numbers}
+    preset = {"prompt": prompt, "context_length": context_length, "numbers": numbers, "backbone": backbone}
     tasks = _split_tasks(dataset, layout, output, heldout_fraction, seed, training.get("resume", False), **preset)
     models = make_models(
         tasks, backbone, init=init, num_layers=num_layers, finetune=finetune, freeze_layers=freeze_layers, seed=seed
@@ -173,6 +173,7 @@ def make_layout(
     spec: "EnvironmentSpec",
     dataset: "Dataset | None" = None,
     *,
+    backbone: str = "small",
     prompt: Sequence[str] = (),
     prompt_dropout: float | None = None,
     **preset: Any,
@@ -180,22 +181,31 @@ def make_layout(
     """Return a layout as it is, or a preset for an environment, by keywords of `layout_from_spaces`.
 
     Texts of the observation that change within no episode of the data set stand in the prompt; all where none is known.
+    Of conversations the system's text does, and the words around all texts are those of the backbone's chat template.
     """
     from seqdec.data.schema import changing_episode
     from seqdec.sequence.presets import layout_from_spaces
     from seqdec.spaces.leaves import leaf_kind
+    from seqdec.spaces.spec import CHAT
 
     if not isinstance(layout, str):
         return layout
     texts = [name for name, leaf in spec.observation_leaves.items() if leaf_kind(leaf) == "text"]
     steady = [name for name in texts if dataset is None or changing_episode(dataset, name) is None]
+    steady = ["text"] if spec.id == CHAT else steady
     preset |= {"prompt": [*prompt, *(name for name in steady if name not in prompt)], "missing": spec.missing}
     if preset.get("numbers") is None:
         spaces = [*spec.observation_leaves.values(), *spec.action_leaves.values()]
         preset["numbers"] = "words" if all(leaf_kind(leaf) == "text" for leaf in spaces) else "embedding"
-    return with_prompt_dropout(
-        layout_from_spaces(layout, spec.observation_space, spec.action_space, **preset), prompt_dropout
-    )
+    order = layout_from_spaces(layout, spec.observation_space, spec.action_space, **preset)
+    return with_prompt_dropout(_as_chat(order, backbone) if spec.id == CHAT else order, prompt_dropout)
+
+
+def _as_chat(layout: "Layout", backbone: str) -> "Layout":
+    from seqdec.model.frames import framed, frames_of
+
+    frames = frames_of(backbone)
+    return layout if frames is None else framed(layout, frames)
 
 
 def with_prompt_dropout(layout: "Layout", prompt_dropout: float | None) -> "Layout":

@@ -27,6 +27,7 @@ LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 HOMES = {  # which rooms may import whom
     "torch": {"storage", "sequence", "model", "training", "inference", "play", "cli"},
     "transformers": {"hub", "model", "inference"},
+    "jinja2": {"model"},
     "peft": {"model"},
     "accelerate": {"training"},
     "safetensors": {"storage", "model"},

@@ -89,7 +89,8 @@ def _layout_of(given: "Train", spec: EnvironmentSpec, dataset: Dataset | None = 
     """Return the preset that --layout names, or what its JSON file says."""
     if given.layout in PRESETS:
         entries = whole_numbers(given.goal_entries, "goal_entries")
-        return make_layout(given.layout, spec, dataset, **keywords(given, layout_from_spaces, goal_entries=entries))
+        options = keywords(given, layout_from_spaces, goal_entries=entries, backbone=given.backbone)
+        return make_layout(given.layout, spec, dataset, **options)
     layout = _layout_from_file(given.layout)
     entries = options_of(type(given))  # a flag that is given stands above the file
     manner = {name: vars(given)[name] for name in ("discount", "delayed_reward", "demo_group", "demo_part")}

@@ -27,9 +27,8 @@ from seqdec.formats.guard import at
 from seqdec.formats.open_table import Table, open_table
 from seqdec.formats.table_formats import LINES, place
 from seqdec.spaces.space import MAX_TEXT, kind_of, quote
-from seqdec.spaces.spec import EnvironmentSpec
+from seqdec.spaces.spec import CHAT, EnvironmentSpec
 
-ENVIRONMENT = "chat"  # in the place of an environment's id: what says of a data set that it holds conversations
 _LISTS, _SPEAKERS, _CONTENTS = ("messages", "conversations"), ("role", "from"), ("content", "value")
 _ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
@@ -77,7 +76,7 @@ def source(name: str | Path, *, split: str = "train", config: str | None = None)
         "files": file_identity(table.files),
         "revision": table.revision,
     }
-    return Source(EnvironmentSpec(space, space, id=ENVIRONMENT), partial(_rows, table), identity, num_episodes)
+    return Source(EnvironmentSpec(space, space, id=CHAT), partial(_rows, table), identity, num_episodes)
 
 
 def _rows(table: Table) -> Iterator[Row]:

@@ -29,7 +29,7 @@ from seqdec.errors import DataError, UsageError
 from seqdec.hub import quietly
 from seqdec.model.adapters import add_adapters, base_fingerprint, read_adapters
 from seqdec.model.lower import LowerLayers
-from seqdec.model.pretrained import load_weights, locate, read_config, read_tokenizer
+from seqdec.model.pretrained import first_token, load_weights, locate, read_config, read_tokenizer
 from seqdec.model.probes import decoder_of, layers_of, logits_of, scale_of, table_of, takes_positions_of, try_out
 from seqdec.model.shortcuts import last_mlp, only_at, use_shortcuts
 from seqdec.model.words import Vocabulary
@@ -93,12 +93,10 @@ class Backbone:
         tokenizer = self.tokenizer
         if tokenizer is None:
             raise UsageError("this backbone has no vocabulary: load it with load_backbone(..., vocabulary=True)")
-        marks = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-        first = next((mark for mark in marks if isinstance(mark, int)), 0)
         return Vocabulary(
             lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],  # pyright: ignore
             lambda tokens: tokenizer.decode(tokens, clean_up_tokenization_spaces=False),  # pyright: ignore
-            first,
+            first_token(tokenizer),
             tokenizer.all_special_ids,
             table_of(self.model),
             (lambda hidden: logits_of(self.model, hidden)) if self.source.predicts_words else None,

@@ -79,6 +79,12 @@ def read_tokenizer(folder: str, name: str) -> Tokenizer:
         raise UsageError(f"{name!r} has no tokenizer to read texts with: {_first_line(error)}") from error
 
 
+def first_token(tokenizer: Tokenizer) -> int:
+    """Return the token that a sequence of words begins with."""
+    marks = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return next((mark for mark in marks if isinstance(mark, int)), 0)
+
+
 def load_weights(folder: str, config: PretrainedConfig, name: str, *, predicts_words: bool) -> PreTrainedModel:
     """Load a decoder's weights in float32, with its output embeddings where it is to predict words.
 

@@ -21,6 +21,8 @@ from seqdec.spaces.space import (
     supported,
 )
 
+CHAT = "chat"  # the id where no environment, but conversations of a chat are the data
+
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
