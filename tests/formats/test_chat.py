@@ -70,6 +70,8 @@ LOOK, ADD = '{"name": "look", "arguments": {"at": "Rome", "days": [1, 2]}}', '{"
         pytest.param(said(("user", "a"), ("user", "b"), ("assistant", "c"), ("system", "d"), ("user", "e"),
                           ("model", "f")),
                      (["a\n\nb", "system: d\n\ne"], ["c", "f"], "", [0, 0], ""), id="several users, a late system"),
+        pytest.param(said(("user", "a"), ("system", "b"), ("assistant", "c")), (["a\n\nsystem: b"], ["c"], "", [0], ""),
+                     id="a system behind the user"),
         pytest.param(
             {"messages": [
                 {"role": "user", "content": "Warm?"},
@@ -176,6 +178,7 @@ def spoiled(message=None, **more):
         (spoiled({"role": "gpt", "content": "b", "tool_calls": [{}]}), "messages[1]: it calls a tool without a name"),
         (spoiled({"role": "gpt", "tool_calls": [{"function": "a"}]}), "messages[1]: it calls a tool without a name"),
         (spoiled({"role": "gpt", "content": "\ud800"}), "it holds '\\ud800', which is half a character"),
+        (json.dumps(said(("user", "\udc00"), ("gpt", "b"))), "it holds '\\udc00', which is half a character"),
         (spoiled(system="\udfff"), "it holds '\\udfff', which is half a character"),
         (spoiled(system=7), "its system is a number: expected a text"),
         (spoiled(reward="much"), "its reward is 'much': expected a finite number, or true or false"),
@@ -302,7 +305,7 @@ def test_files_of_a_folder_follow_one_another(tmp_path):
         load_dataset(f"chat:{tmp_path}")
 
 
-def test_tables_of_conversations_equal_their_lines(tmp_path):
+def test_tables_of_conversations_equal_their_lines(tmp_path, monkeypatch):
     """Arrow gives all objects of a column the same keys: what others have is null, and means nothing."""
     rows = conversations()
     rows[1]["messages"][2] |= {"tool_calls": [{"id": "1", "function": {"name": "f", "arguments": {"x": 1}}}]}
@@ -321,6 +324,7 @@ def test_tables_of_conversations_equal_their_lines(tmp_path):
     assert len(load_dataset(f"chat:{tmp_path / 'splits'}", split="test")) == 1
     spoilt = [*rows, {"messages": [{"role": "robot", "content": "a"}]}]
     datasets.Dataset.from_list(spoilt).to_parquet(tmp_path / "log.parquet")
+    monkeypatch.setattr("seqdec.formats.table_formats.BLOCK_ROWS", 2)
     with pytest.raises(DataError, match=r"log.parquet, row 5: messages\[0\]: its role is 'robot'"):
         load_dataset(f"chat:{tmp_path / 'log.parquet'}")
 
