@@ -11,7 +11,7 @@ CANNOT_SKIP_PADDING = ("mistral", "gemma3_text")  # their window of 8 tokens cou
 
 def load_with_bytes(backbone: Backbone, folder: Path) -> Backbone:
     """The family's own tiny architecture, with a tokenizer of single bytes beside it and a table as large."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     target = folder.parent / f"{folder.name}-bytes"
@@ -23,5 +23,6 @@ def load_with_bytes(backbone: Backbone, folder: Path) -> Backbone:
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
         PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(target)
     return load_backbone(str(target), predicts_words=True)

@@ -86,7 +86,7 @@ def choices(memory: Memory, words: Words, hidden: Tensor, rows: Sequence[Sequenc
     logits = torch.full((len(rows), most), -torch.inf, device=hidden.device)
     firsts = [{text: place for place, text in reversed(list(enumerate(row)))} for row in rows]
     places = [(row, place) for row, own in enumerate(firsts) for place in own.values()]
-    pieces = [[words.tokenize(text) for text in own] for own in firsts]
+    pieces = [words.pieces_of(list(own)) for own in firsts]
     scores = log_probs(memory, words, hidden, pieces)
     logits[tuple(torch.tensor(places, device=hidden.device).T)] = scores
     return Categorical(logits, Texts(rows), is_vector=False)  # pyright: ignore[reportArgumentType]

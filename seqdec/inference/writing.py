@@ -76,7 +76,7 @@ def _write_freely(
     block, end = 1 + len(guidance), words.end
     pieces: list[list[int]] = [[] for _ in range(len(hidden) // block)]
     is_open = np.ones(len(pieces), bool)
-    scratch, marks = memory.copy(), [mark for mark in words.vocabulary.marks if mark not in end]
+    scratch, marks = memory.copy(), [mark for mark in words.vocabulary.marks.values() if mark not in end]
     for index in range(words.variable.most_tokens - len(end)):
         expected = words.predict(hidden)
         expected.logits[:, marks] = -math.inf  # no text has them

@@ -95,9 +95,10 @@ class Backbone:
             raise UsageError("this backbone has no vocabulary: load it with load_backbone(..., vocabulary=True)")
         return Vocabulary(
             lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],  # pyright: ignore
+            lambda text: tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"],  # pyright: ignore
             lambda tokens: tokenizer.decode(tokens, clean_up_tokenization_spaces=False),  # pyright: ignore
             first_token(tokenizer),
-            tokenizer.all_special_ids,
+            dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)),
             table_of(self.model),
             (lambda hidden: logits_of(self.model, hidden)) if self.source.predicts_words else None,
         )
