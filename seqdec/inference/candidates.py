@@ -22,6 +22,7 @@ from seqdec.model.words import Words, padded
 
 CHUNK = 256  # states whose logits are computed at once: there is one for every token of the vocabulary
 Piece = Sequence[int]
+Candidates = Sequence[Sequence[str] | None]  # of each sequence; None where a text is written freely
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,22 @@ class Table:
     def every(self, step: int) -> "Table":
         """Return the same values."""
         return self
+
+
+def check_candidates(name: str, rows: object, num_rows: int, *, may_be_free: bool = False) -> None:
+    """Refuse candidates that are not a list of texts for each sequence."""
+    lists = rows if isinstance(rows, Sequence) and not isinstance(rows, str) else [rows]
+    wrong = [row for row in lists if isinstance(row, str) or not (row or (row is None and may_be_free))]
+    if wrong or len(lists) != num_rows:
+        what = f"one is {wrong[0]!r}" if wrong else f"there are {len(lists)}"
+        raise UsageError(f"candidates of {name} are lists of texts, one for each of {num_rows} sequences: {what}")
+
+
+def most_tokens(words: Words, candidates: Candidates | None) -> int:
+    """Return how many tokens the longest text may have that is chosen or written."""
+    if candidates is None or None in candidates:
+        return words.variable.most_tokens
+    return max(len(piece) for row in candidates if row is not None for piece in words.pieces_of(row))
 
 
 def choices(memory: Memory, words: Words, hidden: Tensor, rows: Sequence[Sequence[str]]) -> Categorical:

@@ -19,14 +19,15 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from seqdec.errors import UsageError, suggest
-from seqdec.inference.candidates import choices, log_probs, number_choices
+from seqdec.inference.candidates import Candidates, check_candidates, choices, log_probs, most_tokens, number_choices
 from seqdec.inference.memory import Memory
 from seqdec.inference.script import Script, Written
 from seqdec.inference.values import demo_batch, tensor_of
-from seqdec.inference.writing import Candidates, guided, write_texts
-from seqdec.model.distributions import Categorical, Distribution
+from seqdec.inference.writing import chooser, guided, write_texts
+from seqdec.model.distributions import Distribution
 from seqdec.model.packed import pack
 from seqdec.model.sequence_model import SequenceModel
+from seqdec.model.words import Words
 from seqdec.sequence import noise
 from seqdec.sequence.facts import WHEN
 from seqdec.spaces.leaves import MISSING
@@ -85,13 +86,13 @@ class Context:
 
         None writes "unknown"; so does NaN, and None among texts, in its row. `missing.NAME`, [B] or [B, size], says
         the same of any variable. Names with a dot are passed as `write(**{"observation.camera": images})`. `demo` is an
-        episode, or one for each sequence, None where there is none; of a longer one the first timesteps are shown.
+        episode, or one for each sequence, None where there is none; of a longer one the first timesteps are shown. Of a
+        text that is longer than there is room for, the beginning is written, and a warning says so once.
 
         Writing a variable that the newest timestep has already begins the next timestep.
 
         Raises:
             UsageError: for a name that the layout does not have, or values of another shape.
-            DataError: a text is longer than there is room for.
         """
         for name in values:
             variable = name.removeprefix(MISSING)
@@ -197,29 +198,23 @@ class Context:
         Raises:
             UsageError: if the layout does not predict it, or a slot before it has not been written.
         """
-        size, words = 1 + len(guidance), self.model.words(name)
+        size, words = 1 + len(guidance), self._words_of(name)
         if words is None or words.variable.kind != "text":
             raise UsageError(f"{name} is no text: it is {self.layout.variable(name).describe()}")
-        hidden = self._state_before(name)
+        if candidates is not None:
+            check_candidates(name, candidates, self.num_sequences // size, may_be_free=True)
+        hidden = self._state_before(name, most_tokens(words, candidates))
         uniform = self.draw((words.variable.most_tokens,))[::size]  # as many for each, whatever the others write
-
-        def choose(expected: Categorical, numbers: Tensor) -> Tensor | list[str]:
-            if temperature == 0 or top_k == 1:
-                return expected.mode()
-            expected = expected if top_k is None else expected.top_k(top_k)
-            expected = expected if top_p == 1 else expected.top_p(top_p)
-            return (expected if temperature == 1 else expected.tempered(temperature)).sample(numbers)
-
-        texts = write_texts(
-            self._memory, words, hidden, uniform, choose, candidates=candidates, guidance=guidance
-        )  # fmt: skip
+        choose = chooser(temperature, top_k, top_p)
+        texts = write_texts(self._memory, words, hidden, uniform, choose, candidates=candidates, guidance=guidance)
         texts = [text for text in texts for _ in range(size)]
         self._set(name, *self._value(name, texts))
         return texts
 
     def _predict(self, name: str, guidance: Sequence[float] = ()) -> Distribution:
         """Return the distribution of a value of each sequence, or with guidance of each block of 1 + m sequences."""
-        hidden, words = self._state_before(name), self.model.words(name)
+        words = self._words_of(name)
+        hidden = self._state_before(name, 1 if words is None else words.variable.most_tokens)
         if words is not None:
             if words.variable.kind == "text":
                 raise UsageError(f"{name} is a text: give candidates, ask log_prob of a text, or sample_text")
@@ -248,10 +243,12 @@ class Context:
             UsageError: if the layout does not predict it, a slot before it has not been written, or it is a text
                 without candidates.
         """
-        words = self.model.words(name)
+        words = self._words_of(name)
         if candidates is None or words is None:
             return self._predict(name)
-        return choices(self._memory, words, self._state_before(name), candidates)
+        check_candidates(name, candidates, self.num_sequences)
+        hidden = self._state_before(name, most_tokens(words, candidates))
+        return choices(self._memory, words, hidden, candidates)
 
     @torch.inference_mode()
     def log_prob(self, name: str, values: object) -> Tensor:
@@ -264,22 +261,32 @@ class Context:
         Raises:
             UsageError: as `predict`.
         """
-        words, (value, _) = self.model.words(name), self._value(name, values)
+        words, (value, _) = self._words_of(name), self._value(name, values)
         if words is None or words.variable.kind == "number":
             return self._predict(name).log_prob(value)
-        hidden = self._state_before(name)
-        return log_probs(self._memory, words, hidden, [[piece] for piece in words.pieces(value)])
+        pieces = words.pieces(value)
+        hidden = self._state_before(name, max(map(len, pieces)))
+        return log_probs(self._memory, words, hidden, [[piece] for piece in pieces])
 
-    def _state_before(self, name: str) -> Tensor:
-        """Return the hidden state that predicts a variable's next value, [B, D], reading what is queued."""
-        script = self._script
+    def _words_of(self, name: str) -> Words | None:
+        """Return the codec of a predicted variable that is written in words, None for any other."""
         if name not in self.layout.predicted:
             raise UsageError(f"the model does not predict {name!r}: it predicts {', '.join(self.layout.predicted)}")
+        return self.model.words(name)
+
+    def _state_before(self, name: str, num_tokens: int = 1) -> Tensor:
+        """Return the hidden state that predicts a variable's next value, [B, D], reading what is queued.
+
+        Args:
+            name: of the variable.
+            num_tokens: that may come next, for which there is to be room.
+        """
+        script = self._script
         if name in script.prompt:
             raise UsageError(f"{name} is written already")
         if name in script.steps[-1]:
             self._begin_timestep(name)
-        if self.layout.max_tokens and script.shorten():
+        if self.layout.max_tokens and script.shorten(num_tokens):
             self._restart()
         position = script.position(name)
         if self._num_read > position:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from seqdec.errors import UsageError
+from seqdec.inference.candidates import Candidates
 from seqdec.inference.context import Context
 from seqdec.inference.evaluation import Target, evaluate_policy, resolve_targets
 from seqdec.inference.planning import Planning, check_plannable, plan
@@ -24,7 +25,6 @@ from seqdec.inference.prompt import Prompt, checked_facts, less_evidence, rows_o
 from seqdec.inference.report import Report
 from seqdec.inference.returns import expert_return
 from seqdec.inference.values import check_observations, checked_candidates, checked_rewards, in_space
-from seqdec.inference.writing import Candidates
 from seqdec.model.folder import load_policy, save_policy
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.sequence import noise

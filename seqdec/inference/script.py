@@ -62,14 +62,17 @@ class Script:
         self.steps.append({})
         return is_full
 
-    def shorten(self) -> bool:
-        """Keep the newest timesteps of sequences that have too many tokens, in half their room; say whether it did."""
-        most = self._layout.max_tokens
+    def shorten(self, num_tokens: int) -> bool:
+        """Keep the newest timesteps of sequences that have no room for so many more tokens; say whether it did.
+
+        They are then within half their room, or a single one.
+        """
+        most = self._layout.max_tokens - num_tokens
         of_prompt = sum(_sizes(value) for value in self.prompt.values())
         of_steps = [sum((_sizes(value) for value in step.values()), np.zeros(1)) for step in self.steps]
         ahead = np.stack(np.broadcast_arrays(*of_steps))[::-1].cumsum(0)[::-1]
         lengths = (of_prompt + ahead).max(1)  # of the longest sequence, if it began at each timestep
-        if not most or lengths[0] <= most:
+        if lengths[0] <= most:
             return False
         first = next((step for step, length in enumerate(lengths) if length <= most // 2), len(lengths) - 1)
         self.steps = self.steps[first:]

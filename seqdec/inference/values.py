@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seqdec.data.episode import Episode, nonfinite_entry
 from seqdec.errors import UsageError
-from seqdec.play.candidates import VALID_ACTIONS, named
+from seqdec.play.candidates import NAMES, VALID_ACTIONS, named
 from seqdec.sequence.layout import Layout
 from seqdec.sequence.variable import Variable, encode_texts
 from seqdec.spaces.leaves import MISSING, without_nan
@@ -99,13 +99,16 @@ def checked_candidates(info: object, num_rows: int, *, is_single: bool) -> Seque
 
     Raises:
         UsageError: there are candidates for another number of environments.
+        DataError: something else than texts stands there.
     """
     if not isinstance(info, Mapping):
         return None
-    rows = [named(info)] if is_single else info.get(VALID_ACTIONS)
+    if is_single:
+        return [named(info)]
+    rows = next((info[name] for name in NAMES if info.get(name) is not None), None)
     if rows is not None and len(rows) != num_rows:
         raise UsageError(f"info names candidates for {len(rows)} environments, {num_rows} run")
-    return rows
+    return None if rows is None else [named({VALID_ACTIONS: row}) for row in rows]
 
 
 def in_space(leaf: gymnasium.Space, sampled: Tensor | list[str]) -> np.ndarray:

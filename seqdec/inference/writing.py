@@ -8,13 +8,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqdec.inference.candidates import choices
+from seqdec.inference.candidates import Candidates, choices
 from seqdec.inference.memory import Memory
 from seqdec.model.distributions import Categorical
 from seqdec.model.words import Words
 
-Candidates = Sequence[Sequence[str] | None]
 Choose = Callable[[Categorical, Tensor], Tensor | list[str]]
+
+
+def chooser(temperature: float, top_k: int | None, top_p: float) -> Choose:
+    """Return how values are drawn; see `Context.sample_text`."""
+
+    def choose(expected: Categorical, numbers: Tensor) -> Tensor | list[str]:
+        if temperature == 0 or top_k == 1:
+            return expected.mode()
+        expected = expected if top_k is None else expected.top_k(top_k)
+        expected = expected if top_p == 1 else expected.top_p(top_p)
+        return (expected if temperature == 1 else expected.tempered(temperature)).sample(numbers)
+
+    return choose
 
 
 def write_texts(
