@@ -75,6 +75,8 @@ class Train:
     text_tokens: int = fixed(256, "Most tokens of a text.", at_least=1)
     max_tokens: int = fixed(1024, "Most tokens of a window with words (0: no limit).", at_least=0)
     mask_observation: float = steering(0.0, "Share of the observations hidden while training.", at_least=0, at_most=1)
+    language_text: str = steering("", "Text file that a model of words goes on reading, so that its language stays.")
+    language_loss: float = steering(0.1, "How much the loss of its tokens counts.", at_least=0)
     context_length: int = fixed(10, "Timesteps the model sees.", at_least=1)
     discount: float = fixed(1.0, "Discount of returns to go.", at_least=0, at_most=1)
     delayed_reward: bool = fixed(False, "Pay all reward at the episode's end.")

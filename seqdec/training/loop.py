@@ -25,6 +25,7 @@ from seqdec.sequence.draw import Draw
 from seqdec.sequence.stream import StreamWindows
 from seqdec.sequence.windows import Windows
 from seqdec.training.checkpoints import Models, restore_checkpoint
+from seqdec.training.language import Language
 from seqdec.training.metrics import Sums
 from seqdec.training.processes import agree, allow_precision, caught_signals, join_processes
 from seqdec.training.run import Run
@@ -42,6 +43,7 @@ from seqdec.training.step import (
 )
 
 Precision = Literal["no", "bf16", "fp16"]
+PIECES_EVERY = 4  # windows: a piece of the language's text
 MAX_SKIPPED = 3  # steps in a row whose gradient was not finite
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,8 @@ def train(
     accumulate: int = 1,
     precision: Precision = "no",
     mask_observation: float = 0.0,
+    language_text: Path | str = "",
+    language_loss: float = 0.1,
     seed: int = 0,
     log_every: int = 10,
     eval_every: int = 0,
@@ -104,6 +108,9 @@ def train(
         precision: `bf16` and `fp16` are mixed with float32 parameters.
         mask_observation: share of the observations that are written as "unknown", at random, so that the model learns
             to do without.
+        language_text: a text in UTF-8 that a model of words goes on reading, so that its language stays; the perplexity
+            of its last tenth, which is not trained on, is measured as held-out losses are.
+        language_loss: how much the mean loss of its tokens counts.
         seed: of windows, dropout and masks.
         log_every: steps between lines of metrics.
         eval_every: steps between held-out losses and calls of `evaluate`; 0 for the end only.
@@ -130,15 +137,19 @@ def train(
     optimizer = make_optimizer(models, learning_rate, backbone_learning_rate, weight_decay)
     first_step = restore_checkpoint(out, models, optimizer, accelerator.scaler) if resume else 0
     wrapped, prepared = accelerator.prepare(TaskModels(models), optimizer)
+    first = next(iter(models.values()))
+    language = None if not language_text else Language.read(Path(language_text), first, language_loss)
+    num_pieces = max(1, batch_size // PIECES_EVERY // accelerator.num_processes)
     run = Run(
         out, accelerator, models, optimizer, first_step, keep_checkpoints, tracker, config or {},
         {} if heldout is None else by_task(heldout), evaluate,
         batch_size=max(1, batch_size // accelerator.num_processes // accumulate), says_results=not progress,
+        language=language,
     )  # fmt: skip
     sums, signal_name, done = Sums(), None, first_step
     with caught_signals() as caught, _bar(progress and accelerator.is_main_process, first_step, steps) as bar:
         # a run that was stopped between a checkpoint and its evaluation begins with that
-        if is_due(done, steps, eval_every):
+        if is_due(done, steps, eval_every) or (language is not None and done == 0):
             run.measure(done)
         for step in range(first_step, steps):
             # draw this process's windows of the step
@@ -146,9 +157,15 @@ def train(
             wrapped.train()
             with run.saved_if_unreadable(step):
                 mine, counts = draw(accelerator, sources, shares, step, seed, batch_size)
+            # and its pieces of the text
+            pieces = None
+            if language is not None:
+                pieces = language.draw(step, mix_seeds(seed, accelerator.process_index), num_pieces)
+                pieces = pieces.to(accelerator.device)
+                counts = counts.beside(language, pieces.numel() * accelerator.num_processes)
             # add their gradients
             with run.saved_if_unreadable(step, others_know=accelerator.num_processes == 1):
-                losses = backward(accelerator, wrapped, mine, counts, accumulate, mask_observation)
+                losses = backward(accelerator, wrapped, mine, counts, accumulate, mask_observation, pieces)
             # update, but for a gradient that is not finite
             norm = update(accelerator, wrapped, prepared, scheduled(step, steps, warmup_steps, schedule), clip_norm)
             # count

@@ -51,7 +51,7 @@ class Sums:
         for variable, loss in losses.items():
             name = f"{mine.task}/{variable}" if mine.task else variable
             self.losses[name] = self.losses[name] + loss if name in self.losses else loss
-            self.weights[name] = mine.windows.layout.variable(variable).loss_weight
+            self.weights[name] = counts.weights[variable]
             self.num_known[name] = self.num_known.get(name, 0) + counts.num_known[variable]
             self.num_present[name] = self.num_present.get(name, 0) + counts.num_valid
 

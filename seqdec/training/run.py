@@ -18,6 +18,7 @@ from seqdec.model.sequence_model import SequenceModel
 from seqdec.sequence.draw import Draw
 from seqdec.sequence.windows import Windows
 from seqdec.training.checkpoints import Models, save_checkpoint
+from seqdec.training.language import Language
 from seqdec.training.metrics import Metrics, Sums
 from seqdec.training.processes import on_main_process
 from seqdec.training.step import UNREADABLE, to_device
@@ -43,6 +44,7 @@ class Run:
         evaluate: measures the models in their environments.
         batch_size: of held-out windows.
         says_results: evaluations are told by the log, for want of a bar.
+        language: whose perplexity is measured, too.
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class Run:
     evaluate: Callable[[], Mapping[str, float]] | None
     batch_size: int
     says_results: bool
+    language: Language | None = None
 
     def __post_init__(self) -> None:
         self._logged_step, self._began, self._metrics = self.first_step, time.perf_counter(), None
@@ -112,6 +115,11 @@ class Run:
                 return
             with self.accelerator.autocast():
                 values = heldout_losses(self.models, self.heldout, self.batch_size)
+                if self.language is not None:
+                    values["heldout/perplexity"] = self.language.perplexity(next(iter(self.models.values())))
+            if step == 0:  # before training there is nothing to play
+                self._metrics.log(step, values)
+                return
             try:
                 values |= self.evaluate() if self.evaluate is not None else {}
             except Exception as error:  # noqa: BLE001 - foreign code, of any kind of failure

@@ -19,8 +19,11 @@ from torch import Tensor, nn
 from seqdec.errors import DataError, StorageError, UsageError
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.sequence.draw import Draw
+from seqdec.sequence.layout import Layout
 from seqdec.sequence.stream import StreamWindows
 from seqdec.sequence.windows import Windows
+from seqdec.training.language import NAME as LANGUAGE
+from seqdec.training.language import Language, language_loss
 
 Schedule = Literal["constant", "cosine"]
 TaskWindows = Mapping[str, Windows | StreamWindows]
@@ -29,10 +32,19 @@ WORTH_A_PASS = 64  # timesteps: computing fewer takes no longer than what a pass
 
 
 class Counts(NamedTuple):
-    """How many timesteps a step's batch has on all processes: `num_valid` in all, `num_known` by predicted variable."""
+    """How many timesteps a step's batch has on all processes: `num_valid` in all, `num_known` by predicted variable.
+
+    `weights` says how much the mean loss of each counts; the language beside them is counted by tokens.
+    """
 
     num_valid: int
     num_known: Mapping[str, int]
+    weights: Mapping[str, float]
+
+    def beside(self, language: Language, num_tokens: int) -> "Counts":
+        """Return the counts of a batch beside which tokens of a text are read."""
+        num_known = {**self.num_known, LANGUAGE: num_tokens}
+        return self._replace(num_known=num_known, weights={**self.weights, LANGUAGE: language.weight})
 
 
 class TaskModels(nn.Module):
@@ -43,8 +55,15 @@ class TaskModels(nn.Module):
         self._places = {name: place for place, name in enumerate(models)}
         self.models = nn.ModuleList(models.values())
 
-    def forward(self, task: str, batch: Mapping[str, Tensor], mask_observation: float) -> dict[str, Tensor]:
-        return self.models[self._places[task]](batch, mask_observation)
+    def forward(
+        self, task: str, batch: Mapping[str, Tensor], mask_observation: float, pieces: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        model = self.models[self._places[task]]
+        losses = model(batch, mask_observation)
+        if pieces is not None:
+            assert isinstance(model, SequenceModel)
+            losses[LANGUAGE] = language_loss(model, pieces)
+        return losses
 
 
 def make_optimizer(
@@ -125,7 +144,7 @@ def draw(
     source = windows[task]
     if not isinstance(source, StreamWindows) or accelerator.num_processes == 1:
         whole = replace(source.draw(step, seed, batch_size), task=task)
-        return _part_of(accelerator, whole), Counts(whole.num_valid, whole.num_known())
+        return _part_of(accelerator, whole), Counts(whole.num_valid, whole.num_known(), _weights_of(whole.windows.layout))
     # each process knows its own part only: together they count, and hear of one that cannot read on
     predicted = source.layout.predicted
     failure, mine, numbers = None, None, [0] * (1 + len(predicted))
@@ -141,7 +160,11 @@ def draw(
         words = gather_object([None if failure is None else str(failure)])
         raise failure or DataError(next(word for word in words if word is not None))
     assert mine is not None
-    return mine, Counts(num_valid, dict(zip(predicted, known, strict=True)))
+    return mine, Counts(num_valid, dict(zip(predicted, known, strict=True)), _weights_of(mine.windows.layout))
+
+
+def _weights_of(layout: Layout) -> dict[str, float]:
+    return {name: layout.variable(name).loss_weight for name in layout.predicted}
 
 
 def _part_of(accelerator: Accelerator, whole: Draw) -> Draw:
@@ -151,18 +174,26 @@ def _part_of(accelerator: Accelerator, whole: Draw) -> Draw:
 
 
 def backward(
-    accelerator: Accelerator, wrapped: nn.Module, mine: Draw, counts: Counts, accumulate: int, mask_observation: float
+    accelerator: Accelerator,
+    wrapped: nn.Module,
+    mine: Draw,
+    counts: Counts,
+    accumulate: int,
+    mask_observation: float,
+    pieces: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Add this process's windows to the gradients, divided by the counts of all; return its losses, summed."""
-    weights = {name: mine.windows.layout.variable(name).loss_weight for name in counts.num_known}
+    """Add this process's windows to the gradients, divided by the counts of all; return its losses, summed.
+
+    `pieces` of a text [n, tokens] are read beside the last part.
+    """
     sums: dict[str, Tensor] = {}
     parts = parts_of(mine.work, accumulate, divide=accelerator.device.type == "cpu")
     for index, places in enumerate(parts):
         batch = to_device(mine.part(places).gather(), accelerator.device)
         is_last = index == len(parts) - 1
         with contextlib.nullcontext() if is_last else accelerator.no_sync(wrapped):
-            losses = wrapped(mine.task, batch, mask_observation)
-            loss = sum(weights[name] / max(1, counts.num_known[name]) * value for name, value in losses.items())
+            losses = wrapped(mine.task, batch, mask_observation, pieces if is_last else None)
+            loss = sum(counts.weights[name] / max(1, counts.num_known[name]) * value for name, value in losses.items())
             assert isinstance(loss, Tensor)
             # processes average their gradients: undo it, the count is global already
             accelerator.backward(loss * accelerator.num_processes)

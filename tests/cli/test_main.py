@@ -54,7 +54,8 @@ FLAGS = {
     "train": (
         "data weights fraction best streaming columns buffer reuse heldout-episodes output backbone init "
         "num-layers finetune freeze-layers layout head return-head numbers prompt prompt-dropout goal-of goal-entries "
-        "demo-length demo-group demo-part fuse text-tokens max-tokens mask-observation context-length "
+        "demo-length demo-group demo-part fuse text-tokens max-tokens mask-observation language-text language-loss "
+        "context-length "
         "discount delayed-reward steps batch-size accumulate learning-rate backbone-learning-rate "
         "weight-decay warmup-steps schedule clip-norm dropout precision seed heldout-fraction log-every "
         "eval-every checkpoint-every keep-checkpoints target-return episodes num-envs env trust-env "
