@@ -79,7 +79,7 @@ def actor_of(cell: Cell, asking: Asking, target: float | None, seed: int, learne
         policy = Policy(learned.model, target, temperature=asking.temperature, seed=seed)
         return Freely(policy) if asking.is_free else policy
     if learned is not None:
-        return games.program(learned)
+        return games.Program(learned, again=cell.method == "neighbour-again")
     if cell.method == "any":
         return games.any_action(seed)
     return TextWorldExpert(games.env_id(cell.items, asking.fold, distinct=True), seed=0, noise=[0.0])
@@ -87,6 +87,7 @@ def actor_of(cell: Cell, asking: Asking, target: float | None, seed: int, learne
 
 def run(cell: Cell, seed: int, command: str) -> dict[str, object]:
     """Train and play a cell; return its line."""
+    commit = commit_of_code()
     began, before = time.perf_counter(), time.process_time()
     data = games.training_data(cell.games, cell.items, seed)
     data = data if cell.best is None else subset(data, best=cell.best)
@@ -94,8 +95,8 @@ def run(cell: Cell, seed: int, command: str) -> dict[str, object]:
     learned: Policy | games.Score | None = None
     if cell.method in METHODS:
         learned, curve = train(cell, data, seed)
-    elif cell.method in ("neighbour", "majority"):
-        learned = (games.neighbour if cell.method == "neighbour" else games.majority)(data)
+    elif cell.method in games.SCORES:
+        learned = games.SCORES[cell.method](data)
     trained = time.process_time()
     played = []
     for asking in cell.askings:
@@ -105,7 +106,8 @@ def run(cell: Cell, seed: int, command: str) -> dict[str, object]:
             totals = games.play(actor, cell.items, asking.fold, num_games)
             played.append({**asdict(asking), "asked": target, "returns": totals})
     line = {
-        "cell": cell.name, "seed": seed, **cell.identity, "played": played, "curve": curve,
+        "cell": cell.name, "seed": seed, "command": command, "commit": commit, **cell.identity,
+        "played": played, "curve": curve,
         "folds": {asking.fold: _facts(cell, asking.fold, seed) for asking in cell.askings},
     }  # fmt: skip
     if cell.asks_places and learned is not None:
@@ -118,9 +120,15 @@ def run(cell: Cell, seed: int, command: str) -> dict[str, object]:
         "train_cpu": trained - before,
         "play_cpu": time.process_time() - trained,
     }
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout
     line["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
-    return {**line, "command": command, "commit": commit.strip()}
+    return line
+
+
+def commit_of_code() -> str:
+    """Return the commit that is checked out, with a + where files of Python differ from it."""
+    short = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
+    is_changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ":/*.py"], cwd=HERE).returncode != 0
+    return short.stdout.strip() + "+" * is_changed
 
 
 def _facts(cell: Cell, fold: str, seed: int) -> dict[str, list[int]]:
@@ -176,10 +184,11 @@ def main() -> None:
         return not any(is_of(line, *pair) for line in read_lines(file))
 
     if given.list:
-        missing = [pair for pair in pairs if is_missing(pair)]
-        for cell, seed in missing:
-            print(f"{cell.estimate:7.0f} s  {cell.name} --seeds {seed}")
-        print(f"{sum(cell.estimate for cell, _ in missing):7.0f} s in all, one thread each")
+        print("seconds of one core, and of all so far")
+        total = 0.0
+        for cell, seed in filter(is_missing, pairs):
+            total += cell.estimate
+            print(f"{cell.estimate:7.0f} {total:8.0f}  --cells {cell.name} --seeds {seed}")
     if given.table or given.picture:
         whole = [(cell, seed) for cell in every for seed in cell.seeds]
         lines = [next((line for line in read_lines(file) if is_of(line, *pair)), None) for pair in whole]

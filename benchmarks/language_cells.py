@@ -19,15 +19,15 @@ RECIPE = {
 # "pace": steps in the time that a pretrained step takes, so that all methods train for the same CPU seconds.
 METHODS: dict[str, dict[str, object]] = {
     "pretrained": {"init": "pretrained", "freeze_layers": 20, "pace": 1.0},
-    "random-4": {"init": "random", "num_layers": 4, "freeze_layers": 0, "pace": 1.6},
-    "random-10": {"init": "random", "num_layers": 10, "freeze_layers": 0, "pace": 0.9},
+    "random-4": {"init": "random", "num_layers": 4, "freeze_layers": 0, "pace": 1.5},
+    "random-10": {"init": "random", "num_layers": 10, "freeze_layers": 0, "pace": 0.95},
     "random-30": {"init": "random", "freeze_layers": 0, "pace": 0.4},
 }
 METHODS["trial"] = {"backbone": "small", "init": "random", "freeze_layers": 0, "pace": 0.5, "steps": 8, "batch_size": 4}
-STEP_SECONDS = 3.0  # of a pretrained step, to estimate by
-GAME_SECONDS = {"pretrained": 1.3, "random-4": 0.4, "random-10": 0.6, "random-30": 1.3, "trial": 0.2}  # of playing one
-FREE_FACTOR = 4.0  # writing freely takes so much longer than choosing
-WITHOUT_MODEL = ("neighbour", "majority", "any", "oracle")
+STEP_SECONDS = 2.8  # of a pretrained step, to estimate by
+GAME_SECONDS = {"pretrained": 1.3, "random-4": 0.2, "random-10": 0.5, "random-30": 1.3, "trial": 0.2}  # of playing one
+FREE_FACTOR = 2.0  # writing freely takes so much longer than choosing
+WITHOUT_MODEL = (*games.SCORES, "any", "oracle")
 ACTION_TOKENS = 64  # the most of an action that is written freely
 
 
@@ -113,7 +113,7 @@ def number(value: object) -> float:
 
 
 _FULL = (
-    Asking(asked=(0.0, 25.0, 50.0, 75.0, 100.0)), Asking(temperature=1.0), Asking(asked=(0.0, 100.0), is_free=True),
+    Asking(asked=(0.0, 25.0, 50.0, 75.0, 100.0)), Asking(temperature=1.0), Asking(asked=(100.0,), is_free=True),
     Asking("dev", asked=(0.0, 100.0)),
 )  # fmt: skip
 _BOTH = (Asking(), Asking("dev", asked=(100.0,)))
@@ -126,7 +126,7 @@ def _baselines(num_games: int, items: int = 1) -> list[Cell]:
     suffix = "" if items == 1 else "-two"  # the things to put away
     return [
         Cell(f"{method}-{num_games}{suffix}", method, num_games, (Asking(), Asking("dev")), items=items)
-        for method in ("neighbour", "majority")
+        for method in games.SCORES
     ]
 
 

@@ -20,7 +20,9 @@ from datasets import Dataset
 from seqdec import Context, Policy, record
 from seqdec.data import returns
 from seqdec.play import Actor, TextWorldExpert
+from seqdec.play.candidates import Candidates
 from seqdec.play.make import parse_id
+from seqdec.spaces.leaves import Batch
 
 ENV = "TextWorldExpress/twc-v0"
 # distinct games of each fold, by the things to put away in each
@@ -30,7 +32,7 @@ APART = 333
 HINTS = {"dirty", "wet", "clean"}  # words that name a place: laundry basket, clothesline, wardrobe
 NUM_ENVS = 16
 Score = Callable[[str, str], float]  # of a thing and a place
-Program = Callable[[str, np.random.Generator, list[str]], str]
+Drawn = Callable[[str, np.random.Generator, list[str]], str]  # an action of an observation, a generator, candidates
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def training_data(num_games: int, items: int, seed: int) -> Dataset:
     return record(name, TextWorldExpert(name, seed=first), num_episodes=num_games, seed=first, num_envs=NUM_ENVS)
 
 
-def play(actor: Actor | Program, items: int, fold: str, num_games: int) -> list[float]:
+def play(actor: Actor | Drawn, items: int, fold: str, num_games: int) -> list[float]:
     """Return what the games of a fold returned, once each, in their order."""
     name = env_id(items, fold, distinct=True)
     episodes = record(name, actor, num_episodes=num_games, seed=0, num_envs=min(num_games, NUM_ENVS))
@@ -98,22 +100,49 @@ def has_hint(items: int, fold: str, num_games: int) -> list[bool]:
 # ---- programs
 
 
-def program(score: Score) -> Program:
-    """Return the hand-written program: take what there is, open the place that scores best, put it there."""
+class Program:
+    """The hand-written program: take a thing, open the place that scores best, put it there, go on with the next.
 
-    def act(observation: str, generator: np.random.Generator, valid: list[str]) -> str:
-        puts, takes = _puts(valid), _after(valid, "take ")
+    With `again`, a thing whose place was not paid is taken once more and put in the place that scores next; without,
+    what was put stays where it is.
+    """
+
+    def __init__(self, score: Score, *, again: bool) -> None:
+        self._score, self._again = score, again
+
+    def reset(self, num_envs: int) -> None:
+        self._is_over: list[set[str]] = [set() for _ in range(num_envs)]  # things that are not taken any more
+        self._wrong: list[set[tuple[str, str]]] = [set() for _ in range(num_envs)]
+        self._actions = [""] * num_envs
+
+    def act(self, observations: Batch, rewards: np.ndarray | None, info: Candidates | None = None, /) -> Batch:
+        assert info is not None
+        for row, valid in enumerate(info["valid_actions"]):
+            for thing, place in _puts([self._actions[row]]):
+                if self._again and rewards is not None and rewards[row] <= 0:
+                    self._wrong[row].add((thing, place))
+                else:
+                    self._is_over[row].add(thing)
+            self._actions[row] = self._choose(row, valid or [""])
+        return np.array(self._actions, object)
+
+    def keep(self, rows: np.ndarray) -> None:
+        self._is_over, self._wrong, self._actions = (
+            [of_all[row] for row in rows] for of_all in (self._is_over, self._wrong, self._actions)
+        )
+
+    def _choose(self, row: int, valid: list[str]) -> str:
+        puts, takes = _puts(valid), [thing for thing in _after(valid, "take ") if thing not in self._is_over[row]]
         if not puts:
             return f"take {takes[0]}" if takes else valid[0]
         thing = puts[0][0]
         here = {place for name, place in puts if name == thing}
-        best = max(sorted(here | {*_after(valid, "open ")}), key=lambda place: score(thing, place))
+        places = sorted(place for place in here | {*_after(valid, "open ")} if (thing, place) not in self._wrong[row])
+        best = max(places or sorted(here), key=lambda place: self._score(thing, place))
         return f"put {thing} in {best}" if best in here else f"open {best}"
 
-    return act
 
-
-def any_action(seed: int) -> Program:
+def any_action(seed: int) -> Drawn:
     """Return what says any valid action."""
 
     def act(observation: str, generator: np.random.Generator, valid: list[str]) -> str:
@@ -157,6 +186,9 @@ def neighbour(data: Dataset) -> Score:
         return total
 
     return score
+
+
+SCORES = {"neighbour": neighbour, "neighbour-again": neighbour, "majority": majority}
 
 
 # ---- the place alone

@@ -97,6 +97,7 @@ def table(lines: Sequence[Line], left_out: Mapping[str, Sequence[int]], recipe: 
         "and test objects were never met in training, each is played once. A cell is a method on so many train games "
         "of graded quality; a seed is that of the games, the weights and the order. Numbers are means over the seeds, "
         "then each seed's; in brackets the 95 % bootstrap interval over the games. Success: the score is 1. "
+        "Programs put each thing where it scores best; `again`: and what was not paid in the next place. "
         f"One thread a cell, {seconds / 3600:.1f} hours of one core in all; commits {commits}.", "",
         "Recipe: " + ", ".join(f"{name} {value}" for name, value in recipe.items()) + ".", "",
         *_main(cells), *_splits(cells), *_askings(cells), *_curves(cells),
@@ -234,7 +235,7 @@ def _bars(axes: Any, cells: Mapping[str, Sequence[Line]], games: int) -> None:
         f"pretrained-{games}": "pretrained", f"random-30-{games}": "random,\n30 layers",
         f"random-10-{games}": "random,\n10 layers", f"random-4-{games}": "random,\n4 layers",
         f"random-4-{games}-long": "random, 4,\n10 x tokens", f"neighbour-{games}": "nearest\nneighbour",
-        f"majority-{games}": "majority\nplace",
+        f"neighbour-again-{games}": "neighbour,\n2nd try", f"majority-{games}": "majority\nplace",
     }  # fmt: skip
     known = [name for name in names if name in cells]
     for side, (value, label, colour) in enumerate([(1, "noun met", "#8fb3dc"), (0, "noun new", "#c8591b")]):

@@ -5,6 +5,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from seqdec.storage import read_lines
@@ -84,6 +85,35 @@ def test_the_neighbour_follows_the_words_and_the_majority_does_not():
     neighbour, majority = games.neighbour(data), games.majority(data)
     assert neighbour("blue coat", "rack") > neighbour("blue coat", "sink")
     assert majority("blue coat", "rack") < majority("blue coat", "sink")
+
+
+def test_the_program_puts_each_thing_where_it_scores_best():
+    games = import_module("language_games")
+    right = {riddle.thing: riddle.right for riddle in games.riddles(1, "test", 8)}
+    once, again = (
+        games.Program(lambda thing, place: float(place in right[thing]), again=flag) for flag in (False, True)
+    )
+    assert games.play(once, 1, "test", 8) == games.play(again, 1, "test", 8) == [100.0] * 8
+    worst = games.Program(lambda thing, place: -float(place in right[thing]), again=False)
+    assert games.play(worst, 1, "test", 8) == [0.0] * 8
+
+
+def test_the_program_goes_on_with_the_next_thing():
+    games = import_module("language_games")
+
+    def say(program, valid: list[str], reward: float | None) -> str:
+        rewards = None if reward is None else np.array([reward])
+        return program.act(["a room"], rewards, {"valid_actions": [valid]})[0]
+
+    for again, third in ((False, "take hat"), (True, "take cup")):
+        program = games.Program(lambda thing, place: float(place == "sink"), again=again)
+        program.reset(1)
+        assert say(program, ["take cup", "take hat"], None) == "take cup"
+        assert say(program, ["open sink", "put cup in bed", "take hat"], 25.0) == "open sink"
+        assert say(program, ["put cup in bed", "put cup in sink", "take hat"], 0.0) == "put cup in sink"
+        assert say(program, ["take cup", "take hat"], -25.0) == third  # the sink was wrong
+    assert say(program, ["put cup in bed", "put cup in sink", "take hat"], 25.0) == "put cup in bed"
+    assert say(program, ["take cup", "take hat"], 25.0) == "take hat"
 
 
 def test_every_distinct_game_is_played_once():
