@@ -144,7 +144,9 @@ def draw(
     source = windows[task]
     if not isinstance(source, StreamWindows) or accelerator.num_processes == 1:
         whole = replace(source.draw(step, seed, batch_size), task=task)
-        return _part_of(accelerator, whole), Counts(whole.num_valid, whole.num_known(), _weights_of(whole.windows.layout))
+        return _part_of(accelerator, whole), Counts(
+            whole.num_valid, whole.num_known(), _weights_of(whole.windows.layout)
+        )
     # each process knows its own part only: together they count, and hear of one that cannot read on
     predicted = source.layout.predicted
     failure, mine, numbers = None, None, [0] * (1 + len(predicted))
