@@ -1,4 +1,4 @@
-"""Train tiny models into FOLDER/NAME, FOLDER/NAME-spoilt, FOLDER/NAME-stopped, FOLDER/NAME-stream and so on.
+"""Train tiny models into FOLDER/NAME, FOLDER/NAME-words, FOLDER/NAME-spoilt, FOLDER/NAME-stopped and so on.
 
 Run plainly or under torchrun by `test_two_processes_follow_one`; what goes wrong goes wrong on the last process alone.
 """
@@ -22,6 +22,7 @@ from seqdec.sequence.presets import layout_from_spaces
 from seqdec.sequence.stream import StreamWindows
 from seqdec.sequence.windows import Windows
 from seqdec.training.loop import train
+from word_episodes import language
 
 RANK, NUM_PROCESSES = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 IS_LAST = RANK == NUM_PROCESSES - 1
@@ -143,6 +144,9 @@ if __name__ == "__main__":
         model, windows, out=folder / sys.argv[2], steps=12, batch_size=12, log_every=4, heldout=windows,
         eval_every=6, checkpoint_every=6, evaluate=fail,
     )  # fmt: skip
+    backbone = load_backbone("small", num_layers=2, dropout=0.0, predicts_words=True, freeze_layers=1)
+    model, windows = language(backbone, max_tokens=120, prompt_dropout=0.3, prompt=["target_return"])
+    train(model, windows, out=folder / f"{sys.argv[2]}-words", steps=6, batch_size=12, log_every=1, heldout=windows)
     model, windows = fresh()
     at_step(model, 3, lambda losses: {name: value * float("nan") for name, value in losses.items()})
     train(model, windows, out=folder / f"{sys.argv[2]}-spoilt", steps=6, batch_size=12, log_every=6)

@@ -27,7 +27,7 @@ class LowerLayers:
     def __init__(self, decoder: nn.Module, layers: nn.ModuleList, num_lower: int):
         self._decoder, self._lower, self._next = decoder, list(layers[:num_lower]), layers[num_lower]
         self._gives_tuple = False
-        self._kept: dict[bytes, Tensor] = {}
+        self._kept: dict[tuple[bytes, bool], Tensor] = {}  # by a row's words, and whether precision was mixed
         self._num_bytes = 0
 
     def read(self, tokens: Tensor, keys: Sequence[bytes]) -> Tensor:
@@ -45,13 +45,13 @@ class LowerLayers:
 
     def _states_of(self, key: bytes, tokens: Tensor) -> Tensor:
         """Return the states [length, D] that one row's tokens [1, length, D] have below."""
-        states = self._kept.get(key)
+        is_mixed = torch.is_autocast_enabled(tokens.device.type)
+        states = self._kept.get((key, is_mixed))
         if states is None:
             states = self._below(tokens)[0]
-            states = states.to(torch.bfloat16) if torch.is_autocast_enabled(tokens.device.type) else states
-            states = states.cpu()
+            states = (states.to(torch.bfloat16) if is_mixed else states).cpu()
             if self._num_bytes + states.nbytes <= LIMIT:
-                self._kept[key] = states
+                self._kept[key, is_mixed] = states
                 self._num_bytes += states.nbytes
         return states
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from seqdec.errors import DataError, UsageError
 from seqdec.model.distributions import Categorical, Numbers
 from seqdec.sequence.presets import LINE
-from seqdec.sequence.variable import MOST_DIGITS, Variable, decode_texts
+from seqdec.sequence.variable import MOST_DIGITS, Variable, decode_texts, readable
 
 UNKNOWN = -1  # in the place of a token's id: the learned embedding that stands for what is not known
 DIGITS = 4  # that count, of a number
@@ -94,7 +94,7 @@ class Words(nn.Module):
                     "there; give the variable another end"
                 )
             back = self.text_of(piece)
-            if not is_warned and back != text.replace("\0", ""):
+            if not is_warned and back != readable(text):
                 is_warned = True
                 words = "%s has the text %r, which the backbone's tokenizer gives back as %r: free texts will look so"
                 logger.warning(words, name, text[:60], back[:60])
@@ -138,7 +138,7 @@ class Words(nn.Module):
     def _piece(self, text: str) -> list[int]:
         if text in self._tokens:
             return self._tokens[text]
-        before, written = self.variable.before, text.replace("\0", "")
+        before, written = self.variable.before, readable(text)
         if self._ends_in_line:
             written = _INNER_LINE.sub(_with_line_spelt, written)
         tokens, has_marks = (

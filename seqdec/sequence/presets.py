@@ -172,6 +172,8 @@ def layout_from_spaces(
     can_be_shown = {variable.name for variable in variables if variable.role in roles and not variable.is_words}
     shown = tuple(name for slot in slots for name in slot if name in can_be_shown)
     has_demo = "demo" in prompt
+    if has_demo and not shown:
+        raise UsageError("prompt: a demo shows numbers, and here all is words: leave it out", option="prompt")
     has_words = any(variable.is_words for variable in variables if variable.name not in prompt)
     return Layout(
         tuple(variables), tuple(slots), tuple(prompt_slots),
@@ -219,7 +221,10 @@ def _leaf_of(name: str, observed: Leaves, of: str) -> str:
         raise UsageError(f"{name} is one leaf of the observation: say which ({', '.join(observed)})", option="goal_of")
     if of and of not in observed:
         raise UsageError(f"{name} is read from {of!r}{suggest(of, observed)}: there are {', '.join(observed)}")
-    return of or next(iter(observed))
+    of = of or next(iter(observed))
+    if leaf_kind(observed[of]) == "text":
+        raise UsageError(f"{name} would be read from {of}, which is a text: say it in words by prompt=['text']")
+    return of
 
 
 def _moment(name: str, leaf: Variable, entries: tuple[int, ...]) -> Variable:

@@ -155,9 +155,14 @@ class Variable:
         return f"a text of at most {self.size} tokens" if self.kind == "text" else f"a vector of {self.size}"
 
 
+def readable(text: str) -> str:
+    """Return a text without zero bytes, and with a question mark for each half of a character."""
+    return text.replace("\0", "").encode(errors="replace").decode()
+
+
 def encode_texts(texts: Sequence[str]) -> np.ndarray:
-    """Return the bytes of each text, uint8 [texts, the longest one's bytes]; a zero byte in a text is left out."""
-    written = [text.replace("\0", "").encode() for text in texts]
+    """Return the bytes of each text as it is `readable`, uint8 [texts, the longest one's bytes]."""
+    written = [readable(text).encode() for text in texts]
     values = np.zeros((len(written), max(map(len, written), default=0)), np.uint8)
     for row, content in zip(values, written, strict=True):
         row[: len(content)] = np.frombuffer(content, np.uint8)

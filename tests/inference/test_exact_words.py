@@ -53,7 +53,7 @@ SKILLS = (0.8, 0.2)
 
 def world() -> dict[History, float]:
     """The probability of every history."""
-    shares: Counter[History] = Counter()
+    shares = dict[History, float]()
     for skill, rooms, said, paid in product(
         SKILLS, product(range(2), repeat=STEPS), product(range(3), repeat=STEPS), product(range(2), repeat=STEPS)
     ):
@@ -62,8 +62,9 @@ def world() -> dict[History, float]:
             share *= saying_shares(rooms[step], skill)[said[step]] * pay_shares(rooms[step], said[step])[paid[step]]
             if step + 1 < STEPS:
                 share *= next_shares(rooms[step], said[step])[rooms[step + 1]]
-        shares[tuple(zip(rooms, said, paid, strict=True))] += share
-    return dict(shares)
+        history = tuple(zip(rooms, said, paid, strict=True))
+        shares[history] = shares.get(history, 0.0) + share
+    return shares
 
 
 def drawn_histories() -> list[History]:

@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from test_texts import ACTIONS, ROOMS, text_model
 
 from byte_models import CANNOT_SKIP_PADDING, load_with_bytes
 from conftest import FAMILIES
 from seqdec import Context, load_backbone
 from seqdec.model.sequence_model import SequenceModel
+from word_episodes import language
 
 STEPS = 14
+ROOMS = ["a room: lamp, clé", "", "a room", "🙂 mask, lamp, hat"]
+ACTIONS = ["take lamp", "take clé", "wait", "take", "take 🙂 mask"]
 Pair = tuple[Context, Context]
 
 
@@ -21,11 +23,10 @@ def test_a_cached_context_is_as_the_uncached_one_whatever_is_done_to_it(family, 
     if family in CANNOT_SKIP_PADDING:
         pytest.skip("this family reads no texts")
     backbone = load_with_bytes(load_backbone(str(folder)), folder)
-    model, _ = text_model(
-        backbone, numbers=numbers, prompt=["target_return", "text"], prompt_dropout=0.2, max_tokens=150
-    )
+    options = {"prompt": ["target_return", "text"], "prompt_dropout": 0.2, "max_tokens": 150, "text_tokens": 64}
+    model, _ = language(backbone, numbers=numbers, **options)
     for seed in range(2):
-        run_program(model, np.random.default_rng((seed, len(family), len(numbers))))
+        run_program(model.eval(), np.random.default_rng((seed, len(family), len(numbers))))
 
 
 def run_program(model: SequenceModel, random: np.random.Generator) -> None:

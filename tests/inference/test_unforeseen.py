@@ -105,9 +105,10 @@ def test_a_context_that_is_full_has_room_for_what_is_written_next(tmp_path, cand
         assert policy._context is not None and policy._context._memory.num_read <= 90
 
 
-def test_a_text_with_zero_bytes_is_scored_as_it_is_written(small):
+@pytest.mark.parametrize(("odd", "plain"), [("ta\0ke", "take"), ("half \ud83d", "half ?")])
+def test_a_text_with_zero_bytes_or_half_a_character_is_scored_as_it_is_written(small, odd, plain):
     context = Context(text_model(small), 1)
-    context.write(observation=["a\0b"], return_to_go=[[1.0]])
-    logits = context.predict("action", candidates=[["ta\0ke", "take"]]).logits  # pyright: ignore
+    context.write(observation=[odd], return_to_go=[[1.0]])
+    logits = context.predict("action", candidates=[[odd, plain]]).logits  # pyright: ignore
     torch.testing.assert_close(logits[0, 0], logits[0, 1])
-    torch.testing.assert_close(logits[0], context.log_prob("action", ["take"]).expand(2))
+    torch.testing.assert_close(logits[0], context.log_prob("action", [plain]).expand(2))

@@ -6,46 +6,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from gymnasium.spaces import Text
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from byte_models import load_with_bytes
-from seqdec import Episode, Layout, Variable, Windows, build_model, layout_from_spaces, load_backbone, load_policy
-from seqdec.data.dataset import from_episodes
+from seqdec import Layout, Variable, load_backbone, load_policy
 from seqdec.errors import DataError, UsageError
 from seqdec.model.backbone import Backbone
 from seqdec.model.folder import save_policy
 from seqdec.model.packed import pack, pack_window
-from seqdec.model.sequence_model import SequenceModel
 from seqdec.model.words import in_digits
 from seqdec.sequence.draw import Draw
-from seqdec.spaces.spec import EnvironmentSpec
-
-SPEC = EnvironmentSpec(Text(300), Text(300))
-
-
-def episodes(num: int = 8, longest: int = 9) -> list[Episode]:
-    random = np.random.default_rng(0)
-    made = []
-    for number in range(num):
-        length = 1 + number % longest
-        words = [
-            " ".join(random.choice(["lamp", "hat", "clé", "🙂", "a"], random.integers(0, 6))) for _ in range(length)
-        ]
-        steps = {
-            "observation": np.array(words, object),
-            "action": np.array([f"take {word[:9]}" for word in words], object),
-            "reward": random.integers(-3, 40, length) / 4,
-        }
-        made.append(Episode(steps, final="end", terminated=True, truncated=False, text=f"task {number % 3}"))
-    return made
-
-
-def language(backbone: Backbone, **options) -> tuple[SequenceModel, Windows]:
-    options = {"context_length": 4, "numbers": "words", "prompt": ["text"], **options}
-    layout = layout_from_spaces("multi_game", SPEC.observation_space, SPEC.action_space, **options)
-    windows = Windows(from_episodes(episodes(), SPEC), layout)
-    return build_model(windows, backbone), windows
+from word_episodes import episodes, language
 
 
 @pytest.fixture(scope="module")

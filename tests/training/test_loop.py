@@ -431,16 +431,17 @@ def test_two_processes_follow_one(tmp_path: Path):
             if key.startswith(("train/loss", "heldout/")):
                 assert a[key] == pytest.approx(b[key], rel=1e-5), (key, a["step"])
     assert load_policy(tmp_path / "two" / "policy").layout.context_length == 12
-    # a stream, half of it read by each: as one process that computes the windows of both
-    one, two = lines(tmp_path / "one-stream"), lines(tmp_path / "two-stream")
-    assert len(one) == 13
-    for a, b in zip(one, two, strict=True):
-        for key in a:
-            if key.startswith(("train/loss", "train/gradient", "heldout/")):
-                assert a[key] == pytest.approx(b[key], rel=1e-5), (key, a["step"])
-    models = [load_policy(tmp_path / name / "policy") for name in ("one-stream", "two-stream")]
-    for (name, weights), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
-        torch.testing.assert_close(weights, other, atol=2e-5, rtol=1e-4, msg=name)
+    # in words, and of a stream, half of which is read by each: as one process that computes the windows of both
+    for kind, num_lines in (("words", 7), ("stream", 13)):
+        one, two = lines(tmp_path / f"one-{kind}"), lines(tmp_path / f"two-{kind}")
+        assert len(one) == num_lines
+        for a, b in zip(one, two, strict=True):
+            for key in a:
+                if key.startswith(("train/loss", "train/gradient", "heldout/")):
+                    assert a[key] == pytest.approx(b[key], rel=1e-5), (key, a["step"])
+        models = [load_policy(tmp_path / f"{name}-{kind}" / "policy") for name in ("one", "two")]
+        for (name, weights), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+            torch.testing.assert_close(weights, other, atol=2e-5, rtol=1e-4, msg=name)
     # an episode that one of them cannot train on: both say so
     complaints = {(tmp_path / name).read_text() for name in ("one-bad-0", "two-bad-0", "two-bad-1")}
     assert len(complaints) == 1 and complaints.pop().startswith("episode 12, step 0: observation[1] is nan")
