@@ -25,6 +25,7 @@ class _Terminated(BaseException):
 
 VERBS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "demo": (demo.Demo, demo.demo),
+    "demo twc": (demo.DemoTwc, demo.demo_twc),
     "data cartpole": (data.DataCartpole, data.data_cartpole),
     "data minari": (data.DataMinari, data.data_minari),
     "data hdf5": (data.DataHdf5, data.data_hdf5),
@@ -79,6 +80,8 @@ def split_verb(words: Sequence[str]) -> tuple[str, list[str]]:
     if not words or words[0] not in firsts:
         problem = f"no verb {words[0]!r}{suggest(words[0], firsts)}" if words else "no verb given"
         raise UsageError(f"{problem} (the verbs are {', '.join(firsts)})")
+    if " ".join(words[:2]) in VERBS:
+        return " ".join(words[:2]), list(words[2:])
     if words[0] in VERBS:
         return words[0], list(words[1:])
     seconds = [verb.split()[1] for verb in VERBS if verb.startswith(f"{words[0]} ")]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -37,6 +38,7 @@ STARTING = ("resume", "config", "nproc", "debug")
 
 FLAGS = {
     "demo": "data output debug",
+    "demo twc": "data output debug",
     "data cartpole": "output episodes seed debug",
     "data minari": "id output replace missing on-nonfinite clip-actions debug",
     "data hdf5": "file env max-episode-steps output replace missing on-nonfinite clip-actions debug",
@@ -562,3 +564,18 @@ def test_the_environment_is_described(capsys: pytest.CaptureFixture[str]):
     assert main(["env"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("python", "torch", "devices", "backbones", "extras"))
+
+
+@pytest.mark.skipif(find_spec("textworld_express") is None, reason="needs seqdec[text]")
+def test_the_demo_in_words_is_the_commands_it_prints_and_a_game_asked_for_in_two_ways(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quick = "--backbone small --num-layers 1 --steps 2 --batch-size 2 --eval-every 0 --heldout-fraction 0 --episodes 1"
+    monkeypatch.setattr("seqdec.cli.demo.TWC_RECORD", "--policy expert --episodes 6 --num-envs 2")
+    monkeypatch.setattr("seqdec.cli.demo.TWC_TRAIN", f"{quick} --text-tokens 400 --max-tokens 0 --env {demo.TWC_DEV}")
+    monkeypatch.setattr("seqdec.cli.demo.TWC_EVAL", f"--env {demo.TWC_TEST} --target-return 0 100 --episodes 2")
+    assert main(["demo", "twc"]) == 0
+    shown = capsys.readouterr().out
+    for command in (f"data record {demo.TWC}", "train --data data/twc", "eval runs/twc"):
+        assert f"$ seqdec {command}" in shown
+    for words in ("asked for 0:\n  > ", "asked for 100:\n  > ", "Your task is to pick up objects"):
+        assert words in shown
