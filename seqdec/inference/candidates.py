@@ -21,6 +21,9 @@ from seqdec.model.distributions import Categorical
 from seqdec.model.words import Words, padded
 
 CHUNK = 256  # states whose logits are computed at once: there is one for every token of the vocabulary
+AT_ONCE = (
+    64  # candidates of a sequence in one tree, whose tokens all look at each other: two trees cost half of a double one
+)
 Piece = Sequence[int]
 Candidates = Sequence[Sequence[str] | None]  # of each sequence; None where a text is written freely
 
@@ -119,6 +122,16 @@ def number_choices(memory: Memory, words: Words, hidden: Tensor) -> Categorical:
 
 def log_probs(memory: Memory, words: Words, hidden: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
     """Return the log probability of each sequence's pieces, one after the other, float32 [pieces of all]."""
+    scores = torch.empty(sum(map(len, pieces)), device=hidden.device)
+    firsts = np.cumsum([0, *map(len, pieces)])
+    for begin in range(0, max(map(len, pieces)), AT_ONCE):
+        some = [row[begin : begin + AT_ONCE] for row in pieces]
+        places = [first + begin + np.arange(len(row)) for first, row in zip(firsts, some, strict=False)]
+        scores[torch.from_numpy(np.concatenate(places)).to(hidden.device)] = _scores(memory, words, hidden, some)
+    return scores
+
+
+def _scores(memory: Memory, words: Words, hidden: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
     states, which = _tree(memory, words, hidden, pieces) if memory.has_trees else _rows(memory, words, hidden, pieces)
     every = [piece for row in pieces for piece in row]
     tokens = np.concatenate([np.array(piece, np.int64) for piece in every])

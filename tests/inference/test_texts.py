@@ -78,6 +78,21 @@ def test_a_tree_of_candidates_scores_each_as_it_scores_alone_in_every_family(fam
             torch.testing.assert_close(together[row, place], plain.log_prob("action", every)[row], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["llama", "bloom"])  # by trees, and by rows
+def test_hundreds_of_candidates_of_one_sequence_are_scored_as_a_few_are(family, family_folder):
+    folder = family_folder(family)
+    model, _ = text_model(load_with_bytes(load_backbone(str(folder)), folder))
+    lists = [["wait"], [f"take {number}" for number in range(150)], ["take", "wait"]]
+    context = begun(model, ROOMS[:3])
+    together = context.predict("action", candidates=lists).logits  # pyright: ignore
+    assert together.shape == (3, 150) and together.isfinite().sum(1).tolist() == [1, 150, 2]
+    for place in (0, 63, 64, 149):
+        few = [[row[min(place, len(row) - 1)]] for row in lists]
+        own = context.predict("action", candidates=few).logits[:, 0]  # pyright: ignore
+        torch.testing.assert_close(together[1, place], own[1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(together[2, min(place, 1)], own[2], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_sequence_writes_the_same_alone_and_beside_others_cached_or_not(small, temperature):
     model, _ = text_model(small)
