@@ -92,8 +92,8 @@ def _sample_or_leave(context: Context, name: str, temperature: float) -> Tensor 
 @torch.inference_mode()
 def inverse(
     model: SequenceModel,
-    observation: Tensor | np.ndarray,
-    next_observation: Tensor | np.ndarray,
+    observation: Tensor | np.ndarray | Sequence[str],
+    next_observation: Tensor | np.ndarray | Sequence[str],
     *,
     by: Literal["goal", "outcome"] | None = None,
     num_samples: int = NUM_SAMPLES,
@@ -103,8 +103,8 @@ def inverse(
 
     Args:
         model: predicts observations, or has a goal in its prompt.
-        observation: of the first step of an episode [B, ...].
-        next_observation: [B, ...].
+        observation: of the first step of an episode [B, ...], or B texts.
+        next_observation: [B, ...], or B texts.
         by: "goal" writes the next observation as a goal one timestep ahead, and samples actions; "outcome" samples
             actions, weighs them by how likely the model finds what comes of them, and draws again by these weights.
             By default the goal, where the model has one in its prompt.
@@ -114,7 +114,6 @@ def inverse(
     Raises:
         UsageError: the model can do neither.
     """
-    first = torch.as_tensor(observation)
     has_goal = "goal" in model.layout.facts and not model.layout.variable("goal").entries
     by = by or ("goal" if has_goal else "outcome")
     if by not in ("goal", "outcome"):
@@ -128,22 +127,22 @@ def inverse(
             "this model predicts no observations: train with layout='trajectory', or with prompt=['goal']",
             option="layout",
         )
-    context = Context(model, len(first), keys=noise.keys(seed, 0, len(first)))
-    ahead = {"goal": next_observation, "goal" + WHEN: torch.ones(len(first), 1)} if by == "goal" else {}
+    num_pairs = len(observation)
+    context = Context(model, num_pairs, keys=noise.keys(seed, 0, num_pairs))
+    ahead = {"goal": next_observation, "goal" + WHEN: torch.ones(num_pairs, 1)} if by == "goal" else {}
     _write_known(context, [*model.layout.prompt_names, *(["demo"] if model.layout.demo else [])], ahead)
     before, acted, after = context.layout.divide(context.model.data.spec.action_leaves)
     if len(acted) > 1 or "observation" not in before:
         raise UsageError(f"inverse is for one action and one observation: here are {', '.join((*before, *acted))}")
-    _write_known(context, before, {"observation": first})
+    _write_known(context, before, {"observation": observation})
     context.fork(num_samples)
     action = context.sample(acted[0]).unflatten(0, (-1, num_samples))
     if by == "goal":
         return action.clone()
     for name in after:
         _sample_or_leave(context, name, 1.0)
-    dtype = torch.long if model.layout.variable("observation").is_whole else torch.float32
-    following = torch.as_tensor(next_observation).to(model.device, dtype).repeat_interleave(num_samples, 0)
-    scores = context.predict("observation").log_prob(following)
+    following = next_observation if isinstance(next_observation, Tensor) else np.asarray(next_observation)
+    scores = context.log_prob("observation", following[np.arange(num_pairs).repeat(num_samples)])
     drawn = torch.multinomial(
         scores.unflatten(0, (-1, num_samples)).softmax(1).cpu(),
         num_samples,

@@ -19,7 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from seqdec import Context, EnvironmentSpec, Episode, Policy, Windows, build_model, layout_from_spaces, load_backbone
 from seqdec.data.dataset import from_episodes
 from seqdec.inference.planning import Planning, plan
-from seqdec.inference.questions import explain, predict
+from seqdec.inference.questions import explain, inverse, predict
 from seqdec.inference.returns import returns
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.training.loop import train
@@ -252,3 +252,11 @@ def test_a_plan_that_sees_words_takes_the_better_action(room: int, doer: Sequenc
     context.write(observation=[ROOMS[room]])
     best = plan(context, Planning(horizon=2, num_candidates=6, keep=3, num_outcomes=48))
     assert int(best.actions["action"][0, 0]) == room
+
+
+@pytest.mark.parametrize(("room", "following"), product(range(2), range(2)))
+def test_inverse_dynamics_between_words_are_the_worlds(room: int, following: int, doer: SequenceModel):
+    actions = inverse(doer, [ROOMS[room]], [ROOMS[following]], num_samples=2000)
+    shares = np.bincount(actions[0].numpy(), minlength=3) / 2000
+    exact = probability(lambda h: h[0][1], lambda h: (h[0][0], h[1][0]) == (room, following), 3)
+    assert distance(shares, exact) < 0.12
