@@ -97,7 +97,8 @@ def table(lines: Sequence[Line], left_out: Mapping[str, Sequence[int]], recipe: 
         "and test objects were never met in training, each is played once. A cell is a method on so many train games "
         "of graded quality; a seed is that of the games, the weights and the order. Numbers are means over the seeds, "
         "then each seed's; in brackets the 95 % bootstrap interval over the games. Success: the score is 1. "
-        "Programs put each thing where it scores best; `again`: and what was not paid in the next place. "
+        "Programs put each thing where it scores best; `again`: and what was not paid in the next place. They and "
+        "cloning are asked for nothing, and stand under 100. "
         f"One thread a cell, {seconds / 3600:.1f} hours of one core in all; commits {commits}.", "",
         "Recipe: " + ", ".join(f"{name} {value}" for name, value in recipe.items()) + ".", "",
         *_main(cells), *_splits(cells), *_askings(cells), *_curves(cells),
@@ -197,7 +198,9 @@ def picture(lines: Sequence[Line], path: Path) -> None:
     from matplotlib.figure import Figure
 
     cells = by_cell(lines)
-    games = max(line["games"] for line in lines if line["cell"].startswith("pretrained-"))
+    games = max((line["games"] for line in lines if line["cell"] == f"pretrained-{line['games']}"), default=None)
+    if games is None:
+        raise SystemExit("no line of the pretrained model is there yet: nothing is drawn")
     figure = Figure(figsize=(10, 4.4), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)

@@ -30,7 +30,10 @@ def test_a_trial_runs_each_cell_once_and_is_shown(tmp_path: Path, monkeypatch: p
         return capsys.readouterr().out
 
     names = {cell.name for cell in language.SMOKE}
-    assert all(name in call("--list") for name in names)
+    missing = call("--list")
+    assert all(name in missing for name in names)
+    with pytest.raises(SystemExit, match="nothing is drawn"):
+        call("--picture")
     for worker in ("0/2", "1/2"):
         call("--worker", worker)
     lines = read_lines(tmp_path / "language.jsonl")
