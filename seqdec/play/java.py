@@ -100,6 +100,8 @@ def _forget() -> None:
     """Leave the parent's Java alone, in a process that was forked."""
     for gateway in _gateways.values():
         gateway._gateway_client.is_connected = False
+        for connection in gateway._gateway_client.deque:
+            os.close(connection.socket.detach())  # py4j would shut it down, for the parent too, once it is collected
         gateway.java_process.stdin.close()  # as long as it is open somewhere, Java lives
     _gateways.clear()
 

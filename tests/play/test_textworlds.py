@@ -392,3 +392,28 @@ def test_noise_without_the_expert_is_refused(tmp_path):
     command = [sys.executable, "-m", "seqdec", "data", "record", TWC, "--noise", "1", "--output", str(tmp_path / "x")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and "add --policy expert" in done.stderr
+
+
+FORK = """
+import gc, os, threading, gymnasium, seqdec.play
+from seqdec.play import java
+gymnasium.make("TextWorldExpress/twc-v0").reset(seed=0)
+sleep = java._gateways["textworld_express"].jvm.java.lang.Thread.sleep
+threads = [threading.Thread(target=sleep, args=[300]) for _ in range(3)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+del sleep, threads
+gc.collect()
+child = os.fork()
+if child == 0:
+    gc.collect()
+    os._exit(0)
+os.waitpid(child, 0)
+print(gymnasium.make("TextWorldExpress/twc-v0").reset(seed=0)[0][:9])
+"""
+
+
+@needs_games
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_a_forked_process_leaves_all_connections_of_its_parent_open():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], capture_output=True, text=True)
+    assert done.stdout == "Your task\n", done.stderr
