@@ -149,10 +149,7 @@ class Windows:
         variable = self.layout.variable(name)
         if variable.kind != "text":
             return variable.most_tokens
-        texts = self._texts_of(np.arange(len(self.lengths))) if name == "text" else None
-        if texts is None:
-            texts = [text for chunk in self._arrays.texts[name] for text in chunk.unique().to_pylist()]
-        return int(count(name, texts).max(initial=1))
+        return int(count(name, self._every_text(name)).max(initial=1))
 
     def _within_limit(self, first: int, size: int, middle: int) -> tuple[int, int]:
         """Return how many timesteps to leave out at the beginning of a window, and how many it has then."""
@@ -205,6 +202,12 @@ class Windows:
     def _texts_of(self, episodes: np.ndarray) -> list[str]:
         return [text or self.text for text in take_texts(self._arrays.episode_texts, self._rows[episodes])]
 
+    def _every_text(self, name: str) -> list[str]:
+        """Return all that differ of a variable's texts, those of held-out episodes included."""
+        chunks = self._arrays.episode_texts if name == "text" else self._arrays.texts[name]
+        texts = {text for chunk in chunks for text in chunk.unique().to_pylist()}
+        return sorted({text or self.text for text in texts} if name == "text" else texts)
+
     def statistics(self) -> dict[str, np.ndarray]:
         """Return the values that codecs are fitted to, by variable: all of them, or a fixed sample of many.
 
@@ -222,10 +225,8 @@ class Windows:
                 continue
             if name == "target_return":
                 values[name] = self.returns[:, None]
-            elif name == "text":
-                values[name] = np.unique(self._texts_of(np.arange(len(self.lengths))))
-            elif name in self._arrays.texts:
-                values[name] = np.concatenate([chunk.unique().to_numpy(False) for chunk in self._arrays.texts[name]])
+            elif variable.kind == "text":
+                values[name] = np.array(self._every_text(name), object)
             else:
                 every = -(-len(flat) * self._arrays.num_bytes(leaf) // STATISTICS_BYTES)
                 known = self._arrays.known(leaf, flat[:: max(1, every)])

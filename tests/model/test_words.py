@@ -1,5 +1,6 @@
 """Words: in training as in the backbone itself, packed without gaps, and in a folder that others can read."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,15 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from byte_models import load_with_bytes
-from seqdec import Layout, Variable, load_backbone, load_policy
+from seqdec import Layout, Variable, Windows, build_model, load_backbone, load_policy
+from seqdec.data.dataset import from_episodes
 from seqdec.errors import DataError, UsageError
 from seqdec.model.backbone import Backbone
 from seqdec.model.folder import save_policy
 from seqdec.model.packed import pack, pack_window
 from seqdec.model.words import in_digits
 from seqdec.sequence.draw import Draw
-from word_episodes import episodes, language
+from word_episodes import SPEC, episodes, language
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,19 @@ def test_no_timestep_is_lost_where_windows_have_room_for_some_tokens_only(small)
     assert (draw.sizes < np.minimum(windows.lengths[episode_of], 20)).any()
     with pytest.raises(DataError, match="exceed the context of 20 tokens"):
         language(small, max_tokens=20)
+
+
+def test_a_held_out_text_that_is_too_long_is_refused_before_training(small):
+    model, windows = language(small)
+    held = replace(episodes()[3], text="a task of many words " * 9)
+    dataset = from_episodes([*episodes()[:3], held], SPEC)
+    layout = replace(windows.layout, variables=tuple(_with_room(own, 60) for own in windows.layout.variables))
+    with pytest.raises(DataError, match="text has a text of 190 tokens, there is room for 60"):
+        build_model(Windows(dataset, layout, episodes=[0, 1, 2]), small)
+
+
+def _with_room(variable: Variable, num_tokens: int) -> Variable:
+    return replace(variable, size=num_tokens) if variable.kind == "text" else variable
 
 
 def test_pack_moves_tokens_to_the_left_and_keeps_their_order():
