@@ -14,6 +14,7 @@ from torch import Tensor
 from seqdec.data.dataset import from_episodes
 from seqdec.data.episode import Episode
 from seqdec.errors import UsageError
+from seqdec.sequence.draw import Draw
 from seqdec.sequence.facts import HIDDEN, is_fact
 from seqdec.sequence.windows import Windows
 from seqdec.spaces.leaves import MISSING
@@ -56,31 +57,48 @@ def log_prob(model: "SequenceModel", episodes: Sequence[Episode], *, batch_size:
     Raises:
         DataError: an episode does not fit the spaces.
     """
-    windows, length = windows_of(model, episodes), model.layout.context_length
-    step = length - length // 2  # a full context goes on with its newest half
-    places, steps = [], []
-    for row, size in enumerate(map(len, episodes)):
-        names = [name for name in model.layout.predicted if name in model.layout.step_names]
-        steps.append({name: np.zeros(size, np.float64) for name in names})
-        places += [(row, min(start, max(size - length, 0))) for start in range(0, max(size - length // 2, 1), step)]
-    firsts = np.cumsum([0, *map(len, episodes)])
-    for begin in range(0, len(places), batch_size):
-        chunk = places[begin : begin + batch_size]
-        indices = [firsts[row] + min(start + length // 2, len(episodes[row]) - 1) for row, start in chunk]
-        batch = gather_unknown(model, windows, np.array(indices))
-        for name, values in model.log_probs(batch).items():
-            for (row, start), own in zip(chunk, values.double().cpu().numpy(), strict=True):
-                if name in steps[row]:
-                    kept = slice(start + (length // 2 if start > 0 else 0), min(start + length, len(episodes[row])))
-                    steps[row][name][kept] = own[kept.start - start : kept.stop - start]
+    windows, sizes = windows_of(model, episodes), [len(episode) for episode in episodes]
+    names = [name for name in model.layout.predicted if name in model.layout.step_names]
+    steps = [{name: np.zeros(size, np.float64) for name in names} for size in sizes]
+    indices, rows = _windows_in_turn(windows, sizes)
+    for begin in range(0, len(indices), batch_size):
+        draw = Draw(windows, indices[begin : begin + batch_size])
+        values = model.log_probs(gather_unknown(model, windows, draw.indices))
+        for name in names:
+            scores = values[name].double().cpu().numpy()
+            for place, (row, first) in enumerate(rows[begin : begin + batch_size]):
+                start, size = draw.starts[place], draw.sizes[place]
+                steps[row][name][first : start + size] = scores[place, first - start : size]
     return [Likelihood(own) for own in steps]
+
+
+def _windows_in_turn(windows: Windows, sizes: Sequence[int]) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Return windows that cover episodes of these sizes, and of each its episode and the first timestep that it scores.
+
+    Each goes on behind the one before, as a full context goes on with its newest half. The last is a whole one where
+    its tokens allow that, and scores its second half.
+    """
+    indices, rows, length = [], [], windows.layout.context_length
+    for row, (flat, size) in enumerate(zip(np.cumsum([0, *sizes]), sizes, strict=False)):
+        first = 0
+        while first < size:
+            indices.append(flat + first)
+            rows.append((row, first))
+            draw = Draw(windows, np.array([flat + first]))
+            first = int(draw.starts[0] + draw.sizes[0])
+            if draw.sizes[0] == length and first < size:
+                first = min(first, size - length + length // 2)
+    return np.array(indices), rows
 
 
 def windows_of(model: "SequenceModel", episodes: Sequence[Episode]) -> Windows:
     """Return the windows of episodes as a model was trained on them."""
     # `gather_unknown` says which facts are unknown; episodes to be judged need not say their task
     layout = replace(model.layout, prompt_dropout=0.0, demo_group="text", demo_part="random")
-    return Windows(from_episodes(list(episodes), model.data.spec), layout, text=model.data.text)
+    windows = Windows(from_episodes(list(episodes), model.data.spec), layout, text=model.data.text)
+    if layout.has_words:
+        windows.count_tokens(model.count_tokens)
+    return windows
 
 
 def gather_unknown(model: "SequenceModel", windows: Windows, indices: np.ndarray) -> dict[str, Tensor]:

@@ -29,6 +29,11 @@ class Draw:
         return replace(self, indices=self.indices[places])
 
     @property
+    def starts(self) -> np.ndarray:
+        """The first timestep of each of the windows, int64 [B]."""
+        return self._spans[0]
+
+    @property
     def sizes(self) -> np.ndarray:
         """How many timesteps each of the windows has, padding apart, int64 [B]."""
         return self._spans[1]

@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from seqdec import Context, EnvironmentSpec, Episode, Policy, Windows, build_model, layout_from_spaces, load_backbone
 from seqdec.data.dataset import from_episodes
 from seqdec.errors import UsageError
+from seqdec.inference.likelihood import log_prob
 from seqdec.model.backbone import Backbone
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.sequence.presets import Numbers
@@ -112,3 +113,28 @@ def test_a_text_with_zero_bytes_or_half_a_character_is_scored_as_it_is_written(s
     logits = context.predict("action", candidates=[[odd, plain]]).logits  # pyright: ignore
     torch.testing.assert_close(logits[0, 0], logits[0, 1])
     torch.testing.assert_close(logits[0], context.log_prob("action", [plain]).expand(2))
+
+
+def test_a_long_episode_in_words_is_scored_as_a_context_would_read_it(small):
+    """Within the positions that a backbone has, whose windows of all timesteps would be longer."""
+    random = np.random.default_rng(0)
+    steps = {
+        "observation": np.array(["a lamp" * size for size in random.integers(0, 9, 60)], object),
+        "action": np.array([f"take {number}" for number in random.integers(0, 99, 60)], object),
+        "reward": np.zeros(60, np.float32),
+    }
+    episode = Episode(steps, final="", terminated=True, truncated=False)
+    layout = layout_from_spaces(
+        "multi_game", SPEC.observation_space, SPEC.action_space, context_length=60, numbers="words", max_tokens=200
+    )
+    model = build_model(Windows(from_episodes([episode], SPEC), layout), small).eval()
+    (scored,) = log_prob(model, [episode])
+    assert scored.steps["action"].shape == (60,) and (scored.steps["action"] < 0).all()
+    context = Context(model, 1)
+    for step in range(4):  # until it is full
+        context.write(observation=[str(steps["observation"][step])], return_to_go=[[0.0]])
+        own = context.log_prob("action", [str(steps["action"][step])])
+        torch.testing.assert_close(
+            own.double(), torch.tensor(scored.steps["action"][step : step + 1]), atol=1e-3, rtol=1e-4
+        )
+        context.write(action=[str(steps["action"][step])])
