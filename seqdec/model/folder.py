@@ -161,4 +161,21 @@ def _card(model: SequenceModel) -> str:
         f"- layout: {' '.join('+'.join(slot) for slot in slots)}, {model.layout.context_length} timesteps\n"
         f"- returns in the data: {returns['min']:.6g} to {returns['max']:.6g}\n\n"
         "Act with it:\n\n```\nseqdec eval PATH_OF_THIS_FOLDER --target-return max\n```\n"
+        f"{_prompt_of(model)}"
+    )
+
+
+def _prompt_of(model: SequenceModel) -> str:
+    """Return how to ask a language model by whatever reads one; nothing of other models."""
+    layout, vocabulary = model.layout, model.vocabulary
+    if not layout.is_language or vocabulary is None:
+        return ""
+    slots = [layout.variable(name) for name in (*layout.prompt_names, *layout.step_names)]
+    words = "".join(f"{slot.before}{{{slot.name}}}{slot.end}" for slot in slots)
+    return (
+        "\n`backbone/` is a plain Hugging Face causal language model with its tokenizer. Tokenize each piece by "
+        "itself, without special tokens, and write them in this order, those of a timestep again and again; a "
+        f"text ends where its line does:\n\n```\n{vocabulary.decode([vocabulary.first])}{words}\n```\n\n"
+        f"The prompt is {', '.join(layout.prompt_names) or 'empty'}, a timestep {', '.join(layout.step_names)}. "
+        "Numbers have four digits that count; what is not known is a question mark.\n"
     )

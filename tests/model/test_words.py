@@ -137,6 +137,8 @@ def test_the_folder_of_a_language_policy_is_a_language_model_to_transformers(sma
         ours = model.eval().log_probs(batch)
         again = load_policy(tmp_path / "policy").log_probs(batch)
     assert torch.equal(ours["action"], again["action"])
+    card = (tmp_path / "policy" / "README.md").read_text()
+    assert f"{first}{{text}}\n{{observation}}\n{{return_to_go}} > {{action}}\n" in card
     from seqdec import Context
 
     context = Context(model, 1)
