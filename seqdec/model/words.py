@@ -141,10 +141,8 @@ class Words(nn.Module):
         before, written = self.variable.before, readable(text)
         if self._ends_in_line:
             written = _INNER_LINE.sub(_with_line_spelt, written)
-        tokens, has_marks = (
-            self.end,
-            [any(mark in part for mark in self.vocabulary.marks) for part in (before, written)],
-        )
+        tokens = self.end
+        has_marks = [any(mark in part for mark in self.vocabulary.marks) for part in (before, written)]
         if all(has_marks):
             tokens = self.vocabulary.tokenize(before) + self.vocabulary.spell(written) + tokens
         elif before + written:
