@@ -74,11 +74,11 @@ def finetune(
     """Train a backbone on episodes and return what it has learned as a policy.
 
     Args:
-        dataset: Episodes, or what `load_dataset` takes; of several tasks a dict of them, which share the backbone.
+        dataset: Episodes, or what `load_dataset` takes; of several tasks a dict of them, around one backbone.
         backbone: `smollm2`, `small`, a Hugging Face id or a folder.
         layout: A preset of `layout_from_spaces`, or a `Layout`, with a context length and a prompt of its own.
         context_length: Timesteps that the model sees.
-        prompt: Facts about the episode to put before it, such as "goal" and "text".
+        prompt: Facts about the episode to put before it.
         init: The backbone's own weights, or its random twin.
         num_layers: Use the first layers only; by default 6 of `smollm2` that predicts no words, and all of another.
         finetune: What of the backbone learns.
@@ -86,16 +86,14 @@ def finetune(
         numbers: How returns and rewards are written: as embeddings, or in words, as is the default where all else is.
         heldout_fraction: Share of the episodes held out for the held-out loss.
         output: Folder to keep the run in, with `policy/`, `metrics.jsonl` and checkpoints; by default nothing is kept.
-        training: Further keywords of `training.loop.train`, such as `learning_rate`, `precision` and `progress`. The
-            rate of the backbone is by default a tenth of the other for pretrained weights, the same for random ones.
+        training: Further keywords of `train`; `backbone_rate` says what the backbone's rate is by default.
 
     Returns:
-        The policy, which asks for the data's highest return where its layout does not choose one itself; of several
-        tasks the first one's, and `output` has all of them by name.
+        The policy, as `policy_of` makes it; of several tasks the first one's, and `output` has all of them by name.
 
     Raises:
         UsageError: There is no such data, layout or backbone, they do not fit, or several tasks have no `output`.
-        DataError: The data are damaged, or hold what cannot be trained on.
+        DataError: The data are damaged, or cannot be trained on.
 
     Example:
         >>> policy = finetune("data/cartpole", "small", steps=300)  # doctest: +SKIP
@@ -103,9 +101,8 @@ def finetune(
     _check_numbers(num_layers, heldout_fraction, seed)
     preset = {"prompt": prompt, "context_length": context_length, "numbers": numbers, "backbone": backbone}
     tasks = _split_tasks(dataset, layout, output, heldout_fraction, seed, training.get("resume", False), **preset)
-    models = make_models(
-        tasks, backbone, init=init, num_layers=num_layers, finetune=finetune, freeze_layers=freeze_layers, seed=seed
-    )
+    parts = {"num_layers": num_layers, "finetune": finetune, "freeze_layers": freeze_layers}
+    models = make_models(tasks, backbone, init=init, seed=seed, **parts)
     policy_of(models, seed=seed)  # what it cannot be asked for is refused before it is trained
     training |= {"steps": steps, "batch_size": batch_size, "eval_every": eval_every, "seed": seed}
     with TemporaryDirectory(prefix="seqdec-") if output is None else nullcontext(output) as folder:

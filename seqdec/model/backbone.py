@@ -162,14 +162,12 @@ def load_backbone(
         seed: of random weights and adapters.
         num_tokens: positions that will be used, checked against what the backbone has.
         lora_rank: rank of the adapters.
-        vocabulary: keep the table of token embeddings and the tokenizer, to read words with; pretrained embeddings
-            stay as they are. `small` has one token a byte.
+        vocabulary: keep the tokenizer and its embeddings, to read words with. `small` has one token a byte.
         predicts_words: keep the output embeddings, too.
         freeze_layers: how many of the lower layers are not trained. Where all is words, what they give is kept.
 
     Raises:
-        UsageError: for an unknown name, an encoder, a model that cannot continue from its cache, too few positions,
-            words for a family that cannot skip padding.
+        UsageError: for an unknown name, a model that cannot do what is needed (see `probes`), or too few positions.
         DataError: for weights that are damaged, incomplete or not finite.
     """
     for value, kind in ((init, Init), (finetune, Finetune)):
@@ -177,9 +175,8 @@ def load_backbone(
             raise UsageError(f"{value!r} is not one of {', '.join(get_args(kind))}")
     init = "random" if name == "small" else init
     vocabulary = vocabulary or predicts_words
-    source = BackboneSource(
-        name, init, num_layers, finetune, seed, lora_rank, vocabulary, predicts_words, freeze_layers
-    )
+    chosen = {"lora_rank": lora_rank, "predicts_words": predicts_words, "freeze_layers": freeze_layers}
+    source = BackboneSource(name, init, num_layers, finetune, seed, vocabulary=vocabulary, **chosen)
     folder = "" if name == "small" else locate(name)
     if name == "small":
         tokenizer = ByT5Tokenizer(extra_ids=0) if vocabulary else None
@@ -191,8 +188,7 @@ def load_backbone(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if init == "random":
-            kind = AutoModelForCausalLM if predicts_words else AutoModel
-            model = kind.from_config(config, dtype=torch.float32)
+            model = (AutoModelForCausalLM if predicts_words else AutoModel).from_config(config, dtype=torch.float32)
         else:
             model = load_weights(folder, config, name, predicts_words=predicts_words)
         scale = scale_of(model)
