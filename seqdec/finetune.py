@@ -82,7 +82,7 @@ def finetune(
         init: The backbone's own weights, or its random twin.
         num_layers: Use the first layers only; by default 6 of `smollm2` that predicts no words, and all of another.
         finetune: What of the backbone learns.
-        freeze_layers: How many lower layers do not; by default 20 of `smollm2` that predicts words.
+        freeze_layers: How many lower layers do not; by default 20 of pretrained `smollm2` that predicts words.
         numbers: How returns and rewards are written: as embeddings, or in words, as is the default where all else is.
         heldout_fraction: Share of the episodes held out for the held-out loss.
         output: Folder to keep the run in, with `policy/`, `metrics.jsonl` and checkpoints; by default nothing is kept.
@@ -257,7 +257,8 @@ def make_models(
     layouts = [task.windows.layout for task in tasks.values()]
     predicts_words, is_smollm2 = any(layout.predicts_words for layout in layouts), backbone == "smollm2"
     if freeze_layers is None:
-        freeze_layers = SMOLLM2_FROZEN if is_smollm2 and predicts_words and not num_layers else 0
+        is_whole = is_smollm2 and not num_layers and options.get("init") != "random"  # random layers know no words
+        freeze_layers = SMOLLM2_FROZEN if is_whole and predicts_words else 0
     loaded = load_backbone(
         backbone,
         num_layers=num_layers or (SMOLLM2_LAYERS if is_smollm2 and not predicts_words else None),

@@ -7,17 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import DatasetDict
+from gymnasium.spaces import Text
 
 from conftest import box_episodes, box_spec, discrete_episodes, discrete_spec
 from seqdec.cli.main import main
 from seqdec.cli.options import options_of
 from seqdec.cli.train import Train
 from seqdec.data.dataset import from_episodes, save
+from seqdec.data.episode import Episode
 from seqdec.errors import UsageError
-from seqdec.finetune import backbone_rate, finetune
+from seqdec.finetune import backbone_rate, finetune, make_layout, make_models, split_task
 from seqdec.inference.policy import Policy
 from seqdec.model.backbone import load_backbone
 from seqdec.sequence.presets import layout_from_spaces
+from seqdec.spaces.spec import EnvironmentSpec
 from seqdec.training.loop import train
 
 SMALL = {"num_layers": 1, "steps": 3, "batch_size": 4, "context_length": 4}
@@ -113,3 +116,15 @@ def test_a_policy_that_could_not_act_is_refused_before_it_is_trained(tmp_path: P
     with pytest.raises(UsageError, match="give a goal"):
         finetune(BOX, "small", layout=layout, output=tmp_path / "a", num_layers=1, steps=3)
     assert not (tmp_path / "a").exists()
+
+
+def test_random_weights_are_not_frozen_unless_that_is_asked_for():
+    spec = EnvironmentSpec(Text(20), Text(20))
+    steps = {"observation": np.array(["a"] * 2, object), "action": np.array(["b"] * 2, object), "reward": np.ones(2)}
+    dataset = from_episodes([Episode(steps, final="c", terminated=True, truncated=False)], spec)
+    task = split_task(dataset, make_layout("multi_game", spec, dataset), heldout_fraction=0.0, seed=0, text="")
+    frozen = {}
+    for init in ("pretrained", "random"):
+        (model,) = make_models({"": task}, "smollm2", init=init, num_layers=None, freeze_layers=None, seed=0).values()
+        frozen[init] = model.backbone_source.source.freeze_layers
+    assert frozen == {"pretrained": 20, "random": 0}

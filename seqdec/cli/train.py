@@ -46,7 +46,9 @@ class Train:
     )
     finetune: Literal["full", "lora", "frozen"] = fixed("full", "What of the backbone learns.")
     freeze_layers: int | None = fixed(
-        None, "Lower layers that do not learn (default: 20 of smollm2 that predicts words, else 0).", at_least=0
+        None,
+        "Lower layers that do not learn (default: 20 of pretrained smollm2 for words, else 0).",
+        at_least=0,
     )
     layout: str = fixed("multi_game", "Order of the sequence: a preset or a layout.json.")
     head: Literal["gaussian", "mse", "binned"] = fixed("gaussian", "How continuous actions are predicted.")

@@ -34,10 +34,10 @@ def new_interface(package: str) -> Interface:
     jar, place = _CLASSES[package]
     if package not in _gateways or _gateways[package].java_process.poll() is not None:  # killed, perhaps
         _gateways[package] = _start(folder_of(package) / jar)
-    found = _gateways[package].jvm
+    part = _gateways[package].jvm
     for name in (*place.split("."), "PythonInterface"):
-        found = getattr(found, name)
-    return found()
+        part = getattr(part, name)
+    return part()
 
 
 def folder_of(package: str) -> Path:
