@@ -137,8 +137,9 @@ def train(
     optimizer = make_optimizer(models, learning_rate, backbone_learning_rate, weight_decay)
     first_step = restore_checkpoint(out, models, optimizer, accelerator.scaler) if resume else 0
     wrapped, prepared = accelerator.prepare(TaskModels(models), optimizer)
-    first = next(iter(models.values()))
-    language = None if not language_text else Language.read(Path(language_text), first, language_loss)
+    # every task's model reads on, so each must predict words
+    texts = [Language.read(Path(language_text), model, language_loss) for model in models.values() if language_text]
+    language = texts[0] if texts else None
     num_pieces = max(1, batch_size // PIECES_EVERY // accelerator.num_processes)
     run = Run(
         out, accelerator, models, optimizer, first_step, keep_checkpoints, tracker, config or {},

@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium.spaces import Text
 
+from conftest import discrete_episodes, discrete_spec
 from seqdec import EnvironmentSpec, Episode, Windows, build_model, layout_from_spaces, load_backbone, train
 from seqdec.data.dataset import from_episodes
 from seqdec.errors import DataError, UsageError
@@ -86,3 +87,17 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path):
         Language.read(tmp_path / "short.txt", model, 1.0)
     with pytest.raises(UsageError, match="language_loss is 0"):
         Language.read(tmp_path / "short.txt", model, 0.0)
+
+
+def test_a_task_in_numbers_beside_one_in_words_is_refused_before_training(tmp_path: Path):
+    (tmp_path / "english.txt").write_text(ENGLISH)
+    model, windows = model_and_windows()
+    spec, numbers = discrete_spec(), discrete_episodes(4)
+    layout = layout_from_spaces("behaviour_cloning", spec.observation_space, spec.action_space, context_length=4)
+    others = Windows(from_episodes(numbers, spec), layout)
+    models = {"words": model, "numbers": build_model(others, model.backbone_source)}
+    with pytest.raises(UsageError, match="only a model that predicts words keeps a language"):
+        train(
+            models, {"words": windows, "numbers": others}, out=tmp_path / "run", steps=4, batch_size=4,
+            language_text=tmp_path / "english.txt",
+        )  # fmt: skip
