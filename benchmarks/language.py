@@ -103,7 +103,8 @@ def run(cell: Cell, seed: int, command: str) -> dict[str, object]:
         num_games = cell.num_games(asking.fold)
         for target in cell.asked(asking):
             actor = actor_of(cell, asking, target, seed, learned)
-            totals = games.play(actor, cell.items, asking.fold, num_games)
+            with torch.autocast("cpu", torch.bfloat16):  # as it was trained: a third less time
+                totals = games.play(actor, cell.items, asking.fold, num_games)
             played.append({**asdict(asking), "asked": target, "returns": totals})
     line = {
         "cell": cell.name, "seed": seed, "command": command, "commit": commit, **cell.identity,
@@ -111,10 +112,13 @@ def run(cell: Cell, seed: int, command: str) -> dict[str, object]:
         "folds": {asking.fold: _facts(cell, asking.fold, seed) for asking in cell.askings},
     }  # fmt: skip
     if cell.asks_places and learned is not None:
-        riddles = games.riddles(cell.items, "test", cell.num_games("test"))
-        is_model = isinstance(learned, Policy)
-        right = games.places_of(learned, riddles) if is_model else games.places_by(learned, riddles)
-        line["places"] = {"right": right, "chance": games.chance(riddles)}
+        line["places"] = {}
+        for name, is_open in (("closed", False), ("open", True)):
+            riddles = games.riddles(cell.items, "test", cell.num_games("test"), is_open=is_open)
+            is_model = isinstance(learned, Policy)
+            with torch.autocast("cpu", torch.bfloat16):
+                right = games.places_of(learned, riddles) if is_model else games.places_by(learned, riddles)
+            line["places"][name] = {"right": right, "chance": games.chance(riddles)}
     seconds = {
         "all": time.perf_counter() - began,
         "train_cpu": trained - before,

@@ -8,24 +8,30 @@ from dataclasses import asdict, dataclass, replace
 
 import language_games as games
 
+from seqdec.play.expert import DEFAULTS
+
 SEEDS = (0, 1, 2)
 
 # How everything is trained. A method or a cell may have other values.
 RECIPE = {
     "backbone": "smollm2", "layout": "multi_game", "context_length": 10, "heldout_fraction": 0.0,
-    "steps": 200, "batch_size": 8, "backbone_learning_rate": 5e-4, "schedule": "cosine", "warmup_steps": 20,
+    "steps": 400, "batch_size": 8, "schedule": "cosine", "warmup_steps": 20,
     "clip_norm": 1.0, "weight_decay": 0.01, "precision": "bf16",
 }  # fmt: skip
 # "pace": steps in the time that a pretrained step takes, so that all methods train for the same CPU seconds.
 METHODS: dict[str, dict[str, object]] = {
-    "pretrained": {"init": "pretrained", "freeze_layers": 20, "pace": 1.0},
-    "random-4": {"init": "random", "num_layers": 4, "freeze_layers": 0, "pace": 1.5},
-    "random-10": {"init": "random", "num_layers": 10, "freeze_layers": 0, "pace": 0.95},
-    "random-30": {"init": "random", "freeze_layers": 0, "pace": 0.4},
-}
-METHODS["trial"] = {"backbone": "small", "init": "random", "freeze_layers": 0, "pace": 0.5, "steps": 8, "batch_size": 4}
-STEP_SECONDS = 2.8  # of a pretrained step, to estimate by
-GAME_SECONDS = {"pretrained": 1.3, "random-4": 0.2, "random-10": 0.5, "random-30": 1.3, "trial": 0.2}  # of playing one
+    "pretrained": {
+        "init": "pretrained", "finetune": "lora", "freeze_layers": 20, "backbone_learning_rate": 2e-3, "pace": 1.0,
+    },
+    "random-4": {"init": "random", "num_layers": 4, "backbone_learning_rate": 1e-3, "pace": 2.0},
+    "random-10": {"init": "random", "num_layers": 10, "backbone_learning_rate": 1e-3, "pace": 1.2},
+    "random-30": {"init": "random", "backbone_learning_rate": 1e-3, "pace": 0.5},
+}  # fmt: skip
+METHODS["trial"] = {
+    "backbone": "small", "init": "random", "backbone_learning_rate": 1e-3, "pace": 0.5, "steps": 8, "batch_size": 4,
+}  # fmt: skip
+STEP_SECONDS = 2.3  # of a pretrained step, to estimate by
+GAME_SECONDS = {"pretrained": 0.9, "random-4": 0.2, "random-10": 0.4, "random-30": 0.9, "trial": 0.2}  # of playing one
 FREE_FACTOR = 2.0  # writing freely takes so much longer than choosing
 WITHOUT_MODEL = (*games.SCORES, "any", "oracle")
 ACTION_TOKENS = 64  # the most of an action that is written freely
@@ -82,7 +88,8 @@ class Cell:
         names = ("method", "games", "items", "best", "limit", "asks_places")
         value = {name: getattr(self, name) for name in names}
         askings = [asdict(asking) for asking in self.askings]
-        return json.loads(json.dumps({**value, "recipe": self.recipe, "askings": askings}))
+        data = {"errors": DEFAULTS, "recipe": self.recipe, "askings": askings}
+        return json.loads(json.dumps({**value, **data}))
 
     def num_games(self, fold: str) -> int:
         """How many of a fold's games are played."""
@@ -112,11 +119,7 @@ def number(value: object) -> float:
     return float(value)
 
 
-_FULL = (
-    Asking(asked=(0.0, 25.0, 50.0, 75.0, 100.0)), Asking(temperature=1.0), Asking(asked=(100.0,), is_free=True),
-    Asking("dev", asked=(0.0, 100.0)),
-)  # fmt: skip
-_BOTH = (Asking(), Asking("dev", asked=(100.0,)))
+_FULL = (Asking(), Asking(asked=(100.0,), temperature=1.0), Asking(asked=(100.0,), is_free=True))
 _CLONING = (("layout", "behaviour_cloning"),)
 _CURVE = (("heldout_fraction", 0.1),)
 
@@ -134,10 +137,10 @@ def _rates(method: str) -> list[Cell]:
     """Return the runs by which a method's rate is chosen, on the dev objects; its place is in `METHODS`."""
     return [
         Cell(
-            f"{method}-rate-{rate}", method, 200, (Asking("dev", asked=(100.0,)),),
-            (("backbone_learning_rate", float(rate)),), asks_places=False, seeds=(0,),
+            f"{method}-rate-{rate}", method, 800, (Asking("dev", asked=(100.0,)),),
+            (("backbone_learning_rate", float(rate)),), length=0.25, asks_places=False, seeds=(0,),
         )
-        for rate in ("2e-4", "5e-4", "1e-3")
+        for rate in (("5e-4", "1e-3", "2e-3") if method != "pretrained" else ("5e-4", "1e-3", "2e-3", "4e-3"))
     ]  # fmt: skip
 
 
@@ -147,12 +150,12 @@ CELLS: list[Cell] = [
     Cell("any", "any", 200, (Asking(), Asking("dev")), asks_places=False),
     *(cell for num_games in (800, 200, 50, 20) for cell in _baselines(num_games)),
     Cell("pretrained-800", "pretrained", 800, _FULL),
-    *_rates("random-10"),
     *_rates("random-4"),
-    Cell("random-10-800", "random-10", 800),
     Cell("random-4-800", "random-4", 800),
-    Cell("pretrained-200", "pretrained", 200, _BOTH),
+    Cell("pretrained-200", "pretrained", 200),
     Cell("random-4-200", "random-4", 200),
+    *_rates("random-10"),
+    Cell("random-10-800", "random-10", 800),
     Cell("random-10-200", "random-10", 200),
     Cell("cloning-800", "pretrained", 800, settings=_CLONING, best=0.25),
     Cell("pretrained-50", "pretrained", 50),

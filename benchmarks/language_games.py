@@ -37,15 +37,16 @@ Drawn = Callable[[str, np.random.Generator, list[str]], str]  # an action of an 
 
 @dataclass(frozen=True)
 class Riddle:
-    """A thing in the hands, every container open, and where it could be put.
+    """A thing in the hands, and where it could be put: `choices` are the actions that begin to put it in each place.
 
-    `steps` are the observations and actions so far, `room` the last observation.
+    `room` is the first observation, after which it was taken; `taken` is what was seen then. Containers are closed, so
+    that their choices are to open them; or all are open.
     """
 
     thing: str
-    steps: tuple[tuple[str, str], ...]
     room: str
-    places: tuple[str, ...]
+    taken: str
+    choices: dict[str, str]
     right: frozenset[str]
 
 
@@ -195,28 +196,32 @@ SCORES = {"neighbour": neighbour, "neighbour-again": neighbour, "majority": majo
 
 
 @cache
-def riddles(items: int, fold: str, num_games: int) -> tuple[Riddle, ...]:
-    """Return a fold's things, each in the hands with every container open."""
+def riddles(items: int, fold: str, num_games: int, *, is_open: bool) -> tuple[Riddle, ...]:
+    """Return a fold's things, each in the hands; with `is_open` every container was open before."""
     with closing(_make(env_id(items, fold, distinct=True, limit=100))) as env:
-        return tuple(_riddle(env, seed) for seed in range(num_games))
+        return tuple(_riddle(env, seed, is_open) for seed in range(num_games))
 
 
-def _riddle(env: gymnasium.Env, seed: int) -> Riddle:
-    room, info = env.reset(seed=seed)
+def _riddle(env: gymnasium.Env, seed: int, is_open: bool) -> Riddle:
+    first, info = env.reset(seed=seed)
     thing = _after(info["valid_actions"], "take ")[0]
-    steps = []
-    for action in [*(f"open {name}" for name in _after(info["valid_actions"], "open ")), f"take {thing}"]:
-        steps.append((room, action))
-        room, _, _, _, info = env.step(action)
-    places = sorted(place for name, place in _puts(info["valid_actions"]) if name == thing)
+    containers = _after(info["valid_actions"], "open ")
+    opened = ["look around", *(f"open {name}" for name in containers), "look around"]
+    seen = [env.step(action)[0] for action in opened]
+    _, _, _, _, info = env.step(f"take {thing}")
+    choices = {place: f"put {thing} in {place}" for name, place in _puts(info["valid_actions"]) if name == thing}
     right = set()
-    for place in places:
+    for place, action in choices.items():
         env.reset(seed=seed)
-        for _, action in steps:
-            env.step(action)
-        if float(env.step(f"put {thing} in {place}")[1]) > 0:
+        for before in (*opened, f"take {thing}"):
+            env.step(before)
+        if float(env.step(action)[1]) > 0:
             right.add(place)
-    return Riddle(thing, tuple(steps), room, tuple(places), frozenset(right))
+    if not is_open:
+        choices.update({name: f"open {name}" for name in containers})
+    room = first.removesuffix(seen[0]) + seen[-1] if is_open else first
+    env.reset(seed=seed)
+    return Riddle(thing, room, env.step(f"take {thing}")[0], choices, frozenset(right))
 
 
 def _make(name: str) -> gymnasium.Env:
@@ -226,39 +231,27 @@ def _make(name: str) -> gymnasium.Env:
 
 def chance(asked: Sequence[Riddle]) -> float:
     """Return how often a place drawn at random is right."""
-    return float(np.mean([len(riddle.right) / len(riddle.places) for riddle in asked]))
+    return float(np.mean([len(riddle.right) / len(riddle.choices) for riddle in asked]))
 
 
 def places_by(score: Score, asked: Sequence[Riddle]) -> list[bool]:
     """Return of each riddle whether the place that scores best is right."""
-    return [max(riddle.places, key=lambda place: score(riddle.thing, place)) in riddle.right for riddle in asked]
+    return [max(riddle.choices, key=lambda place: score(riddle.thing, place)) in riddle.right for riddle in asked]
 
 
 def places_of(policy: Policy, asked: Sequence[Riddle]) -> list[bool]:
     """Return of each riddle whether the model's likeliest place is right, where 100 was asked for at the start."""
-    right = [False] * len(asked)
-    for length in {len(riddle.steps) for riddle in asked}:
-        rows = [row for row, riddle in enumerate(asked) if len(riddle.steps) == length]
-        for first in range(0, len(rows), NUM_ENVS):
-            some = rows[first : first + NUM_ENVS]
-            for row, is_right in zip(some, _places_of(policy, [asked[row] for row in some]), strict=True):
-                right[row] = is_right
-    return right
+    chunks = [asked[first : first + NUM_ENVS] for first in range(0, len(asked), NUM_ENVS)]
+    return [is_right for chunk in chunks for is_right in _places_of(policy, chunk)]
 
 
 def _places_of(policy: Policy, asked: Sequence[Riddle]) -> list[bool]:
-    """Ask about riddles of equally many steps."""
-    model, context = policy.model, Context(policy.model, len(asked))
-    names, to_go = model.layout.step_names, 100.0
-    for step in range(len(asked[0].steps) + 1):
-        observations = [[room for room, _ in [*riddle.steps, (riddle.room, "")]][step] for riddle in asked]
-        if step == len(asked[0].steps):
-            to_go = 50.0  # the thing was taken, which paid the other half
+    context, names = Context(policy.model, len(asked)), policy.model.layout.step_names
+    for observations, to_go in (([riddle.room for riddle in asked], 100.0), ([riddle.taken for riddle in asked], 50.0)):
         known = {"observation": observations, "return_to_go": np.full(len(asked), to_go, np.float32)}
         context.write(**{name: value for name, value in known.items() if name in names})
-        if step < len(asked[0].steps):
-            context.write(action=[riddle.steps[step][1] for riddle in asked])
-    candidates = [[f"put {riddle.thing} in {place}" for place in riddle.places] for riddle in asked]
-    likeliest = context.predict("action", candidates=candidates).mode()
-    chosen = [str(action).split(" in ", 1)[1] for action in likeliest]
-    return [place in riddle.right for place, riddle in zip(chosen, asked, strict=True)]
+        if to_go == 100.0:
+            context.write(action=[f"take {riddle.thing}" for riddle in asked])
+    likeliest = context.predict("action", candidates=[list(riddle.choices.values()) for riddle in asked]).mode()
+    right = [{riddle.choices[place] for place in riddle.right} for riddle in asked]
+    return [action in actions for action, actions in zip(likeliest, right, strict=True)]

@@ -18,6 +18,8 @@ NOT_THERE = (
     "three things, cookingworld, ScienceWorld, and the table for numbers (CartPole, Hopper) are not among the cells"
 )
 
+PLACES = {"closed": "place alone", "open": "place alone, all open"}
+
 
 def success(returns: np.ndarray) -> np.ndarray:
     """Return 1 where a game was won."""
@@ -75,7 +77,7 @@ def in_short(line: Line) -> str:
         how = "free" if part["is_free"] else f"temperature {part['temperature']:g}"
         asked = "" if part["asked"] is None else f" asked {part['asked']:g}"
         parts.append(f"{part['fold']}{asked} {how}: {success(returns).mean():.2f} / {score(returns).mean():.2f}")
-    places = [f"place {np.mean(line['places']['right']):.2f}"] if "places" in line else []
+    places = [f"place {name} {np.mean(asked['right']):.2f}" for name, asked in line.get("places", {}).items()]
     return f"{line['cell']} seed {line['seed']} ({line['seconds']['all']:.0f} s)  " + ", ".join([*parts, *places])
 
 
@@ -149,14 +151,17 @@ def _splits(cells: Mapping[str, Sequence[Line]]) -> list[str]:
             continue
         parts = [("is_met", 1), ("is_met", 0), ("has_hint", 1), ("has_hint", 0)]
         figures = [figure_of([split(line, *part) for line in lines], whole=part[1] == 0) for part in parts]
-        places = [np.array(line["places"]["right"], float) for line in lines if "places" in line]
-        chance = next((f"{line['places']['chance']:.2f}" for line in lines if "places" in line), "")
-        rows.append([name, *figures, figure_of(places, whole=True), chance])
-    header = ["cell", "noun met", "noun new", "dirty, wet or clean", "no such word", "place alone", "chance"]
+        asked = [line["places"] for line in lines if "places" in line]
+        places = [figure_of([np.array(of[how]["right"], float) for of in asked], whole=True) for how in PLACES]
+        chance = f"{asked[0]['closed']['chance']:.2f}" if asked else ""
+        rows.append([name, *figures, *places, chance])
+    header = ["cell", "noun met", "noun new", "dirty, wet or clean", "no such word", *PLACES.values(), "chance"]
     words = (
         "Success where 100 is asked. A noun is an object's last word; it is met if an object of the train games ends "
-        "with it. The place alone: the object taken, all containers open, which `put OBJECT in PLACE` is likeliest; "
-        "beside it the share of places that are right."
+        "with it. The place alone: the object was just taken, and one action leads to each place of the room: which is "
+        "likeliest? Either containers are closed, as games begin, and the action is to open them; or all were open "
+        "from the start, which no train game has, and the action is to put the object there. Beside it the share of "
+        "places that are right."
     )
     return ["## Nouns met and new, hints, the place alone", "", words, "", *rows_of(header, rows)]
 

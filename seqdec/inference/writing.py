@@ -22,9 +22,9 @@ def chooser(temperature: float, top_k: int | None, top_p: float) -> Choose:
     def choose(expected: Categorical, numbers: Tensor) -> Tensor | list[str]:
         if temperature == 0 or top_k == 1:
             return expected.mode()
+        expected = expected if temperature == 1 else expected.tempered(temperature)
         expected = expected if top_k is None else expected.top_k(top_k)
-        expected = expected if top_p == 1 else expected.top_p(top_p)
-        return (expected if temperature == 1 else expected.tempered(temperature)).sample(numbers)
+        return (expected if top_p == 1 else expected.top_p(top_p)).sample(numbers)
 
     return choose
 

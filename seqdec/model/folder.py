@@ -172,8 +172,16 @@ def _prompt_of(model: SequenceModel) -> str:
         return ""
     slots = [layout.variable(name) for name in (*layout.prompt_names, *layout.step_names)]
     words = "".join(f"{slot.before}{{{slot.name}}}{slot.end}" for slot in slots)
+    source = model.backbone_source.source
+    what = "is a plain Hugging Face causal language model with its tokenizer"
+    if source.finetune == "lora":
+        what = (
+            f"holds PEFT adapters of {storage.plain_text(source.name)}, and its tokenizer: "
+            '`PeftModel.from_pretrained(base, "backbone").merge_and_unload()` is a plain Hugging Face causal language '
+            "model"
+        )
     return (
-        "\n`backbone/` is a plain Hugging Face causal language model with its tokenizer. Tokenize each piece by "
+        f"\n`backbone/` {what}. Tokenize each piece by "
         "itself, without special tokens, and write them in this order, those of a timestep again and again; a "
         f"text ends where its line does:\n\n```\n{vocabulary.decode([vocabulary.first])}{words}\n```\n\n"
         f"The prompt is {', '.join(layout.prompt_names) or 'empty'}, a timestep {', '.join(layout.step_names)}. "

@@ -129,24 +129,48 @@ def test_the_folder_of_a_language_policy_is_a_language_model_to_transformers(sma
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "policy" / "backbone").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "policy" / "backbone")
     first = tokenizer.convert_ids_to_tokens(small.vocabulary().first)
-    text = f"{first}task 0\nlamp hat\n12.5 > take lamp\n"
     batch = windows.gather(np.array([0]))
     with torch.no_grad():
-        ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
-        theirs = plain(input_ids=ids).logits.log_softmax(-1)
         ours = model.eval().log_probs(batch)
         again = load_policy(tmp_path / "policy").log_probs(batch)
     assert torch.equal(ours["action"], again["action"])
     card = (tmp_path / "policy" / "README.md").read_text()
     assert f"{first}{{text}}\n{{observation}}\n{{return_to_go}} > {{action}}\n" in card
+    assert_plain_says_the_same(model, plain, tokenizer)
+
+
+def assert_plain_says_the_same(model, plain, tokenizer) -> None:
     from seqdec import Context
 
-    context = Context(model, 1)
+    context = Context(model.eval(), 1)
     context.write(text=["task 0"])
     context.write(observation=["lamp hat"], return_to_go=[[12.5]])
+    first = tokenizer.convert_ids_to_tokens(model.vocabulary.first)
+    text = f"{first}task 0\nlamp hat\n12.5 > take lamp\n"
+    ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+    with torch.no_grad():
+        theirs = plain(input_ids=ids).logits.log_softmax(-1)
     num_action = len(tokenizer(" take lamp\n", add_special_tokens=False)["input_ids"])
     taken = theirs[0, -num_action - 1 : -1].gather(1, ids[0, -num_action:, None]).sum()
     torch.testing.assert_close(context.log_prob("action", ["take lamp"])[0], taken, atol=1e-4, rtol=1e-4)
+
+
+def test_the_adapters_of_a_language_policy_merged_by_peft_are_one(family_folder, tmp_path: Path):
+    from peft import PeftModel
+
+    folder = family_folder("llama")
+    load_with_bytes(load_backbone(str(folder)), folder)
+    base = str(folder.parent / f"{folder.name}-bytes")
+    backbone = load_backbone(base, finetune="lora", predicts_words=True)
+    for name, parameter in backbone.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    model, _ = language(backbone, text_tokens=200)
+    save_policy(model, tmp_path / "policy")
+    assert f"holds PEFT adapters of {base}" in (tmp_path / "policy" / "README.md").read_text()
+    saved = tmp_path / "policy" / "backbone"
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), saved).merge_and_unload().eval()
+    assert_plain_says_the_same(model, plain, AutoTokenizer.from_pretrained(saved))
 
 
 def test_a_number_is_written_with_the_digits_that_count():

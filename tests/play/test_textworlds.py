@@ -316,6 +316,7 @@ class TestExpert:
             steps = episode_at(dataset, index).steps
             first = next(step for step, action in enumerate(steps["action"]) if action.startswith("put "))
             assert steps["reward"][first] == -50
+            assert set(steps["action"][first + 1 :]) <= {"inventory"}, "it believes that all is put away"
 
     def test_episode_i_has_the_ith_errors_whatever_plays_beside_it(self):
         options = {"noise": [0.0, 0.5, 1.0], "misplace": [0.0, 1.0]}
@@ -328,7 +329,7 @@ class TestExpert:
         dataset = record(TWC, TextWorldExpert(TWC, seed=0), num_episodes=300, seed=0, num_envs=10)
         values = returns(dataset)
         shares = [np.mean(values == value) for value in (0, 50, 100)]
-        assert min(shares) > 0.15 and shares[2] < 0.6
+        assert min(shares) > 0.08 and shares[0] > 0.3 and shares[2] < 0.6
         misplaced = [
             any(action.startswith("put ") for action in dataset[int(row)]["action"])
             for row in np.flatnonzero(values == 0)
