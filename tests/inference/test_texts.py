@@ -109,6 +109,17 @@ def test_a_sequence_writes_the_same_alone_and_beside_others_cached_or_not(small,
         assert alone.sample_text("action", candidates=[candidates[row]], temperature=temperature) == [texts[row]]
 
 
+def test_the_temperature_comes_before_the_nucleus(small):
+    model, _ = text_model(small)
+    context = begun(model, ROOMS[:1])
+    likely = context.predict("action", candidates=[ACTIONS]).tempered(30.0)
+    chances = likely.logits.softmax(-1)[0].tolist()
+    order = sorted(range(len(ACTIONS)), key=lambda place: -chances[place])
+    count = 1 + next(n for n in range(len(order)) if sum(chances[place] for place in order[: n + 1]) >= 0.9)
+    drawn = context.branch(400).sample_text("action", candidates=[ACTIONS] * 400, temperature=30.0, top_p=0.9)
+    assert 1 < count < len(ACTIONS) and set(drawn) == {ACTIONS[place] for place in order[:count]}
+
+
 def test_what_was_sampled_is_read_on_as_if_somebody_had_written_it(small):
     model, _ = text_model(small)
     sampling, writing = begun(model, ROOMS), begun(model, ROOMS)
