@@ -29,10 +29,10 @@ def report_of(folder: Path, data: Path, init: str, seed: int) -> dict:
     """Return the report of one run, which is made if it is not there."""
     if not (folder / "report.json").exists():
         seqdec(
-            f"train --data {data} --output {folder} {demo.DEMO_TRAIN} --init {init} --seed {seed} "
+            f"train --data {data} --output {folder} {demo.CARTPOLE_TRAIN} --init {init} --seed {seed} "
             f"--backbone-learning-rate {RATES[init]}"
         )
-        seqdec(f"eval {folder} {demo.DEMO_EVAL}")
+        seqdec(f"eval {folder} {demo.CARTPOLE_EVAL}")
     return json.loads((folder / "report.json").read_text())
 
 
@@ -41,8 +41,8 @@ def main(folder: Path) -> None:
     if not data.exists():
         seqdec(f"data cartpole --output {data}")
     print("# CartPole: the same budget, pretrained and random\n")
-    print(f"`seqdec train {demo.DEMO_TRAIN} --init INIT --seed SEED --backbone-learning-rate RATE`, then")
-    print(f"`seqdec eval {demo.DEMO_EVAL}`: mean achieved return of each target;")
+    print(f"`seqdec train {demo.CARTPOLE_TRAIN} --init INIT --seed SEED --backbone-learning-rate RATE`, then")
+    print(f"`seqdec eval {demo.CARTPOLE_EVAL}`: mean achieved return of each target;")
     print(
         "± is the standard deviation over seeds. Weights and backbone rate change together, and neither rate was tuned"
     )

@@ -41,8 +41,8 @@ def test_the_front_door_is_ten_lines_that_run(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_demo_runs_the_commands_that_the_readme_shows():
-    assert f"python train.py --data data/cartpole --output runs/demo {demo.DEMO_TRAIN}" in README
-    assert f"python eval.py runs/demo {demo.DEMO_EVAL}" in README
+    assert f"python train.py --data data/cartpole --output runs/demo {demo.CARTPOLE_TRAIN}" in README
+    assert f"python eval.py runs/demo {demo.CARTPOLE_EVAL}" in README
 
 
 def test_the_pictures_are_there():

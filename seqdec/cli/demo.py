@@ -1,4 +1,4 @@
-"""`seqdec demo`: the commands that the README shows, one after the other; in numbers, or with `demo twc` in words."""
+"""`seqdec demo`: the commands that the README shows, one after the other, in words; `demo cartpole`: in numbers."""
 
 import shlex
 import time
@@ -15,24 +15,38 @@ from seqdec.cli.record import DataRecord, data_record
 from seqdec.cli.train import Train, train_run
 from seqdec.errors import UsageError
 
-# What `seqdec demo` and the README run, beside --data and --output.
-DEMO_TRAIN = "--backbone smollm2 --layout fused --steps 400 --batch-size 32 --context-length 10"
-DEMO_EVAL = "--target-return 25 100 200 350 500 --episodes 32 --num-envs 32"
-DEMO_NEXT = "--target-return 60 300 --episodes 16"
-# And `seqdec demo twc`: games whose objects no game of the data has, once each.
+# What `seqdec demo` and the README run, beside --data and --output: games whose objects no game of the data has, once
+# each. The twin has random weights, 4 layers, and as much time to learn (benchmarks/language_cells.py).
 TWC = "TextWorldExpress/twc-v0"
 TWC_DEV, TWC_TEST = (f"{TWC},fold={fold},distinct=true" for fold in ("dev", "test"))
 TWC_RECORD = "--policy expert --episodes 800 --num-envs 16"
-TWC_TRAIN = (
-    "--backbone smollm2 --steps 200 --batch-size 8 --backbone-learning-rate 5e-4 --schedule cosine --clip-norm 1 "
-    f"--weight-decay 0.01 --precision bf16 --eval-every 0 --heldout-fraction 0 --env {TWC_DEV} --episodes 2"
+_EVERY = (
+    "--backbone smollm2 --batch-size 8 --schedule cosine --clip-norm 1 --weight-decay 0.01 --precision bf16 "
+    f"--eval-every 0 --heldout-fraction 0 --env {TWC_DEV} --episodes 2"
 )
-TWC_EVAL = f"--env {TWC_TEST} --target-return 0 50 100 --episodes 104 --num-envs 16 --temperature 0"
+TWC_TRAIN = f"--finetune lora --steps 200 --backbone-learning-rate 2e-3 {_EVERY}"
+TWC_TWIN = f"--init random --num-layers 4 --steps 400 --backbone-learning-rate 1e-3 {_EVERY}"
+TWC_EVAL = f"--env {TWC_TEST} --target-return 0 50 100 --episodes 104 --num-envs 16 --precision bf16"
+STORED = "random weights, as long: (figures)"
 SHOWN_GAMES = 3  # of those whose two transcripts differ
+# And what `seqdec demo cartpole` runs.
+CARTPOLE_TRAIN = "--backbone smollm2 --layout fused --steps 400 --batch-size 32 --context-length 10"
+CARTPOLE_EVAL = "--target-return 25 100 200 350 500 --episodes 32 --num-envs 32"
+CARTPOLE_NEXT = "--target-return 60 300 --episodes 16"
 
 
 @dataclass(frozen=True)
 class Demo:
+    """Record games in words, finetune a pretrained transformer on them, and ask for 0, 50 and 100 with new objects."""
+
+    data: str = option("data/twc", "Where the recorded games are, or go.")
+    output: str = option("runs/twc", "Where the run goes.")
+    with_twin: bool = option(False, "Train its twin of random weights, too, for as long.")
+    debug: bool = debug()
+
+
+@dataclass(frozen=True)
+class DemoCartpole:
     """Make the sample data, finetune a pretrained transformer on it, evaluate and plot: minutes on a laptop."""
 
     data: str = option("data/cartpole", "Where the sample data is, or goes.")
@@ -40,63 +54,82 @@ class Demo:
     debug: bool = debug()
 
 
-@dataclass(frozen=True)
-class DemoTwc:
-    """Record games in words, finetune a pretrained transformer on them, and ask for 0, 50 and 100 with new objects."""
-
-    data: str = option("data/twc", "Where the recorded games are, or go.")
-    output: str = option("runs/twc", "Where the run goes.")
-    debug: bool = debug()
-
-
 def demo(given: Demo) -> int:
-    """Make the data, finetune, evaluate and plot, by the commands that the README shows; what is there is kept."""
-    data = shlex.quote(given.data)
-    make = (DataCartpole, "data cartpole", f"--output {data}", data_cartpole)
-    return _demo(given.data, given.output, make, DEMO_TRAIN, DEMO_EVAL, DEMO_NEXT)
-
-
-def demo_twc(given: DemoTwc) -> int:
     """Record games, finetune, evaluate and plot, and show what the same policy says when it is asked for 0 and 100."""
+    started = time.perf_counter()
     import seqdec.play  # noqa: F401 - registers the worlds
     from seqdec.play.java import new_interface
 
     try:
         new_interface("textworld_express")
     except UsageError as error:
-        raise UsageError(f"{error}; without Java, see `seqdec demo`, which plays CartPole") from error
-    record = (DataRecord, "data record", f"{TWC} {TWC_RECORD} --output {shlex.quote(given.data)}", data_record)
-    code = _demo(given.data, given.output, record, TWC_TRAIN, TWC_EVAL, TWC_EVAL)
-    print(f"\n{transcripts(Path(given.output))}")
+        raise UsageError(f"{error}; without it, see `seqdec demo cartpole`") from error
+    data = shlex.quote(given.data)
+    _make(given.data, DataRecord, f"data record {TWC} {TWC_RECORD} --output {data}", data_record)
+    code = _train_and_ask(given.data, given.output, TWC_TRAIN)
+    twin = f"{given.output}-twin"
+    if given.with_twin and not code:
+        print("\nthe same with random weights")
+        code = _train_and_ask(given.data, twin, TWC_TWIN)
+    if not code:
+        print(f"\n{transcripts(Path(given.output))}\n")
+        if not given.with_twin:
+            print(STORED)
+        _say_done(started, given.output, TWC_EVAL)
     return code
 
 
-def _demo(
-    data: str, output: str, make: tuple[type[Flags], str, str, Callable[[Any], int]], train: str, test: str, after: str
-) -> int:
-    started, folder = time.perf_counter(), shlex.quote(output)
-    kind, verb, words, run = make
+def demo_cartpole(given: DemoCartpole) -> int:
+    """Make the data, finetune, evaluate and plot; what is there is kept."""
+    started = time.perf_counter()
+    _make(given.data, DataCartpole, f"data cartpole --output {shlex.quote(given.data)}", data_cartpole)
+    code = _train(given.data, given.output, CARTPOLE_TRAIN) or _ask(given.output, CARTPOLE_EVAL)
+    if not code:
+        _say_done(started, given.output, CARTPOLE_NEXT)
+    return code
+
+
+def _train_and_ask(data: str, output: str, flags: str) -> int:
+    """Train on the games, and ask for returns twice: with the most likely actions, and with actions as they come."""
+    sampled = shlex.quote(str(Path(output) / "sampled"))
+    return (
+        _train(data, output, flags)
+        or _ask(output, f"{TWC_EVAL} --temperature 0")
+        or _ask(output, f"{TWC_EVAL} --temperature 1 --output {sampled}")
+    )
+
+
+def _make(data: str, kind: type[Flags], words: str, run: Callable[[Any], int]) -> None:
     if (Path(data) / "manifest.json").exists():
         print(f"{data} is there already", flush=True)
     else:
-        run(_said(kind, verb, words))
+        run(_said(kind, words))
+
+
+def _train(data: str, output: str, flags: str) -> int:
     print()
     if (Path(output) / "policy" / "manifest.json").exists():
         print(f"{output} is trained already; delete it to train again", flush=True)
-    else:
-        again = " --resume" * (Path(output) / "config.json").exists()
-        if code := train_run(_said(Train, "train", f"--data {shlex.quote(data)} --output {folder} {train}{again}")):
-            return code
+        return 0
+    again = " --resume" * (Path(output) / "config.json").exists()
+    places = f"--data {shlex.quote(data)} --output {shlex.quote(output)}"
+    return train_run(_said(Train, f"train {places} {flags}{again}"))
+
+
+def _ask(output: str, flags: str) -> int:
     print()
-    code = evaluate_run(_said(Eval, "eval", f"{folder} {test}"))
-    print(f"\ndone in {time.perf_counter() - started:.0f} s. Try next: seqdec eval {folder} {after}")
-    return code
+    return evaluate_run(_said(Eval, f"eval {shlex.quote(output)} {flags}"))
 
 
-def _said(kind: type[Flags], verb: str, words: str) -> Flags:
-    """Print a command and return the record of its words."""
-    print(f"$ seqdec {verb} {words}", flush=True)
-    return options.parse(kind, shlex.split(words))
+def _say_done(started: float, output: str, flags: str) -> None:
+    print(f"done in {time.perf_counter() - started:.0f} s. Try next: seqdec eval {shlex.quote(output)} {flags}")
+
+
+def _said(kind: type[Flags], words: str) -> Flags:
+    """Print a command and return the record of the words after its verb."""
+    print(f"$ seqdec {words}", flush=True)
+    num_verbs = 2 if words.startswith("data ") else 1
+    return options.parse(kind, shlex.split(words)[num_verbs:])
 
 
 def transcripts(run: Path) -> str:

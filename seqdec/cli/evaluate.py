@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from seqdec.cli import folders
 from seqdec.cli.console import importing, is_main_process, progress
@@ -53,6 +53,7 @@ class Eval:
     async_envs: bool = option(False, "Step environments in processes of their own, half of them while the model works.")
     seed: int = option(0, "Seed of the first episode; the next one has the next seed, for every target.", at_least=0)
     temperature: float = option(1.0, "Temperature of sampled actions (0: the most likely).", at_least=0, at_most=1000)
+    precision: Literal["no", "bf16"] = option("no", "Mixed precision; with words a third faster on many CPUs.")
     env: str = option("", "Environment id to evaluate in (default: the data's own).")
     trust_env: bool = option(False, "Make the data's environment even from an entry point (runs its code).")
     max_steps: int = option(0, "Longest episode (0: the environment's own limit).", at_least=0)
@@ -67,6 +68,8 @@ def evaluate_run(given: Eval) -> int:
     folders.check_writable(output)
 
     with importing():
+        import torch
+
         from seqdec import storage
         from seqdec.inference.evaluation import evaluate_policy, reads_return
         from seqdec.inference.plots import plot_report
@@ -81,7 +84,8 @@ def evaluate_run(given: Eval) -> int:
         num_targets = 1
     place = {**_place(given), "asynchronous": given.async_envs}
     options = keywords(given, evaluate_policy, num_episodes=given.episodes, **place)
-    with progress(given.episodes * num_targets, "episode") as advance:
+    mixed = torch.autocast(model.device.type, torch.bfloat16, enabled=given.precision == "bf16")
+    with mixed, progress(given.episodes * num_targets, "episode") as advance:
         report = evaluate_policy(policy, model, given.target_return, progress=advance, **options)
     folders.make_folder(output)
     name = f"report-{given.task}" if given.task else "report"

