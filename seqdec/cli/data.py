@@ -87,6 +87,7 @@ class DataTable:
 
     name: str = needed("File, folder, or a Hub id such as user/name.")
     episode: str = option("", "Column that says which episode a step belongs to (default: one row is one episode).")
+    step: str = option("step", "Column that says the order of an episode's steps (none: they stand in it).")
     observation: Words = option(("observation",), "Columns: one, several of a vector, or KEY=COLUMN,... of a Dict.")
     action: Words = option(("action",), "Columns of the action, likewise.")
     final: Words = option(("final",), "Columns of what was seen after a step, likewise, where there are any.")
@@ -257,6 +258,7 @@ def table_columns(given: DataTable) -> "Columns":
     _refuse_twice([leaf for leaf, _ in missing], "missing")
     return Columns(
         episode=none(given.episode),
+        step=none(given.step),
         observation=names(given.observation, "observation"),
         action=names(given.action, "action"),
         reward=given.reward,

@@ -14,6 +14,7 @@ from functools import partial
 
 from seqdec.data.episode import METADATA, final_name
 from seqdec.errors import UsageError, suggest
+from seqdec.formats.order import CLOCKS
 from seqdec.spaces.leaves import MISSING
 from seqdec.spaces.space import quote
 
@@ -27,10 +28,13 @@ class Columns:
 
     An observation, action or final observation is one column; or several columns of numbers, which make one vector in
     their order; or a mapping from leaves to either, which makes a Dict. A default that the table lacks is looked for
-    leaf by leaf ("observation.camera"), and is left out where it may be: final, terminated, truncated and text.
+    leaf by leaf ("observation.camera"), and is left out where it may be: step, final, terminated, truncated and text.
 
     Attributes:
         episode: which episode a step belongs to, the steps of one episode next to each other; None: a row an episode.
+        step: the number of a step, or its time: the steps of an episode are read in its order. None: in the order of
+            the rows. Where the table has no such column and another one speaks of time (t, timestamp, ...), rows in
+            another order than that one's are refused.
         observation: what was seen before each action. One more of it, beside a null action or as a longer list, is
             the final observation.
         terminated: true at a last step that ended the task. A column called "done" often says so of a time limit too,
@@ -48,6 +52,7 @@ class Columns:
     """
 
     episode: str | None = None
+    step: str | None = "step"
     observation: Names = "observation"
     action: Names = "action"
     reward: str = "reward"
@@ -64,6 +69,7 @@ class Roles:
     """The columns of one table by what they are; every one of them is there.
 
     Attributes:
+        clocks: those that speak of time, where nobody says which one is the order of the steps.
         observation: by leaf; several columns make a vector. So are `action`, and `final` ("final.camera").
         missing: the column that marks a leaf of `observation` or `final` as missing, or None.
         metadata: by "metadata.NAME".
@@ -73,6 +79,8 @@ class Roles:
     """
 
     episode: str | None
+    step: str | None
+    clocks: tuple[str, ...]
     observation: LeafColumns
     action: LeafColumns
     reward: str
@@ -85,8 +93,8 @@ class Roles:
 
     @property
     def of_steps(self) -> list[str]:
-        """Return the columns of observations, actions, rewards, ends and masks."""
-        ends = [self.reward, self.terminated, self.truncated]
+        """Return the columns of the order, observations, actions, rewards, ends and masks."""
+        ends = [self.step, self.reward, self.terminated, self.truncated]
         names = [*flat(self.observation), *flat(self.action), *flat(self.final), *ends, *self.missing.values()]
         return [name for name in dict.fromkeys(names) if name is not None]
 
@@ -152,8 +160,12 @@ def roles_of(columns: Columns, names: Sequence[str], where: str) -> Roles:
             nearest = suggest(leaf, [*observation, *final])
             raise UsageError(f"no leaf of the observation is called {quote(leaf)}{nearest}")
         missing[leaf] = None if column is None else existing(column, f"missing {leaf}")
+    step = optional(columns.step, "step")
+    is_unsaid = step is None and columns.step is not None
     return Roles(
         episode=None if columns.episode is None else existing(columns.episode, "episode"),
+        step=step,
+        clocks=tuple(name for name in names if is_unsaid and name.lower() in CLOCKS),
         observation=observation,
         action=_by_leaf(columns.action, "action", names, where),
         reward=existing(columns.reward, "reward"),

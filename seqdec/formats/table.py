@@ -125,9 +125,12 @@ def _scan(
 
 
 def _episodes(table: Table, roles: Roles, names: Sequence[str]) -> Iterator[TableEpisode]:
-    """Yield the episodes with the columns of some names."""
-    key = [] if roles.episode is None else [roles.episode]
-    return episodes(table.read([*dict.fromkeys([*key, *names])], roles.texts), roles.episode)
+    """Yield the episodes with the columns of some names, their steps in order."""
+    others = [name for name in (roles.episode, roles.step, *roles.clocks) if name is not None]
+    for episode in episodes(table.read([*dict.fromkeys([*others, *names])], roles.texts), roles.episode):
+        with at(episode):
+            ordered = episode.in_order(roles)
+        yield ordered
 
 
 def _fact_type(kinds: set[type]) -> Callable[[Fact], Fact]:

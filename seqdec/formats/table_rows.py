@@ -2,6 +2,7 @@
 
     block of rows   a a a b b | b c c c     an id each: a row is a step
     episodes        a a a  b b   b  c c c   an episode ends where the id changes, and no id comes back
+    step            0 2 1  0 1   2  2 1 0   its steps are read in the order of a column, where there is one
 
     observation     o0 o1 o2      o0 o1 o2 oT      o0 o1 o2 and
     action          a0 a1 a2      a0 a1 a2 null    a0 a1 a2
@@ -13,7 +14,7 @@ step, or beside the final observation.
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import gymnasium
 import numpy as np
@@ -24,6 +25,7 @@ from seqdec.errors import DataError
 from seqdec.formats.arrays import is_list, is_unknown, joined, leaf_values, per_step, step_values
 from seqdec.formats.columns import Roles
 from seqdec.formats.infer import kind_word
+from seqdec.formats.order import check_order, order_of
 from seqdec.formats.table_formats import Block, column_of, place
 from seqdec.spaces.leaves import MISSING, shape_of_missing
 from seqdec.spaces.space import quote
@@ -40,6 +42,7 @@ class TableEpisode:
         row: which row of that file.
         key: its id; None where one row is all of it.
         pieces: its rows, as blocks hold them.
+        order: its rows from the first step to the last, where they stand otherwise.
 
     Example:
         >>> for episode in episodes(blocks, "run"):
@@ -50,6 +53,7 @@ class TableEpisode:
     row: int
     key: object
     pieces: list[pa.RecordBatch]
+    order: np.ndarray | None = None
 
     def __str__(self) -> str:
         """Say where it is."""
@@ -60,7 +64,8 @@ class TableEpisode:
         if self.key is not None:
             columns = [column_of(piece, name) for piece in self.pieces]
             starts = np.cumsum([0, *map(len, columns)]).tolist()
-            return joined([step_values(*piece) for piece in zip(columns, itertools.repeat(name), starts)], name)
+            values = joined([step_values(*piece) for piece in zip(columns, itertools.repeat(name), starts)], name)
+            return values if self.order is None else values[self.order]
         value = column_of(self.pieces[0], name)
         if is_list(value.type) and value.null_count == 0:
             return step_values(value.flatten(), name)
@@ -73,8 +78,34 @@ class TableEpisode:
 
     def last(self, name: str) -> np.ndarray:
         """Return a column's last value."""
-        values, num_before = column_of(self.pieces[-1], name), sum(map(len, self.pieces[:-1]))
-        return step_values(values.slice(len(values) - 1), name, num_before + len(values) - 1)[0]
+        starts = np.cumsum([0, *map(len, self.pieces)])
+        last_step = int(starts[-1]) - 1
+        row = last_step if self.order is None else self.order[-1]
+        index = int(np.searchsorted(starts, row, side="right")) - 1
+        values = column_of(self.pieces[index], name).slice(int(row - starts[index]), 1)
+        return step_values(values, name, last_step)[0]
+
+    def in_order(self, roles: Roles) -> "TableEpisode":
+        """Return the episode with its steps in the order that a column says.
+
+        Raises:
+            DataError: no order is there, or the lists of one row are not in it.
+        """
+        for clock in roles.clocks:
+            check_order(self._per_step(clock), clock)
+        order = None if roles.step is None else order_of(self._per_step(roles.step), roles.step)
+        if order is not None and self.key is None:
+            raise DataError(
+                f"its steps are not in the order of column {quote(roles.step)}: sort its lists", option="step"
+            )
+        return self if order is None else replace(self, order=order)
+
+    def _per_step(self, name: str) -> list[pa.Array]:
+        """Return what a column has of each step; nothing where it has one value of the whole episode."""
+        columns = [column_of(piece, name) for piece in self.pieces]
+        if self.key is not None:
+            return columns
+        return [column.flatten() for column in columns if is_list(column.type)]
 
     def fact(self, name: str) -> Fact:
         """Return the one value that a column has in all rows."""
