@@ -52,7 +52,7 @@ class Games:
     def __init__(self) -> None:
         expert = TextWorldExpert(env_id(1, "test", distinct=True), seed=0, noise=[0.5])
         envs = make_envs(env_id(1, "test", distinct=True, limit=100), NUM_GAMES)
-        observations, infos = envs.reset(seed=list(range(NUM_GAMES)))
+        observations, infos = envs.reset(seed=list(range(NUM_GAMES)))  # pyright: ignore[reportArgumentType]
         expert.reset(NUM_GAMES)
         self.seen, self.said = [list(observations)], []
         for _ in range(NUM_STEPS):
@@ -128,14 +128,14 @@ def main() -> None:
         policy.save_pretrained(folder)
         plain = AutoModelForCausalLM.from_pretrained(Path(folder) / "backbone").eval()
         tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "backbone")
-    prompts = games.prompts(tokenizer, policy.model.backbone.vocabulary().first)
+    prompts = games.prompts(tokenizer, policy.model.backbone.vocabulary().first)  # pyright: ignore[reportCallIssue]
     pieces = [
         [tokenizer(f" {text}\n", add_special_tokens=False)["input_ids"] for text in row] for row in games.candidates
     ]
     context = games.context(policy)
 
     def tree() -> torch.Tensor:
-        return context.predict("action", candidates=games.candidates).logits
+        return context.predict("action", candidates=games.candidates).logits  # pyright: ignore
 
     ours = tree()
     for way in (score_anew, score_rows):
@@ -148,7 +148,7 @@ def main() -> None:
     )
 
     def read_and_tree() -> torch.Tensor:
-        return games.context(policy).predict("action", candidates=games.candidates).logits
+        return games.context(policy).predict("action", candidates=games.candidates).logits  # pyright: ignore
 
     ways = {
         "seqdec, what came before is read": tree,
@@ -168,7 +168,7 @@ def main() -> None:
 
     def generate() -> list[str]:
         with torch.inference_mode():
-            written = plain.generate(
+            written = plain.generate(  # pyright: ignore
                 input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=MOST_TOKENS,
                 eos_token_id=newline, pad_token_id=newline[0],
             )  # fmt: skip
