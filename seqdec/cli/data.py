@@ -21,6 +21,7 @@ OnNonfinite = Literal["refuse", "drop-episode"]
 # Options that converting verbs share.
 _replace = partial(option, False, "Make the folder again if it holds something else.")
 missing_leaves = partial(option, (), "Leaves whose values may be missing (observation, observation.camera, ...).")
+_discrete = partial(option, (), "Leaves of whole numbers that are choices though kept as floats (action, ...).")
 _clip_actions = partial(option, False, "Clip actions outside the action space instead of refusing them.")
 
 
@@ -73,6 +74,7 @@ class DataHdf5:
     max_episode_steps: int = option(
         0, "Time limit where the file has none (0: the environment's, or none).", at_least=0
     )
+    discrete: Words = _discrete()
     output: str = option("", "Folder to write (default: data/ and the file's name).")
     replace: bool = _replace()
     missing: Words = missing_leaves()
@@ -98,6 +100,7 @@ class DataTable:
     )
     text: str = option("text", "Column with words about the episode (none: there is none).")
     keep: Words = option((), "Further columns to keep of an episode.")
+    discrete: Words = _discrete()
     env: str = option("", "Environment id of the recording, for spaces and evaluations (default: seen in the data).")
     split: str = option("train", "Part of a data set that has several.")
     config: str = option("", "Configuration of a Hub id that has several.")
@@ -161,7 +164,8 @@ def data_convert(given: DataConvert) -> int:
 
 def data_hdf5(given: DataHdf5) -> int:
     """Convert a flat HDF5 file."""
-    return _convert(given, f"hdf5:{given.file}", max_episode_steps=given.max_episode_steps or None)
+    options = {"max_episode_steps": given.max_episode_steps or None, "discrete": given.discrete}
+    return _convert(given, f"hdf5:{given.file}", **options)
 
 
 def data_table(given: DataTable) -> int:
@@ -268,6 +272,7 @@ def table_columns(given: DataTable) -> "Columns":
         text=none(given.text),
         metadata=given.keep,
         missing={leaf: none(column) for leaf, column in missing},
+        discrete=given.discrete,
     )
 
 

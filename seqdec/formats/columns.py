@@ -46,6 +46,7 @@ class Columns:
         metadata: what else to keep of an episode, texts, numbers and truth values, beside "metadata.NAME".
         missing: leaves of the observation that may be missing, each with the column that is true where they are, or
             with None where null and NaN say it; beside "missing.observation" and so on.
+        discrete: leaves of whole numbers that are choices though the table keeps them as floats (0.0, 1.0, 2.0).
 
     Example:
         >>> columns = Columns(episode="run", observation=["x", "y"], action="key", missing={"observation": None})
@@ -62,6 +63,7 @@ class Columns:
     text: str | None = "text"
     metadata: Sequence[str] = ()
     missing: Mapping[str, str | None] = field(default_factory=dict)
+    discrete: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Roles:
     text: str | None
     metadata: Mapping[str, str]
     missing: Mapping[str, str | None]
+    discrete: frozenset[str]
 
     @property
     def of_steps(self) -> list[str]:
@@ -120,17 +123,17 @@ def columns_from_json(value: Mapping[str, object], where: str) -> Columns:
         if key not in known:
             raise UsageError(f"{where}: unknown key {quote(key)}{suggest(key, known)}; it has {', '.join(known)}")
         parts = entry.values() if isinstance(entry, Mapping) and key in (*_LEAVES, "missing") else [entry]
-        is_needed = key in ("observation", "action", "reward", "metadata")
+        is_needed = key in ("observation", "action", "reward", *_LISTS)
         may_be_null = not is_needed and (key == "missing" or not isinstance(entry, Mapping))
         for part in parts:
-            names = part if isinstance(part, list) and key in (*_LEAVES, "metadata") else [part]
+            names = part if isinstance(part, list) and key in (*_LEAVES, *_LISTS) else [part]
             is_right = all(isinstance(name, str) or (name is None and may_be_null) for name in names)
-            if not is_right or (key == "metadata" and not isinstance(entry, list)):
+            if not is_right or (key in _LISTS and not isinstance(entry, list)):
                 raise UsageError(f"{where}: {key} is {quote(entry)}: give names of columns")
     return Columns(**value)  # pyright: ignore[reportArgumentType]
 
 
-_LEAVES = ("observation", "action", "final")
+_LEAVES, _LISTS = ("observation", "action", "final"), ("metadata", "discrete")
 
 
 def roles_of(columns: Columns, names: Sequence[str], where: str) -> Roles:
@@ -155,10 +158,10 @@ def roles_of(columns: Columns, names: Sequence[str], where: str) -> Roles:
     kept += [existing(name, "metadata") for name in columns.metadata]
     missing: dict[str, str | None]
     missing = {leaf: MISSING + leaf for leaf in (*observation, *final) if MISSING + leaf in names}
+    action = _by_leaf(columns.action, "action", names, where)
+    check_leaves(columns.discrete, [*observation, *action], "the table")
+    check_leaves(columns.missing, [*observation, *final], "the observation")
     for leaf, column in columns.missing.items():
-        if leaf not in observation and leaf not in final:
-            nearest = suggest(leaf, [*observation, *final])
-            raise UsageError(f"no leaf of the observation is called {quote(leaf)}{nearest}")
         missing[leaf] = None if column is None else existing(column, f"missing {leaf}")
     step = optional(columns.step, "step")
     is_unsaid = step is None and columns.step is not None
@@ -167,7 +170,7 @@ def roles_of(columns: Columns, names: Sequence[str], where: str) -> Roles:
         step=step,
         clocks=tuple(name for name in names if is_unsaid and name.lower() in CLOCKS),
         observation=observation,
-        action=_by_leaf(columns.action, "action", names, where),
+        action=action,
         reward=existing(columns.reward, "reward"),
         terminated=optional(columns.terminated, "terminated"),
         truncated=optional(columns.truncated, "truncated"),
@@ -175,7 +178,15 @@ def roles_of(columns: Columns, names: Sequence[str], where: str) -> Roles:
         text=optional(columns.text, "text"),
         metadata={METADATA + name.removeprefix(METADATA): name for name in kept},
         missing=missing,
+        discrete=frozenset(columns.discrete),
     )
+
+
+def check_leaves(leaves: Iterable[str], known: Sequence[str], whole: str) -> None:
+    """Refuse a name that no leaf of `whole` has, with the nearest."""
+    unknown = next((leaf for leaf in leaves if leaf not in known), None)
+    if unknown is not None:
+        raise UsageError(f"no leaf of {whole} is called {quote(unknown)}{suggest(unknown, known)}")
 
 
 def _existing(names: Sequence[str], where: str, name: str, role: str) -> str:

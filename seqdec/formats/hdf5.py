@@ -10,7 +10,7 @@ last observation is given once more as `final`: the step itself is kept, for its
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -25,8 +25,9 @@ from seqdec.data.episode import Row, make_row
 from seqdec.data.source import Source, file_identity
 from seqdec.errors import DataError, UsageError, suggest, suggest_beside
 from seqdec.formats.arrays import steps_of
+from seqdec.formats.columns import check_leaves
 from seqdec.formats.guard import at, hdf5_array, opened_hdf5, refuse_pickle, words_of
-from seqdec.formats.infer import Seen, bounded, choices, images, numbers
+from seqdec.formats.infer import Seen, bounded, choices, images, numbers, whole_choices
 from seqdec.spaces.leaves import leaf_kind
 from seqdec.spaces.space import MAX_ENTRIES, describe_space, quote
 from seqdec.spaces.spec import EnvironmentSpec
@@ -40,7 +41,13 @@ logger = logging.getLogger(__name__)
 _Arrays = Mapping[str, h5py.Dataset]
 
 
-def source(path: Path | str, spec: EnvironmentSpec | None = None, *, max_episode_steps: int | None = None) -> Source:
+def source(
+    path: Path | str,
+    spec: EnvironmentSpec | None = None,
+    *,
+    max_episode_steps: int | None = None,
+    discrete: Sequence[str] = (),
+) -> Source:
     """Return the episodes of a file, yet to be read; the ends and, without a spec, the actions are gone through once.
 
     Args:
@@ -50,9 +57,10 @@ def source(path: Path | str, spec: EnvironmentSpec | None = None, *, max_episode
             of them are inside, or without bounds.
         max_episode_steps: the environment's time limit, if `spec` does not name it. Only where the file has no
             `timeouts` are episodes cut by it, as truncated.
+        discrete: ["action"] where the actions are choices though they are kept as floats (0.0, 1.0, 2.0).
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, or `discrete` is given beside `spec`.
         DataError: it is no HDF5 file, holds other arrays, or does not fit `spec`.
     """
     path = Path(path)
@@ -61,9 +69,12 @@ def source(path: Path | str, spec: EnvironmentSpec | None = None, *, max_episode
     if not path.is_file():
         raise UsageError(f"no file {quote(path)}{suggest_beside(path)}")
     refuse_pickle(path)
+    check_leaves(discrete, ["action"], "the actions")
+    if spec is not None and discrete:
+        raise UsageError("the environment says which actions are choices: leave discrete out", option="discrete")
     with _opened(path) as arrays:
         if spec is None:
-            spec = _inferred(arrays)
+            spec = _inferred(arrays, is_discrete=bool(discrete))
         _check_fits(arrays, spec)
         if max_episode_steps is not None:
             spec = replace(spec, max_episode_steps=max_episode_steps)
@@ -171,19 +182,19 @@ class _Window:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _inferred(arrays: _Arrays) -> EnvironmentSpec:
+def _inferred(arrays: _Arrays, *, is_discrete: bool) -> EnvironmentSpec:
     for name in ("observations", "actions"):
         if not 1 <= int(np.prod(arrays[name].shape[1:])) <= MAX_ENTRIES:
             raise DataError(f"{name} have shape {list(arrays[name].shape[1:])}: expected 1 to {MAX_ENTRIES}")
     data = arrays["observations"]
     space_of = images if data.dtype == np.uint8 else numbers
-    return EnvironmentSpec(space_of(data.shape[1:]), _action_space(arrays["actions"]))
+    return EnvironmentSpec(space_of(data.shape[1:]), _action_space(arrays["actions"], is_discrete=is_discrete))
 
 
-def _action_space(data: h5py.Dataset) -> gymnasium.Space:
-    seen, window = Seen("action"), _Window(data)
-    for first in range(0, len(data), window.size):
-        seen.add(window.rows(first, min(first + window.size, len(data))), ())
+def _action_space(data: h5py.Dataset, *, is_discrete: bool) -> gymnasium.Space:
+    seen = _seen(data)
+    if is_discrete:
+        return whole_choices(seen)
     if data.dtype.kind == "f":
         space = bounded(seen, data.shape[1:])
         if np.isfinite(space.low).all():
@@ -194,8 +205,17 @@ def _action_space(data: h5py.Dataset) -> gymnasium.Space:
     if least < 0 or most >= MAX_ENTRIES:
         limits = f"from {least} to {most:g}, expected 0 to {MAX_ENTRIES - 1}"
         raise DataError(f"actions are whole numbers {limits}: give the environment of the recording")
-    high = seen.high.reshape(()) if seen.high.size == 1 else seen.high
-    return choices(np.zeros_like(high), high, "action")
+    return choices(np.zeros_like(seen.high), seen.high, "action")
+
+
+def _seen(data: h5py.Dataset) -> Seen:
+    """Look at all actions."""
+    seen, window = Seen("action"), _Window(data)
+    for first in range(0, len(data), window.size):
+        seen.add(window.rows(first, min(first + window.size, len(data))), ())
+    if seen.high.size == 1:  # [N, 1] is one choice a step
+        seen.low, seen.high = seen.low.reshape(()), seen.high.reshape(())
+    return seen
 
 
 def _check_fits(arrays: _Arrays, spec: EnvironmentSpec) -> None:
@@ -214,4 +234,6 @@ def _fits(data: h5py.Dataset, space: gymnasium.Space) -> bool:
         is_image = data.dtype == np.uint8 and len(shape) >= 2
         return shape == space.shape and is_image == (leaf_kind(space) == "image")
     shapes = [(), (1,)] if isinstance(space, Discrete) else [space.shape]
-    return not isinstance(space, Dict | Tuple | Text) and data.dtype.kind in "biu" and shape in shapes
+    if isinstance(space, Dict | Tuple | Text) or shape not in shapes:
+        return False
+    return data.dtype.kind in "biu" or _seen(data).is_whole

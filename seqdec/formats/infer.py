@@ -9,6 +9,7 @@ Lists of truth values are MultiBinary, lists of whole numbers MultiDiscrete if a
 or more an image if observed and between 0 and 255. Leaves are nested by the dots in their names.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from seqdec.spaces.leaves import role_of
 from seqdec.spaces.space import MAX_ENTRIES, MAX_TEXT, quote
 
 LARGEST_DISCRETE_OBSERVATION = 255
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Seen:
     low: np.ndarray = field(default_factory=lambda: np.array(np.inf))
     high: np.ndarray = field(default_factory=lambda: np.array(-np.inf))
     has_gaps: bool = False
-    is_whole: bool = True
+    is_whole: bool = True  # all floats among them are
 
     def add(self, values: np.ndarray, kinds: Collection[str]) -> None:
         """Look at the values of some steps: [n, ...]; the kinds are those of their columns, see `kind_word`.
@@ -66,7 +68,7 @@ class Seen:
         if values.dtype.kind == "f":
             gaps = np.isnan(values)
             self.has_gaps |= bool(gaps.any())
-            self.is_whole &= bool((values == np.floor(values))[~gaps].all())
+            self.is_whole &= bool((np.isfinite(values) & (values == np.floor(values)))[~gaps].all())
         self.low = np.fmin(self.low, np.fmin.reduce(values, axis=0))
         self.high = np.fmax(self.high, np.fmax.reduce(values, axis=0))
 
@@ -86,8 +88,10 @@ def kind_word(kind: pa.DataType) -> str:
     return "float" if pa.types.is_floating(kind) or pa.types.is_decimal(kind) else "text"
 
 
-def space_of(seen: Seen) -> gymnasium.Space:
-    """Return the space of a leaf, whose name says whether it is acted."""
+def space_of(seen: Seen, *, is_discrete: bool = False) -> gymnasium.Space:
+    """Return the space of a leaf, whose name says whether it is acted; choices of whole numbers if `is_discrete`."""
+    if is_discrete:
+        return whole_choices(seen)
     name, shape = seen.name, seen.shape
     is_action = role_of(name) == "action"
     kinds = seen.kinds - {"null"}
@@ -126,8 +130,24 @@ def numbers(shape: tuple[int, ...]) -> Box:
 
 def bounded(seen: Seen, shape: tuple[int, ...]) -> Box:
     """Return the space of actions that are numbers: [-1, 1] where all are inside, else without bounds."""
+    if seen.is_whole and len(seen.shape or ()) <= 1:
+        said = "holds whole numbers alone, kept as floats: they are taken for continuous"
+        logger.warning("%s %s; if they are choices, name it in discrete=[...]", seen.name, said)
     is_inside = bool((seen.low >= -1).all() and (seen.high <= 1).all())
     return Box(-1, 1, shape, np.float32) if is_inside else numbers(shape)
+
+
+def whole_choices(seen: Seen) -> Discrete | MultiDiscrete:
+    """Return the space of the choices that a leaf's values are, whole numbers that may be kept as floats.
+
+    Raises:
+        DataError: they are no whole numbers, or in several axes.
+    """
+    is_number = seen.shape is not None and not seen.kinds & {"text", "image"}
+    if not is_number or not seen.is_whole or len(seen.shape or ()) > 1:
+        problem = f"{seen.name} holds something else than whole numbers: only these are choices"
+        raise DataError(f"{problem}, one or a list of them a step", option="discrete")
+    return choices(seen.low, seen.high, seen.name)
 
 
 def choices(low: np.ndarray, high: np.ndarray, name: str) -> Discrete | MultiDiscrete:

@@ -56,8 +56,8 @@ def load_dataset(
         on_nonfinite: what becomes of an episode that holds nan or an infinity: "refuse" all, or "drop-episode".
         clip_actions: bring actions that leave the action space back to its bounds instead of refusing them.
         folder: where to keep what is read, which is then mapped from there and not held in memory.
-        options: `max_episode_steps` of hdf5; `split` and `config` of a table or chat; `cameras`, `image_size` and
-            `episodes` of lerobot. See `source` in the module of that name.
+        options: `max_episode_steps` and `discrete` of hdf5; `split` and `config` of a table or chat; `cameras`,
+            `image_size` and `episodes` of lerobot. See `source` in the module of that name.
 
     Raises:
         UsageError: there is no such data, kind or option.

@@ -62,6 +62,8 @@ def source(
         raise DataError(table.mixed[mixed])
     if roles.terminated is None and roles.truncated is None:
         logger.warning("%s says of no episode how it ended: all count as cut off (truncated)", table.name)
+    if spec and roles.discrete:
+        raise UsageError("the environment says which actions are choices: leave discrete out", option="discrete")
     leaves = {} if spec else {**roles.observation, **roles.action}
     num_episodes, metadata = None, {}
     if spec is None or roles.metadata:
@@ -114,13 +116,15 @@ def _scan(
                     continue
                 kinds = set[str]().union(*map(episode.kinds, flat({leaf: column})))
                 seen[leaf].add(vector(episode.steps, column), kinds)
-                if kinds == {"image"} and seen[leaf].shape:  # one episode tells it: the others need not be unpacked
+                if (
+                    kinds == {"image"} and seen[leaf].shape and leaf not in roles.discrete
+                ):  # one episode tells it: the others need not be unpacked
                     spaces[leaf] = space_of(seen[leaf])
             for name, column in roles.metadata.items():
                 types[name].add(type(episode.fact(column)))
     if not num_episodes:
         raise DataError(f"{table.name} has no rows: give at least one episode")
-    spaces |= {leaf: space_of(seen[leaf]) for leaf in leaves if leaf not in spaces}
+    spaces |= {leaf: space_of(seen[leaf], is_discrete=leaf in roles.discrete) for leaf in leaves if leaf not in spaces}
     return spaces, {name: _fact_type(kinds) for name, kinds in types.items()}, num_episodes
 
 
