@@ -22,7 +22,7 @@ from seqdec.errors import UsageError, suggest
 from seqdec.inference.candidates import Candidates, check_candidates, choices, log_probs, most_tokens, number_choices
 from seqdec.inference.memory import Memory
 from seqdec.inference.script import Script, Written
-from seqdec.inference.values import demo_batch, tensor_of
+from seqdec.inference.values import as_done, demo_batch, tensor_of
 from seqdec.inference.writing import chooser, guided, write_texts
 from seqdec.model.distributions import Distribution
 from seqdec.model.packed import pack
@@ -61,11 +61,10 @@ class Context:
         self._script = Script(model, num_sequences)
         room = min(ROOM, self.layout.num_tokens) if self.layout.has_words else self.layout.num_tokens
         self._memory = Memory(model.backbone_source, num_sequences, room, use_cache=use_cache)
-        # actions of vectors whose space holds whole numbers: what is sampled is what is done
-        self._whole = {
-            name: [torch.as_tensor(bound.reshape(-1), dtype=torch.float32) for bound in (leaf.low, leaf.high)]
-            for name, leaf in model.data.spec.action_leaves.items()
-            if isinstance(leaf, Box) and leaf.dtype.kind != "f"
+        # actions that their space's type does not hold as they are sampled: what is done is written
+        leaves = model.data.spec.action_leaves.items()
+        self._coarse = {
+            name: leaf for name, leaf in leaves if isinstance(leaf, Box) and not np.can_cast(np.float32, leaf.dtype)
         }
         self._restart()
 
@@ -166,8 +165,8 @@ class Context:
                 distribution = distribution if top_k is None else distribution.top_k(top_k)
                 distribution = distribution if temperature == 1 else distribution.tempered(temperature)
                 value = distribution.sample(uniform)
-            if name in self._whole:
-                value = value.round().clamp(*self._whole[name])
+            if name in self._coarse:
+                value = as_done(self._coarse[name], value)
             if guidance:
                 value = value.repeat_interleave(size, 0)
             self._set(name, value)

@@ -18,7 +18,7 @@ from seqdec.errors import UsageError
 from seqdec.play.candidates import NAMES, VALID_ACTIONS, named
 from seqdec.sequence.layout import Layout
 from seqdec.sequence.variable import Variable, encode_texts
-from seqdec.spaces.leaves import MISSING, without_nan
+from seqdec.spaces.leaves import MISSING, in_box, without_nan
 
 
 def tensor_of(
@@ -118,8 +118,14 @@ def in_space(leaf: gymnasium.Space, sampled: Tensor | list[str]) -> np.ndarray:
     values = sampled.cpu().numpy()
     values = values.reshape(len(values), *(leaf.shape or ()))
     if isinstance(leaf, Box) and leaf.dtype != values.dtype:  # of its own type a codec keeps inside
-        values = np.clip(values, leaf.low, leaf.high)
+        return in_box(leaf, values)
     return values.astype(leaf.dtype, copy=False)
+
+
+def as_done(leaf: Box, sampled: Tensor) -> Tensor:
+    """Return actions of a leaf [B, size] as `in_space` has them, for the codec to read."""
+    done = in_space(leaf, sampled).astype(np.float32)
+    return torch.from_numpy(done.reshape(sampled.shape)).to(sampled.device)
 
 
 def check_observations(

@@ -5,7 +5,7 @@ import numpy as np
 from gymnasium.spaces import Box, MultiBinary, Text
 
 from seqdec.errors import NumericsError, UsageError
-from seqdec.spaces.leaves import Batch, leaf_parts, leaves
+from seqdec.spaces.leaves import Batch, in_box, leaf_parts, leaves
 from seqdec.spaces.space import describe_space, quote, whole_limits, zero_of
 
 
@@ -15,7 +15,7 @@ def idle_actions(space: gymnasium.Space, num_envs: int) -> dict[str, np.ndarray]
 
 
 def checked_actions(chosen: Batch, num_rows: int, space: gymnasium.Space) -> dict[str, np.ndarray]:
-    """Return an actor's actions by leaf, [num_rows, ...] in the environment's types; a Box clips them.
+    """Return an actor's actions by leaf, [num_rows, ...] in the environment's types; a Box rounds and clips.
 
     Texts stay as they are, whatever their length and characters: many environments declare Gymnasium's default
     characters, which hold no space, and take sentences.
@@ -54,7 +54,7 @@ def _checked_leaf(actions: np.ndarray, num_rows: int, space: gymnasium.Space, na
     if np.isnan(actions).any():
         raise NumericsError(f"the actor gave an {name} that is nan: the policy's weights or inputs are damaged")
     if isinstance(space, Box):
-        return np.clip(actions, space.low, space.high).astype(space.dtype)
+        return in_box(space, actions)
     low, high = whole_limits(space)
     outside = (actions != np.floor(actions)) | (actions < low) | (actions > high)
     if outside.any():

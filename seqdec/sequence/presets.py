@@ -257,9 +257,18 @@ def _variable_from_leaf(
     if isinstance(leaf, Box):
         low = high = None
         if role_of(name) != "observation":  # environments are lax with the bounds of their observations
-            low, high = (tuple(map(float, np.ravel(bound))) for bound in (leaf.low, leaf.high))
+            low, high = (tuple(map(float, np.ravel(bound))) for bound in _bounds(leaf))
         return Variable(name, head, size, weight, low, high, optional=optional)
     sizes, starts = (2,) * size, (0,) * size  # MultiBinary
     if isinstance(leaf, MultiDiscrete):
         sizes, starts = (tuple(map(int, np.ravel(counts))) for counts in (leaf.nvec, leaf.start))
     return Variable(name, "multi_discrete", size, weight, sizes=sizes, starts=starts, optional=optional)
+
+
+def _bounds(leaf: Box) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bounds of a Box; whole numbers that only a wide type bounds have none."""
+    if leaf.dtype.kind == "f" or leaf.dtype.itemsize < 4:
+        return leaf.low, leaf.high
+    limits = np.iinfo(leaf.dtype.name)
+    low = np.where((leaf.low == limits.min) & (limits.min < 0), -np.inf, leaf.low)
+    return low, np.where(leaf.high == limits.max, np.inf, leaf.high)

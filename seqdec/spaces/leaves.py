@@ -140,6 +140,16 @@ def without_nan(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return (np.where(mask, values.dtype.type(0), values), mask) if mask.any() else (values, None)
 
 
+def in_box(box: Box, values: np.ndarray) -> np.ndarray:
+    """Return numbers as a Box holds them, in its type: the nearest whole ones where it has these, inside its bounds."""
+    if box.dtype.kind == "f":
+        return np.clip(values, box.low, box.high).astype(box.dtype, copy=False)
+    values = np.rint(values) if values.dtype.kind == "f" else values
+    with np.errstate(invalid="ignore"):  # a number beyond the type becomes another one, and is then replaced
+        whole = values.astype(box.dtype)
+    return np.where(values >= box.high, box.high, np.where(values <= box.low, box.low, whole))
+
+
 def unstack(batch: Batch, num_rows: int) -> list[Batch]:
     """Return the rows of a nested batch, each nested alike."""
     if isinstance(batch, Mapping):

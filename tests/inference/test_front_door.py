@@ -20,6 +20,7 @@ from seqdec.model.sequence_model import SequenceModel, build_model
 from seqdec.play import make_envs, rollout, scripted_cartpole
 from seqdec.sequence.layout import Layout
 from seqdec.sequence.presets import layout_from_spaces
+from seqdec.sequence.variable import Head
 from seqdec.sequence.windows import Windows
 from seqdec.spaces.spec import EnvironmentSpec
 
@@ -38,13 +39,15 @@ def layout_of(dataset: Dataset) -> Layout:
     return layout_from_spaces("decision_transformer", spec.observation_space, spec.action_space, context_length=6)
 
 
-def model_of(action_space: gymnasium.Space, actions: np.ndarray, observation_space=None) -> SequenceModel:
+def model_of(
+    action_space: gymnasium.Space, actions: np.ndarray, observation_space=None, head: Head = "gaussian"
+) -> SequenceModel:
     """A model of random behaviour in a space of actions."""
     spec = EnvironmentSpec(observation_space or gymnasium.spaces.Box(-9, 9, (3,)), action_space)
     seen = np.random.default_rng(0).normal(size=(len(actions) + 1, 3)).astype(np.float32)
     steps = {"observation": seen[:-1], "action": actions, "reward": np.ones(len(actions), np.float32)}
     episode = Episode(steps, final={"observation": seen[-1]}, terminated=True, truncated=False)
-    layout = layout_from_spaces("fused", spec.observation_space, spec.action_space, context_length=4)
+    layout = layout_from_spaces("fused", spec.observation_space, spec.action_space, context_length=4, head=head)
     return build_model(Windows(from_episodes([episode] * 2, spec), layout), load_backbone("small", num_layers=1))
 
 
@@ -80,16 +83,28 @@ def test_an_action_is_one_of_its_space_and_the_row_of_a_batch(space: gymnasium.S
         np.testing.assert_allclose(action, row, atol=1e-6)  # pyright: ignore
 
 
-def test_an_action_of_whole_numbers_is_remembered_as_it_was_done():
-    space = gymnasium.spaces.Box(-3, 5, (2,), np.int64)
-    actions = np.random.default_rng(0).integers(-3, 6, size=(12, 2)).astype(np.float32)
-    policy = Policy(model_of(space, actions), 5.0)
+@pytest.mark.parametrize("dtype", [np.int64, np.int8, np.uint8, np.bool_, np.float16])
+@pytest.mark.parametrize("head", ["gaussian", "mse", "binned"])
+def test_an_action_of_whole_numbers_is_remembered_as_it_was_done(dtype: type, head: Head):
+    low, high = (0, 1) if dtype is np.bool_ else (1, 5)
+    space = gymnasium.spaces.Box(low, high, (2,), dtype)
+    actions = np.random.default_rng(0).integers(low, high + 1, size=(12, 2)).astype(np.float32)
+    policy = Policy(model_of(space, actions, head=head), 5.0)
     policy.reset(2)
     done = policy.act(np.zeros((2, 3)))
+    assert all(space.contains(row) for row in done)  # pyright: ignore
     assert policy._context is not None
     written = policy._context._script.steps[-1]["action"].tokens
     expected, _ = policy.model.embed_values("action", policy._context._value("action", done)[0])
     np.testing.assert_array_equal(written, expected.detach())
+
+
+def test_whole_numbers_that_only_their_type_bounds_are_predicted_near_the_data():
+    space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.int64)
+    actions = np.random.default_rng(0).integers(-9, 10, size=(40, 2)).astype(np.float32)
+    policy = Policy(model_of(space, actions, head="mse"), 5.0)
+    policy.reset(2)
+    assert (np.abs(policy.act(np.zeros((2, 3)))) < 20).all()  # pyright: ignore
 
 
 def test_nested_spaces_are_acted_in_one_by_one():

@@ -279,6 +279,23 @@ def test_box_actions_are_clipped_and_recorded_as_they_were_given():
     assert episode.steps["observation"].dtype == np.int64
 
 
+@pytest.mark.parametrize(
+    ("space", "given", "done"),
+    [
+        (Box(-10, 10, (2,), np.int64), [1.7, -1.7], [2, -2]),
+        (Box(0, 255, (2,), np.uint8), [300.2, -0.6], [255, 0]),
+        (Box(-np.inf, np.inf, (2,), np.int64), [1e30, -1e30], [2**63 - 1, -(2**63)]),
+        (Box(-5, 2**40 + 1, (2,), np.int64), [2.0**41, -9.0], [2**40 + 1, -5]),
+        (Box(0, 1, (2,), np.bool_), [0.7, 0.2], [True, False]),
+    ],
+    ids=str,
+)
+def test_actions_are_the_nearest_that_a_space_of_whole_numbers_holds(monkeypatch, space: Box, given: list, done: list):
+    monkeypatch.setattr(Boxed, "action_space", space)
+    rollout(Constant(given), batch_of(Boxed, 1), num_episodes=1, seed=0)
+    assert Boxed.given[0].tolist() == done and space.contains(Boxed.given[0])
+
+
 def test_truth_values_are_numbers_where_the_space_has_them(monkeypatch):
     monkeypatch.setattr(Boxed, "action_space", Box(0, 1, (2,), np.bool_))
     episode = rollout(Constant([True, False]), batch_of(Boxed, 1), num_episodes=1, seed=0)[0]
