@@ -119,7 +119,7 @@ def train(
         heldout: windows of episodes that are not trained on, by task.
         evaluate: measures the model in the environment, on the main process, after the step is saved; its numbers are
             logged as they are. Where it raises, a warning says so, null stands for its numbers, and training goes on.
-        tracker: see `metrics.TRACKERS`.
+        tracker: see `trackers.TRACKERS`.
         config: recorded by the tracker.
         resume: go on from the newest checkpoint in `out`, if there is one.
         progress: show a bar.

@@ -7,12 +7,9 @@ left alone: it never stops training.
 import contextlib
 import logging
 import math
-import netrc
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -22,8 +19,8 @@ from seqdec import storage
 from seqdec.errors import UsageError
 from seqdec.sequence.draw import Draw
 from seqdec.training.step import Counts
+from seqdec.training.trackers import open_tracker
 
-TRACKERS = ("none", "wandb", "tensorboard", "trackio")
 logger = logging.getLogger(__name__)
 
 
@@ -76,7 +73,7 @@ class Metrics:
     Args:
         folder: the run's folder.
         step: lines of later steps are cut away, so that a resumed run has neither gaps nor repeats.
-        tracker: one of `TRACKERS`.
+        tracker: one of `trackers.TRACKERS`, which goes on with its run where this one is resumed.
         config: what the tracker shows as the run's settings.
     """
 
@@ -89,7 +86,7 @@ class Metrics:
             self._remember(line.get("step", 0), line)
         self._name, self._tracker = tracker, None
         with self._guarded():
-            self._tracker = _open_tracker(tracker, folder, dict(config))
+            self._tracker = open_tracker(tracker, folder, config, step=step)
 
     def _remember(self, step: int, names: Iterable[str]) -> None:
         measured = [name for name in names if name != "step" and not name.startswith(("train/", "speed/"))]
@@ -123,62 +120,3 @@ class Metrics:
             with self._guarded():
                 self._tracker.close()
             self._tracker = None
-
-
-class _Tracker(NamedTuple):
-    log: Callable[[dict[str, float], int], None]
-    close: Callable[[], None]
-
-
-def _open_tracker(name: str, folder: Path, config: dict[str, object]) -> _Tracker | None:
-    """Return how to log to a tracker and how to close it; None for no tracker."""
-    if name not in TRACKERS:
-        raise UsageError(f"unknown tracker {name!r}: use one of {', '.join(TRACKERS)}")
-    try:
-        if name == "wandb":
-            return _open_wandb(folder, config)
-        if name == "tensorboard":
-            return _open_tensorboard(folder)
-        if name == "trackio":
-            import trackio  # pyright: ignore[reportMissingImports]
-
-            trackio.init(project="seqdec", name=folder.name, config=config)
-            return _Tracker(lambda values, step: trackio.log(values, step=step), trackio.finish)
-    except ImportError as error:
-        raise UsageError(f'{name} is not installed: pip install "seqdec[{name}]"') from error
-    return None
-
-
-def _open_tensorboard(folder: Path) -> _Tracker:
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(folder / "tensorboard"))
-
-    def log(values: dict[str, float], step: int) -> None:
-        for key, value in values.items():
-            writer.add_scalar(key, value, step)
-
-    return _Tracker(log, writer.close)
-
-
-def _open_wandb(folder: Path, config: dict[str, object]) -> _Tracker:
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else it sends what goes wrong, also when offline
-    import wandb  # pyright: ignore[reportMissingImports]
-
-    is_logged_in = bool(os.environ.get("WANDB_API_KEY")) or _has_wandb_login()
-    run = wandb.init(
-        project="seqdec", name=folder.name, dir=str(folder), config=config,
-        mode=None if is_logged_in or "WANDB_MODE" in os.environ else "offline",
-        settings=wandb.Settings(init_timeout=20, silent=True, disable_git=True),
-    )  # fmt: skip
-    run.define_metric("*", step_metric="step")
-    return _Tracker(lambda values, step: run.log({**values, "step": step}), run.finish)
-
-
-def _has_wandb_login() -> bool:
-    """Whether somebody is logged in on this machine; asked of the netrc file, so that nothing is prompted."""
-    path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
-    try:
-        return path.exists() and netrc.netrc(str(path)).authenticators("api.wandb.ai") is not None
-    except (netrc.NetrcParseError, OSError):
-        return False

@@ -38,7 +38,7 @@ class Run:
         optimizer: whose moments are saved.
         first_step: to go on from.
         keep: how many checkpoints stay.
-        tracker: one of `TRACKERS`.
+        tracker: one of `trackers.TRACKERS`.
         config: what the tracker shows as the run's settings.
         heldout: windows of each task that are not trained on.
         evaluate: measures the models in their environments.
