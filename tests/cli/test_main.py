@@ -41,10 +41,10 @@ FLAGS = {
     "demo cartpole": "data output debug",
     "data cartpole": "output episodes seed debug",
     "data minari": "id output replace missing on-nonfinite clip-actions debug",
-    "data hdf5": "file env max-episode-steps output replace missing on-nonfinite clip-actions debug",
+    "data hdf5": "file env max-episode-steps discrete output replace missing on-nonfinite clip-actions debug",
     "data table": (
-        "name episode observation action final reward terminated truncated text keep env split config output "
-        "replace missing on-nonfinite clip-actions debug"
+        "name episode step observation action final reward terminated truncated text keep discrete env split config "
+        "output replace missing on-nonfinite clip-actions debug"
     ),
     "data lerobot": "name cameras image-size episodes output replace missing on-nonfinite debug",
     "data convert": "word output replace missing on-nonfinite clip-actions debug",
