@@ -93,7 +93,7 @@ class DataTable:
     observation: Words = option(("observation",), "Columns: one, several of a vector, or KEY=COLUMN,... of a Dict.")
     action: Words = option(("action",), "Columns of the action, likewise.")
     final: Words = option(("final",), "Columns of what was seen after a step, likewise, where there are any.")
-    reward: str = option("reward", "Column of the reward.")
+    reward: str = option("reward", "Column of the reward (none: there is none, all are 0).")
     terminated: str = option("terminated", "Column that is true where the task ended (none: there is none).")
     truncated: str = option(
         "truncated", "Column that is true where a time limit cut the episode (none: there is none)."
@@ -265,7 +265,7 @@ def table_columns(given: DataTable) -> "Columns":
         step=none(given.step),
         observation=names(given.observation, "observation"),
         action=names(given.action, "action"),
-        reward=given.reward,
+        reward=none(given.reward),
         terminated=none(given.terminated),
         truncated=none(given.truncated),
         final=None if given.final == ("none",) else names(given.final, "final"),

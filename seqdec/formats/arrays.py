@@ -33,6 +33,7 @@ _DAMAGES = (
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
 StepOf = Callable[[int], int]
+NO_REWARDS = "%s has no rewards: they are taken for 0; train what asks for no return, such as behaviour cloning"
 
 
 def step_values(array: pa.Array | pa.ChunkedArray, column: str, first: int = 0) -> np.ndarray:

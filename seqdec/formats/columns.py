@@ -41,6 +41,7 @@ class Columns:
             and a policy then learns that nothing comes after it: map one only where it means the task's end. If
             neither this nor `truncated` is there, every episode counts as cut off; if one is, it tells the other.
         truncated: true at a last step after which only the record ends.
+        reward: what each action earned. None: nothing is known of that, and all rewards are 0.
         final: what was seen after each step, or after the last. Without any, the last observation is taken again.
         text: words about the episode.
         metadata: what else to keep of an episode, texts, numbers and truth values, beside "metadata.NAME".
@@ -56,7 +57,7 @@ class Columns:
     step: str | None = "step"
     observation: Names = "observation"
     action: Names = "action"
-    reward: str = "reward"
+    reward: str | None = "reward"
     terminated: str | None = "terminated"
     truncated: str | None = "truncated"
     final: Names | None = "final"
@@ -85,7 +86,7 @@ class Roles:
     clocks: tuple[str, ...]
     observation: LeafColumns
     action: LeafColumns
-    reward: str
+    reward: str | None
     terminated: str | None
     truncated: str | None
     final: LeafColumns
@@ -123,7 +124,7 @@ def columns_from_json(value: Mapping[str, object], where: str) -> Columns:
         if key not in known:
             raise UsageError(f"{where}: unknown key {quote(key)}{suggest(key, known)}; it has {', '.join(known)}")
         parts = entry.values() if isinstance(entry, Mapping) and key in (*_LEAVES, "missing") else [entry]
-        is_needed = key in ("observation", "action", "reward", *_LISTS)
+        is_needed = key in ("observation", "action", *_LISTS)
         may_be_null = not is_needed and (key == "missing" or not isinstance(entry, Mapping))
         for part in parts:
             names = part if isinstance(part, list) and key in (*_LEAVES, *_LISTS) else [part]
@@ -171,7 +172,7 @@ def roles_of(columns: Columns, names: Sequence[str], where: str) -> Roles:
         clocks=tuple(name for name in names if is_unsaid and name.lower() in CLOCKS),
         observation=observation,
         action=action,
-        reward=existing(columns.reward, "reward"),
+        reward=None if columns.reward is None else existing(columns.reward, "reward"),
         terminated=optional(columns.terminated, "terminated"),
         truncated=optional(columns.truncated, "truncated"),
         final=final,
@@ -192,7 +193,9 @@ def check_leaves(leaves: Iterable[str], known: Sequence[str], whole: str) -> Non
 def _existing(names: Sequence[str], where: str, name: str, role: str) -> str:
     if name not in names:
         nearest = f"{suggest(name, names)}; it has {_list(names)}"
-        raise UsageError(f"{where} has no column {quote(name)} for the {role}{nearest}")
+        if role == "reward":
+            nearest += ": name one, or None where nothing is earned (Columns.reward)"
+        raise UsageError(f"{where} has no column {quote(name)} for the {role}{nearest}", option=role)
     return name
 
 

@@ -2,6 +2,7 @@
 
     observations [N, ...]  actions [N, ...]  rewards [N]  terminals [N]    timeouts [N], next_observations [N, ...]
                                                                            may be there; all else is not looked at
+    observations [N, ...]  actions [N, ...]  timeouts [N] or terminals     demonstrations: their rewards are 0
 
 An episode ends where `terminals` is set (terminated) or `timeouts` is (truncated, which is no end of the task); both
 may be. What is left after the last end is an episode that was truncated. The row after an end is the next episode's
@@ -24,7 +25,7 @@ from gymnasium.spaces import Box, Dict, Discrete, Text, Tuple
 from seqdec.data.episode import Row, make_row
 from seqdec.data.source import Source, file_identity
 from seqdec.errors import DataError, UsageError, suggest, suggest_beside
-from seqdec.formats.arrays import steps_of
+from seqdec.formats.arrays import NO_REWARDS, steps_of
 from seqdec.formats.columns import check_leaves
 from seqdec.formats.guard import at, hdf5_array, opened_hdf5, refuse_pickle, words_of
 from seqdec.formats.infer import Seen, bounded, choices, images, numbers, whole_choices
@@ -79,6 +80,8 @@ def source(
         if max_episode_steps is not None:
             spec = replace(spec, max_episode_steps=max_episode_steps)
         limit = None if "timeouts" in arrays else spec.max_episode_steps
+        if "rewards" not in arrays:
+            logger.warning(NO_REWARDS, path)
         num_episodes = sum(1 for _ in _spans(arrays, limit))
         if num_episodes == 1 and limit is None and "timeouts" not in arrays:
             logger.warning("%s is a single episode: give max_episode_steps if a time limit ended episodes", path)
@@ -96,7 +99,7 @@ def _rows(path: Path, spec: EnvironmentSpec, limit: int | None) -> Iterator[Row]
             episode = {
                 "observation": np.concatenate([observations, final]),
                 "action": windows["actions"].rows(start, stop),
-                "reward": windows["rewards"].rows(start, stop),
+                "reward": windows["rewards"].rows(start, stop) if "rewards" in windows else np.zeros(stop - start),
             }
             yield make_row(steps_of(episode, spec), terminated=terminated, truncated=truncated)
 
@@ -110,12 +113,14 @@ def _opened(path: Path) -> Iterator[_Arrays]:
 
 def _checked(file: h5py.File) -> _Arrays:
     names = [str(name) for name in file]
-    lacking = next((name for name in _REQUIRED if name not in names), None)
+    short = [name for name in names if len(name) < 100]
+    is_demo = "rewards" not in names and not suggest("rewards", short)
+    optional = ({"rewards", "terminals"} if "timeouts" in names else {"rewards"}) if is_demo else set[str]()
+    lacking = next((name for name in _REQUIRED if name not in names and name not in optional), None)
     if lacking is not None and any(name.startswith("episode_") for name in names):
         raise DataError("it has groups of episodes, as Minari's main_data.hdf5: give the folder of the Minari data set")
     if lacking is not None:
-        nearest = suggest(lacking, [name for name in names if len(name) < 100])
-        raise DataError(f"it has no array {lacking!r}{nearest}; it has {words_of(names)}")
+        raise DataError(f"it has no array {lacking!r}{suggest(lacking, short)}; it has {words_of(names)}")
     arrays = {name: hdf5_array(file, name) for name in (*_REQUIRED, *_OPTIONAL) if name in names}
     num_rows = {name: len(data) if data.ndim else 0 for name, data in arrays.items()}
     for name, data in arrays.items():
@@ -133,7 +138,7 @@ def _checked(file: h5py.File) -> _Arrays:
 
 def _spans(arrays: _Arrays, limit: int | None) -> Iterator[tuple[int, int, bool, bool]]:
     """Yield the first row of each episode, the one after its last, and whether it was terminated and truncated."""
-    start, num_rows = 0, len(arrays["terminals"])
+    start, num_rows = 0, len(arrays["observations"])
     for first in range(0, num_rows, BLOCK_ROWS):
         terminals, timeouts = (_flags(arrays, name, first) for name in ("terminals", "timeouts"))
         for row in np.flatnonzero(terminals | timeouts).tolist():
@@ -154,7 +159,7 @@ def _cut(
 
 def _flags(arrays: _Arrays, name: str, first: int) -> np.ndarray:
     if name not in arrays:
-        return np.zeros(min(BLOCK_ROWS, len(arrays["terminals"]) - first), bool)
+        return np.zeros(min(BLOCK_ROWS, len(arrays["observations"]) - first), bool)
     flags = arrays[name][first : first + BLOCK_ROWS].reshape(-1)
     wrong = np.flatnonzero((flags != 0) & (flags != 1))
     if len(wrong):

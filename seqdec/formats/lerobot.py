@@ -32,7 +32,7 @@ from seqdec.data.source import Source, file_identity
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.formats import lerobot_meta as meta
 from seqdec.formats import table_rows, video
-from seqdec.formats.arrays import known_values, leaf_values, per_step, step_values
+from seqdec.formats.arrays import NO_REWARDS, known_values, leaf_values, per_step, step_values
 from seqdec.formats.guard import AGAIN, at, opened_parquet
 from seqdec.formats.infer import images, nested, numbers
 from seqdec.formats.lerobot_meta import Feature, Info, Recording, member
@@ -82,6 +82,8 @@ def source(
     plan = _plan(meta.read_info(folder), cameras, image_size)
     if plan.videos:
         video.import_av()
+    if not {"next.reward", "next.success"} & set(plan.columns):
+        logger.warning(NO_REWARDS, name)
     recordings = _selected(meta.read_recordings(plan.info, plan.videos), episodes, str(name))
     names = [recording.data for recording in recordings]
     names += [path for recording in recordings for path, _ in recording.videos.values()]

@@ -21,6 +21,7 @@ from datasets import Dataset
 from seqdec.data.episode import METADATA, Row
 from seqdec.data.source import Source, file_identity
 from seqdec.errors import DataError, UsageError
+from seqdec.formats.arrays import NO_REWARDS
 from seqdec.formats.columns import Columns, LeafColumns, Roles, flat, roles_of
 from seqdec.formats.guard import at
 from seqdec.formats.infer import Seen, nested, space_of
@@ -60,6 +61,8 @@ def source(
     mixed = next((column for column in roles.of_steps if column in table.mixed), None)
     if mixed is not None:
         raise DataError(table.mixed[mixed])
+    if roles.reward is None:
+        logger.warning(NO_REWARDS, table.name)
     if roles.terminated is None and roles.truncated is None:
         logger.warning("%s says of no episode how it ended: all count as cut off (truncated)", table.name)
     if spec and roles.discrete:

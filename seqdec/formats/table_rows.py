@@ -193,7 +193,9 @@ def row_of(
         steps |= _observation(episode, roles, leaf, spaces[leaf], observed[leaf], num_steps)
     for leaf, values in acted.items():
         steps |= leaf_values(values[:num_steps], spaces[leaf], leaf)
-    steps["reward"] = _rewards(episode.steps(roles.reward), num_steps, num_observed)
+    steps["reward"] = np.zeros(num_steps, np.float32)
+    if roles.reward is not None:
+        steps["reward"] = _rewards(episode.steps(roles.reward), num_steps, num_observed)
     terminated, truncated = _ends(episode, roles, num_steps)
     text = None if roles.text is None else episode.fact(roles.text)
     if not isinstance(text, str | None):

@@ -101,7 +101,7 @@ def test_a_data_set_of_the_rows_passes_the_checks_and_gives_them_back(tmp_path, 
         assert episode.metadata["episode_index"] == index
 
 
-def test_without_rewards_a_success_pays_one_once_and_nothing_else_pays(tmp_path):
+def test_without_rewards_a_success_pays_one_once_and_nothing_else_pays(tmp_path, caplog):
     features = {**FEATURES, "next.success": FLAG}
     episodes = make_episodes(features, (4, 3))
     episodes[0]["next.success"][:, 0] = [False, False, True, True]
@@ -111,6 +111,7 @@ def test_without_rewards_a_success_pays_one_once_and_nothing_else_pays(tmp_path)
     assert [(row["terminated"], row["truncated"]) for row in found] == [(False, True)] * 2
     plain = read(write(tmp_path / "plain", make_episodes(FEATURES), FEATURES))
     assert all((row["reward"] == 0).all() and row["reward"].dtype == np.float32 for row in plain)
+    assert caplog.text.count("has no rewards: they are taken for 0") == 1  # of the plain one
 
 
 def test_an_episode_that_goes_on_after_done_is_kept_whole_and_said_once(tmp_path, caplog):
