@@ -60,10 +60,10 @@ def write_joined(parts: Sequence[Dataset], folder: Path, *, num_episodes: int) -
     groups = _grouped(range(num_episodes), counts.__getitem__, _chunk_limit(spec))
     # Joined with nothing, which copies: a slice alone would be written with what lies around it.
     slices = (pa.concat_tables([table.slice(group[0], len(group)), table.slice(0, 0)]) for group in groups)
-    write_tables((part.combine_chunks() for part in slices), spec, folder)
+    write_tables((part.combine_chunks() for part in slices), spec, folder, warns=True)
 
 
-def write_tables(tables: Iterable[pa.Table], spec: EnvironmentSpec, folder: Path) -> None:
+def write_tables(tables: Iterable[pa.Table], spec: EnvironmentSpec, folder: Path, *, warns: bool = False) -> None:
     path = folder / "data-00000.arrow"
     tables = iter(tables)
     first = next(tables)
@@ -74,7 +74,7 @@ def write_tables(tables: Iterable[pa.Table], spec: EnvironmentSpec, folder: Path
     except pa.ArrowException as error:
         raise DataError(f"{path} cannot be written: {error}") from error
     dataset = dataset_of(MemoryMappedTable.from_file(str(path)), spec)
-    check(dataset)
+    check(dataset, warns=warns)
     dataset.info.write_to_directory(str(folder))
     state = {
         "_data_files": [{"filename": path.name}],

@@ -1,5 +1,6 @@
 """What a data set must be to be trained on; the first offender is named, and how many episodes are like it."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,7 +18,12 @@ from seqdec.spaces.space import describe_space, whole_limits
 
 # Squares and sums of larger numbers leave float32.
 MAX_MAGNITUDE = 1e18
+# Of epoch seconds, map coordinates and ticks float32's 24 binary digits may be too few.
+LARGE = 2.0**17  # numbers up to here are kept to a hundredth
+NO_UNIT = 2.0**24  # from here on whole numbers are not kept one by one
+DIGITS = 4  # float32's steps that a usual change must exceed
 Bound = np.ndarray | float
+logger = logging.getLogger(__name__)
 
 
 class _Bad(NamedTuple):
@@ -28,8 +34,13 @@ class _Bad(NamedTuple):
     affected: str
 
 
-def check(dataset: Dataset, numbers: Sequence[int] | None = None) -> None:
-    """Refuse a data set that cannot be trained on; `numbers` name its episodes, by default their places.
+def check(dataset: Dataset, numbers: Sequence[int] | None = None, *, warns: bool = False) -> None:
+    """Refuse a data set that cannot be trained on.
+
+    Args:
+        dataset: rows, one an episode.
+        numbers: of the episodes, for what is said of them; by default their places.
+        warns: say which columns hold large numbers that float32 does not tell apart: once for all parts of a data set.
 
     Raises:
         DataError: it is empty, has other columns, arrays of unequal length, entries that are missing, not
@@ -46,13 +57,15 @@ def check(dataset: Dataset, numbers: Sequence[int] | None = None) -> None:
     _check_complete(dataset, columns)
     _check_lengths(dataset, columns, numbers)
     for name, kind in columns.items():
-        if kind.dtype == "float32":
+        if kind.dtype == "float32" and _first_outside(dataset, name, numbers, -LARGE, LARGE):
             bad = _first_outside(dataset, name, numbers, -MAX_MAGNITUDE, MAX_MAGNITUDE)
             if bad and np.isfinite(bad.value):
                 raise DataError(f"{bad.words}, too large to train on {bad.affected}")
             if bad:
                 advice = "leave such episodes out with on_nonfinite='drop-episode'"
                 raise DataError(f"{bad.words} {bad.affected}: {advice}", option="on_nonfinite")
+            if warns and kind.of_steps:
+                _say_if_coarse(dataset, name)
     for name, space in {**spec.observation_leaves, **spec.action_leaves}.items():
         is_observed = name in spec.observation_leaves
         if leaf_kind(space) in ("image", "text") or (isinstance(space, Box) and is_observed):
@@ -136,3 +149,33 @@ def _first_outside(
             words = f"episode {numbers[first + owner]}{step}: {name}{place} is {value:g}"
         num_bad += len(np.unique(owners))
     return _Bad(words, value, f"({num_bad} of {len(dataset)} episodes are affected)") if words else None
+
+
+def _say_if_coarse(dataset: Dataset, name: str) -> None:
+    """Warn once of a float32 column of steps in which distinct numbers fall together.
+
+    The column tells it: what changes in it changes by float32's last digits.
+    """
+    for chunk in arrow_chunks(dataset, name):
+        coarse = _coarse_entry(chunk)
+        if coarse is not None:
+            place, most, step = coarse
+            words = (
+                "%s%s has numbers near %g, float32 keeps them in steps of %g: closer ones are equal from here on; %s"
+            )
+            logger.warning(words, name, place, most, step, "subtract an offset from all of them first")
+            return
+
+
+def _coarse_entry(chunk: pa.Array) -> tuple[str, float, float] | None:
+    """Return the first entry that changes by float32's last digits: its place, its largest number, the step there."""
+    values = flat(chunk)
+    entries = values.reshape(len(values), -1)
+    most = np.maximum(entries.max(0), -entries.min(0)) if len(entries) else np.zeros(0)
+    lasts = np.cumsum(chunk.value_lengths().to_numpy())[:-1] - 1  # no change leads from one episode to the next
+    for entry in np.flatnonzero(most >= LARGE):
+        changes = np.delete(np.abs(np.diff(entries[:, entry])), lasts)
+        changes, step = changes[changes > 0], float(np.spacing(most[entry]))
+        if np.median(changes) <= DIGITS * step if len(changes) else most[entry] >= NO_UNIT:
+            return f"[{entry}]" if values.ndim == 2 else "", float(most[entry]), step
+    return None

@@ -35,7 +35,7 @@ def from_episodes(episodes: Iterable[Episode | Mapping[str, object]], spec: Envi
         DataError: with the episode, and what does not fit.
     """
     dataset = from_rows((_row_of(episode, spec, index) for index, episode in enumerate(episodes)), spec)
-    check(dataset)
+    check(dataset, warns=True)
     return dataset
 
 
@@ -106,7 +106,7 @@ def load_folder(folder: Path) -> Dataset:
     """Open a folder that `save` or `convert` wrote, memory-mapped, once its files and values are checked."""
     storage.verify(folder)
     dataset = open_folder(folder)
-    check(dataset)
+    check(dataset, warns=True)
     return dataset
 
 

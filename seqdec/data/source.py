@@ -86,7 +86,7 @@ def read(
         convert(source, folder, on_nonfinite=on_nonfinite, clip_actions=clip_actions)
         return load_folder(folder)
     dataset = from_rows(_rows_of(source, on_nonfinite, clip_actions), source.spec)
-    check(dataset)
+    check(dataset, warns=True)
     return dataset
 
 

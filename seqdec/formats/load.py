@@ -79,7 +79,7 @@ def load_dataset(
         environment_of(data)
     except DataError as error:
         raise DataError(f"{error}; of a table, say what its columns mean with columns=Columns(...)") from error
-    check(data)
+    check(data, warns=True)
     return data
 
 

@@ -169,7 +169,7 @@ class StreamWindows:
         """Return the windows of rows, which are checked as those of a data set are."""
         numbers, rows = [number for number, _ in numbered], [row for _, row in numbered]
         dataset = from_rows(rows, self.spec, numbers, fingerprint="stream")
-        check(dataset, numbers)
+        check(dataset, numbers, warns=0 in numbers)  # once for all blocks
         windows = Windows(dataset, self.layout, text=self.text, numbers=numbers)
         if self._count is not None:
             windows.count_tokens(self._count)
