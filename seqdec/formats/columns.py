@@ -54,7 +54,6 @@ class Columns:
     """
 
     episode: str | None = None
-    step: str | None = "step"
     observation: Names = "observation"
     action: Names = "action"
     reward: str | None = "reward"
@@ -65,6 +64,7 @@ class Columns:
     metadata: Sequence[str] = ()
     missing: Mapping[str, str | None] = field(default_factory=dict)
     discrete: Sequence[str] = ()
+    step: str | None = "step"
 
 
 @dataclass(frozen=True)

@@ -491,7 +491,7 @@ def test_what_cannot_be_trained_together_is_one_line(words, code, sentence, root
         ({"observation": [1]}, "'[1]'"),
         ({"action": None}, "'None'"),
         ({"episode": ["run"]}, "\"['run']\""),
-        ({"reward": None}, "'None'"),
+        ({"reward": ["r"]}, "\"['r']\""),
         ({"metadata": "run"}, "'run'"),
         ({"missing": ["observation"]}, "\"['observation']\""),
         ({"missing": {"observation": 3}}, "\"{'observation': 3}\""),
