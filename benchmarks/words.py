@@ -128,7 +128,7 @@ def main() -> None:
         policy.save_pretrained(folder)
         plain = AutoModelForCausalLM.from_pretrained(Path(folder) / "backbone").eval()
         tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "backbone")
-    prompts = games.prompts(tokenizer, policy.model.backbone.vocabulary().first)  # pyright: ignore[reportCallIssue]
+    prompts = games.prompts(tokenizer, policy.model.vocabulary.first)  # pyright: ignore[reportOptionalMemberAccess]
     pieces = [
         [tokenizer(f" {text}\n", add_special_tokens=False)["input_ids"] for text in row] for row in games.candidates
     ]
