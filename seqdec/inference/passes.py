@@ -42,8 +42,8 @@ class _Given(DynamicLayer):
             self._new_values.copy_(value_states)
         else:
             places = self._places.expand_as(key_states)
-            self.keys.scatter_(2, places, key_states)
-            self.values.scatter_(2, places, value_states)
+            self.keys.scatter_(2, places, key_states.to(self.keys))  # which mixed precision has in another type
+            self.values.scatter_(2, places, value_states.to(self.values))
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
@@ -83,7 +83,8 @@ class Pass:
         return run(tokens, positions, places[:, None, :, None], mask, known, *lengths)
 
     def _is_recordable(self, tokens: Tensor) -> bool:
-        return tokens.device.type == "cpu" and not self._decoder.training
+        is_mixed = torch.is_autocast_enabled(tokens.device.type)  # which a replay, of one precision, knows nothing of
+        return tokens.device.type == "cpu" and not self._decoder.training and not is_mixed
 
     def _parts_of(self, tokens: Tensor, mask: Tensor, held: Tensor) -> tuple[Tensor, tuple[int, int, int, int]]:
         """Return what is held of all tokens, the new ones included, and the lengths that a recording names."""
@@ -170,7 +171,11 @@ def pass_of(backbone: Backbone) -> Pass | None:
     if backbone not in _PASSES:
         was_training = backbone.model.training
         backbone.model.eval()
-        with torch.inference_mode():
+        device = next(backbone.model.parameters()).device.type
+        with (
+            torch.inference_mode(),
+            torch.autocast(device, enabled=False),
+        ):  # mixed precision agrees with nothing exactly
             _PASSES[backbone] = _make_pass(backbone)
         backbone.model.train(was_training)
     return _PASSES[backbone]

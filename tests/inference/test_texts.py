@@ -109,6 +109,17 @@ def test_a_sequence_writes_the_same_alone_and_beside_others_cached_or_not(small,
         assert alone.sample_text("action", candidates=[candidates[row]], temperature=temperature) == [texts[row]]
 
 
+def test_mixed_precision_scores_candidates_as_a_tree_too():
+    backbone = load_backbone("small", num_layers=2, dropout=0.0, predicts_words=True)  # not tried out before
+    model, _ = text_model(backbone)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = begun(model, ROOMS)
+        scores = mixed.predict("action", candidates=[ACTIONS] * 4).logits
+    assert mixed._memory.has_trees
+    exact = begun(model, ROOMS).predict("action", candidates=[ACTIONS] * 4).logits
+    torch.testing.assert_close(scores, exact, atol=0.2, rtol=0.05)
+
+
 def test_the_temperature_comes_before_the_nucleus(small):
     model, _ = text_model(small)
     context = begun(model, ROOMS[:1])
