@@ -66,9 +66,15 @@ def test_a_line_of_another_recipe_is_not_the_cells():
 
 def test_what_is_right_is_what_the_game_pays_for():
     games = import_module("language_games")
-    riddle = games.riddles(1, "test", 1)[0]
+    riddle = games.riddles(1, "test", 1, is_open=True)[0]
     assert (riddle.thing, riddle.right) == ("gray coat", {"coat hanger"})
-    assert riddle.places == ("coat hanger", "hat rack", "key holder", "shoe cabinet", "umbrella stand")
+    assert riddle.room.endswith(
+        "corridor: key holder, open shoe cabinet, umbrella stand, hat rack, coat hanger, gray coat."
+    )
+    places = {"coat hanger", "hat rack", "key holder", "shoe cabinet", "umbrella stand"}
+    assert riddle.choices == {place: f"put gray coat in {place}" for place in places}
+    closed = games.riddles(1, "test", 1, is_open=False)[0]
+    assert closed.choices == {**riddle.choices, "shoe cabinet": "open shoe cabinet"} and "(closed)" in closed.room
     assert games.chance([riddle]) == 0.2
     assert games.places_by(lambda thing, place: float(place == "hat rack"), [riddle]) == [False]
     assert games.places_by(lambda thing, place: float(place == "coat hanger"), [riddle]) == [True]
@@ -92,7 +98,7 @@ def test_the_neighbour_follows_the_words_and_the_majority_does_not():
 
 def test_the_program_puts_each_thing_where_it_scores_best():
     games = import_module("language_games")
-    right = {riddle.thing: riddle.right for riddle in games.riddles(1, "test", 8)}
+    right = {riddle.thing: riddle.right for riddle in games.riddles(1, "test", 8, is_open=True)}
     once, again = (
         games.Program(lambda thing, place: float(place in right[thing]), again=flag) for flag in (False, True)
     )

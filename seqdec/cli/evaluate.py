@@ -53,7 +53,7 @@ class Eval:
     async_envs: bool = option(False, "Step environments in processes of their own, half of them while the model works.")
     seed: int = option(0, "Seed of the first episode; the next one has the next seed, for every target.", at_least=0)
     temperature: float = option(1.0, "Temperature of sampled actions (0: the most likely).", at_least=0, at_most=1000)
-    precision: Literal["no", "bf16"] = option("no", "Mixed precision; with words a third faster on many CPUs.")
+    precision: Literal["no", "bf16"] = option("no", "Mixed precision; with words a third less time on many CPUs.")
     env: str = option("", "Environment id to evaluate in (default: the data's own).")
     trust_env: bool = option(False, "Make the data's environment even from an entry point (runs its code).")
     max_steps: int = option(0, "Longest episode (0: the environment's own limit).", at_least=0)

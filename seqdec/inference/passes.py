@@ -172,10 +172,8 @@ def pass_of(backbone: Backbone) -> Pass | None:
         was_training = backbone.model.training
         backbone.model.eval()
         device = next(backbone.model.parameters()).device.type
-        with (
-            torch.inference_mode(),
-            torch.autocast(device, enabled=False),
-        ):  # mixed precision agrees with nothing exactly
+        # mixed precision would agree with nothing exactly
+        with torch.inference_mode(), torch.autocast(device, enabled=False):
             _PASSES[backbone] = _make_pass(backbone)
         backbone.model.train(was_training)
     return _PASSES[backbone]

@@ -8,7 +8,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from seqdec import storage
 from seqdec.errors import DataError, UsageError
@@ -97,12 +97,12 @@ def _open_wandb(folder: Path, config: Config, run_id: str | None) -> Tracker:
     return Tracker(lambda values, step: run.log({**values, "step": step}), run.finish, run.id)
 
 
-def wandb_mode() -> Literal["offline"] | None:
-    """Return "offline" where nobody is logged in, who would be asked for a key; else leave the mode to wandb."""
+def wandb_mode() -> Any:  # the words that wandb.init takes
+    """Return the mode that the user set, which wandb reads once a process; "offline" where nobody is logged in."""
     import wandb  # pyright: ignore[reportMissingImports]
 
     if "WANDB_MODE" in os.environ:
-        return None
+        return os.environ["WANDB_MODE"]
     if "prompt" in inspect.signature(wandb.login).parameters:  # since 0.31
         is_logged_in = wandb.login(prompt=False, verify=False)
     else:

@@ -84,7 +84,7 @@ def test_the_mode_that_the_user_set_is_not_asked_about(monkeypatch: pytest.Monke
     from seqdec.training.trackers import wandb_mode
 
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert wandb_mode() is None
+    assert wandb_mode() == "disabled"
 
 
 def test_a_resumed_run_goes_on_with_the_run_of_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
