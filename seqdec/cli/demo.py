@@ -16,7 +16,7 @@ from seqdec.cli.train import Train, train_run
 from seqdec.errors import UsageError
 
 # What `seqdec demo` and the README run, beside --data and --output: games whose objects no game of the data has, once
-# each. The twin has random weights, 4 layers, and as much time to learn (benchmarks/language_cells.py).
+# each. The twin has random weights, 4 layers, and about as much time (benchmarks/language_cells.py).
 TWC = "TextWorldExpress/twc-v0"
 TWC_DEV, TWC_TEST = (f"{TWC},fold={fold},distinct=true" for fold in ("dev", "test"))
 TWC_RECORD = "--policy expert --episodes 800 --num-envs 16"
@@ -45,7 +45,7 @@ class Demo:
 
     data: str = option("data/twc", "Where the recorded games are, or go.")
     output: str = option("runs/twc", "Where the run goes.")
-    with_twin: bool = option(False, "Train its twin of random weights, too, for as long.")
+    with_twin: bool = option(False, "Train its twin of random weights, too, for about as long.")
     debug: bool = debug()
 
 

@@ -160,10 +160,10 @@ def _say_if_coarse(dataset: Dataset, name: str) -> None:
         coarse = _coarse_entry(chunk)
         if coarse is not None:
             place, most, step = coarse
-            words = (
-                "%s%s has numbers near %g, float32 keeps them in steps of %g: closer ones are equal from here on; %s"
-            )
-            logger.warning(words, name, place, most, step, "subtract an offset from all of them first")
+            logger.warning(
+                "%s%s has numbers near %g, float32 keeps them in steps of %g: closer ones are equal from here on; "
+                "subtract an offset from all of them first", name, place, most, step,
+            )  # fmt: skip
             return
 
 

@@ -119,9 +119,8 @@ def _scan(
                     continue
                 kinds = set[str]().union(*map(episode.kinds, flat({leaf: column})))
                 seen[leaf].add(vector(episode.steps, column), kinds)
-                if (
-                    kinds == {"image"} and seen[leaf].shape and leaf not in roles.discrete
-                ):  # one episode tells it: the others need not be unpacked
+                # one episode tells an image's space: the others need not be unpacked
+                if kinds == {"image"} and seen[leaf].shape and leaf not in roles.discrete:
                     spaces[leaf] = space_of(seen[leaf])
             for name, column in roles.metadata.items():
                 types[name].add(type(episode.fact(column)))
