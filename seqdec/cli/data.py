@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -284,7 +283,8 @@ def _refuse_twice(keys: Sequence[str], role: str) -> None:
 
 def spec_of(env_id: str) -> "EnvironmentSpec":
     """Return the spec of an environment that the user typed; it is made once, to be looked at."""
+    from seqdec.play.closing import closing_envs
     from seqdec.play.make import make_envs, spec_of_env
 
-    with closing(make_envs(env_id, 1)) as envs:
+    with closing_envs(make_envs(env_id, 1)) as envs:
         return spec_of_env(envs.envs[0].env)  # pyright: ignore[reportAttributeAccessIssue]  (one process, guarded)

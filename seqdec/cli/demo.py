@@ -140,13 +140,13 @@ def transcripts(run: Path) -> str:
     """Return a game of the test fold in which the policy of a run was asked for 0 and for 100, one beside the other."""
     from seqdec.inference.policy import Policy
     from seqdec.play import make_envs, rollout
+    from seqdec.play.closing import closing_envs
 
     played = {}
     for target in (0.0, 100.0):
-        envs = make_envs(TWC_TEST, SHOWN_GAMES)
         policy = Policy.from_pretrained(run, target_return=target, temperature=0.0)
-        played[target] = rollout(policy, envs, num_episodes=SHOWN_GAMES, seed=0)
-        envs.close()
+        with closing_envs(make_envs(TWC_TEST, SHOWN_GAMES)) as envs:
+            played[target] = rollout(policy, envs, num_episodes=SHOWN_GAMES, seed=0)
     pairs = list(zip(played[0.0], played[100.0], strict=True))
     low, high = max(pairs, key=lambda pair: pair[1].total_return - pair[0].total_return)
     lines = [str(low.steps["observation"][0])]

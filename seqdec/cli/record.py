@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,10 +85,11 @@ def _recorded_policy(given: DataRecord) -> "tuple[Actor | Callable[..., object],
 
     from seqdec.inference.evaluation import targets_for
     from seqdec.inference.policy import Policy
+    from seqdec.play.closing import closing_envs
     from seqdec.play.make import check_spaces, make_envs
 
     model = load_model(folder, given.task)
-    with closing(make_envs(model.data.spec, 1, env_id=given.env_id)) as envs:
+    with closing_envs(make_envs(model.data.spec, 1, env_id=given.env_id)) as envs:
         check_spaces(model.data.spec, envs)
     target = targets_for(given.target_return, model.layout, model.data.returns)[0]
     place = folder.resolve()

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +22,7 @@ from seqdec.errors import UsageError
 from seqdec.inference.report import Report, TargetResult, in_words
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.play import Actor, make_envs, rollout
+from seqdec.play.closing import closing_envs
 from seqdec.play.make import check_spaces, parse_id
 from seqdec.play.rollouts import Failure
 from seqdec.sequence.layout import Layout
@@ -71,7 +72,7 @@ def evaluate_policy(
     )  # fmt: skip
     with ExitStack() as stack:
         for batch in envs:
-            stack.enter_context(closing(batch))
+            stack.enter_context(closing_envs(batch))
         return evaluate(
             make_policy, envs, targets=targets, num_episodes=num_episodes, seed=seed, spec=spec,
             data_returns=model.data.returns, discount=model.layout.discount,

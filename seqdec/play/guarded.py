@@ -1,5 +1,6 @@
 """An environment that cannot end the batch it is in, and that says of every value whether it is known."""
 
+import logging
 import math
 from collections.abc import Mapping
 
@@ -17,6 +18,7 @@ DEFAULT_MAX_STEPS = 100_000
 # Keys of our own, beside whatever an environment has in its infos, options and metadata.
 FAILURE, PARK, UNKNOWN = "seqdec.failure", "seqdec.park", "seqdec." + MISSING
 Info = dict[str, object]
+logger = logging.getLogger(__name__)
 
 
 class Guarded(gymnasium.Wrapper):
@@ -77,6 +79,13 @@ class Guarded(gymnasium.Wrapper):
         truncated = truncated or (not terminated and self._num_steps >= self._max_steps)
         self._is_resting = terminated or truncated
         return observation, reward, terminated, truncated, info
+
+    def close(self) -> None:
+        """Close the environment; what it raises then is a warning, for its episodes are played."""
+        try:
+            self.env.close()
+        except (Exception, SystemExit) as error:  # as in reset
+            logger.warning("an environment did not close (%s)", in_words(error))
 
     def _fail(self, failure: str) -> tuple[object, float, bool, bool, Info]:
         self._is_resting = True

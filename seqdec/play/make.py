@@ -6,9 +6,10 @@ the others.
 """
 
 import json
+import os
 import shlex
+import signal
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
@@ -18,6 +19,7 @@ from gymnasium.spaces import Discrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from seqdec.errors import UsageError, in_words, suggest
+from seqdec.play.closing import closing_envs
 from seqdec.play.guarded import DEFAULT_MAX_STEPS, PARK, Guarded
 from seqdec.spaces.leaves import leaf_kind, leaves
 from seqdec.spaces.space import describe_space, quote, spaces_agree, supported
@@ -127,14 +129,23 @@ def batch_of(makers: Sequence[Callable[[], Guarded]], *, asynchronous: bool = Fa
     """Make a batch of guarded environments, without automatic resets."""
     if asynchronous:
         # made here once: what is wrong with it is one sentence here, and a trace in a process of its own
-        with closing(makers[0]()) as first:
+        with closing_envs(makers[0]()) as first:
             kinds = {leaf_kind(leaf) for leaf in leaves(supported(first.observation_space, "observation"), "").values()}
+        makers = [partial(_made_in_its_process, maker, os.getpid()) for maker in makers]
         # Gymnasium's shared memory holds texts in the space's letters only, and nothing that is missing
         envs = AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED, shared_memory="text" not in kinds)
     else:
         envs = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
     envs.metadata = {**envs.metadata, PARK: True}
     return envs
+
+
+def _made_in_its_process(maker: Callable[[], Guarded], parent: int) -> Guarded:
+    """Make an environment; where that is a process of its own, a signal ends it without a word: its parent has them."""
+    if os.getpid() != parent:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+    return maker()
 
 
 def check_spaces(spec: EnvironmentSpec, envs: VectorEnv) -> None:

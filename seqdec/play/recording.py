@@ -9,7 +9,6 @@ nor a stop in between changes what is recorded.
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -23,6 +22,7 @@ from seqdec.data.dataset import from_episodes
 from seqdec.data.episode import Episode
 from seqdec.errors import NumericsError, UsageError
 from seqdec.play.actors import Actor, FunctionActor, Seekable
+from seqdec.play.closing import closing_envs
 from seqdec.play.guarded import DEFAULT_MAX_STEPS, Guarded
 from seqdec.play.make import batch_of, make_envs, spec_of_env
 from seqdec.play.parts import record_parts
@@ -71,7 +71,7 @@ def record(
     _check_count(num_episodes, num_timesteps)
     if folder is not None and os.path.lexists(folder):
         raise UsageError(f"{folder} exists already: choose another folder, or remove it first")
-    with closing(_open_envs(env, num_envs, max_steps, missing)) as envs:
+    with closing_envs(_open_envs(env, num_envs, max_steps, missing)) as envs:
         assert isinstance(envs, SyncVectorEnv) and isinstance(envs.envs[0], Guarded)
         spec = spec_of_env(envs.envs[0].env, reference_returns, missing)
         actor = _actor_of(policy, seed)
