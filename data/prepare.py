@@ -2,7 +2,7 @@
 
 import sys
 
-from seqdec.cli.main import main
+from seqdec.__main__ import run
 
 if __name__ == "__main__":
-    sys.exit(main(["data", *sys.argv[1:]]))
+    run(["data", *sys.argv[1:]])

@@ -13,7 +13,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from seqdec.cli import options
-from seqdec.cli.main import VERBS, split_verb
+from seqdec.cli.verbs import VERBS, split_verb
 
 ROOT = Path(__file__).parent.parent
 PAGES = [

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "seqdec"
 # rooms of one line do not know each other
 ORDER = [
-    ["errors"],
+    ["errors", "stops"],
     ["hub"],
     ["storage"],
     ["spaces"],

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqdec import stops
 from seqdec.cli.options import debug
 
 EXTRAS = {"lora": "peft", "mujoco": "mujoco", "text": "textworld_express", "video": "av", "sb3": "stable_baselines3"}
@@ -91,23 +92,28 @@ def recover(*places: Path) -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Collect no garbage within the block: imported objects stay, and looking for it takes a fifth of the time."""
+    """Collect no garbage within the block: imported objects stay, and looking for it takes a fifth of the time.
+
+    A stop that the imports swallowed comes after them.
+    """
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
         gc.enable()
+    stops.check()
 
 
 @contextmanager
 def progress(total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal; yield the function that moves it on."""
+    """Show a bar on a terminal; yield the function that moves it on, unless a stop was noted."""
     from tqdm import tqdm
 
     with tqdm(total=total, unit=unit, leave=False, disable=None) as bar:
 
         def advance(count: int) -> None:
+            stops.check()
             bar.update(count)
 
         yield advance

@@ -9,12 +9,14 @@ config.json, and the tables of docs/command-line.md. Nothing here imports torch,
 import dataclasses
 import io
 import math
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import MISSING, Field, field, fields
 from functools import partial
 from inspect import signature
 from itertools import groupby
+from shutil import get_terminal_size
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from seqdec.errors import UsageError, suggest
@@ -23,6 +25,7 @@ from seqdec.errors import UsageError, suggest
 # a run is started, and config.json leaves it out.
 OnResume = Literal["free", "steering", "fixed", "starting"]
 NO_END = 2**31 - 1
+LEAST_COLUMNS = 40  # of a terminal
 Words = tuple[str, ...]
 Value = TypeVar("Value")
 Flags = TypeVar("Flags")  # a verb's record
@@ -103,7 +106,7 @@ def parse(kind: type[Flags], words: Sequence[str], *, verb: str = "", default: F
     shown, box = _for_tyro(kind), io.StringIO()
     values = None if default is None else shown(**vars(default))
     try:
-        with redirect_stderr(box):
+        with redirect_stderr(box), _wide_terminal():
             parsed = tyro.cli(shown, prog=f"seqdec {verb}", args=list(words), default=values, config=config)  # pyright: ignore
     except SystemExit as stop:
         if not stop.code:
@@ -116,6 +119,20 @@ def parse(kind: type[Flags], words: Sequence[str], *, verb: str = "", default: F
             raise UsageError(f"{flag(name)} has no value: give one or more")
         check_limits(flag(name), entry, value)
     return given
+
+
+@contextmanager
+def _wide_terminal() -> Iterator[None]:
+    """Let a terminal have the columns that tyro's help needs: in one of one column it never ends."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(max(LEAST_COLUMNS, get_terminal_size().columns))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
 
 
 def _for_tyro(kind: type) -> type:

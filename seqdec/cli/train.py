@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from seqdec import stops
 from seqdec.cli import folders, options
 from seqdec.cli.config import check_same_run, from_config, make_config
 from seqdec.cli.console import importing, in_columns, is_main_process, recover
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from seqdec.model.sequence_model import SequenceModel
     from seqdec.sequence.layout import Layout
     from seqdec.training.loop import Outcome
-
-EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ def _train(given: Train, folder: Path) -> int:
         processes.destroy_process_group()
     if is_main_process():
         _print_end(given, folder, outcome)
-    return 0 if outcome.stopped_by is None else EXIT_CODES[outcome.stopped_by]
+    return 0 if outcome.stopped_by is None else stops.EXIT_CODES[outcome.stopped_by]
 
 
 def load_tasks(given: Train) -> dict[str, Task]:
@@ -249,8 +248,8 @@ def _print_end(given: Train, folder: Path, outcome: "Outcome") -> None:
     """Say how a run ended, and the words that go on from there."""
     if outcome.stopped_by is not None:
         again = f"seqdec train --output {shlex.quote(str(folder))} --resume"
-        cause = "Ctrl-C" if outcome.stopped_by == "SIGINT" else outcome.stopped_by
-        print(f"seqdec: stopped by {cause} at step {outcome.step}, saved. Continue: {again}", file=sys.stderr)
+        where = f" at step {outcome.step}{', saved' if outcome.step else ''}. Continue: {again}"
+        print(stops.sentence(outcome.stopped_by, where), file=sys.stderr)
         return
     task, _ = folders.split_task(given.data[0])
     own = (["--task", task] if task else []) + (["--env", given.env] if given.env else [])

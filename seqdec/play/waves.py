@@ -6,11 +6,13 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
+from seqdec import stops
 from seqdec.data.episode import Episode
 from seqdec.errors import NumericsError, UsageError
 from seqdec.play.actors import Actor
 from seqdec.play.candidates import acts_in_words, candidates_of
 from seqdec.play.chosen import checked_actions, idle_actions
+from seqdec.play.closing import end_processes
 from seqdec.play.guarded import FAILURE, PARK, UNKNOWN
 from seqdec.spaces.leaves import MISSING, Batch, join, leaves, shape_of_missing, split, stack
 from seqdec.spaces.space import supported
@@ -39,6 +41,7 @@ def play_wave(
     history: list[dict[str, np.ndarray]] = []  # of each timestep what every row saw, did and was paid, by leaf
     running = np.arange(num_rows)
     while True:
+        stops.check()
         # look at what ended: an episode, or the message of its failure
         is_end = terminated | truncated
         messages = {row: _message(infos, rewards, is_broken, row) for row in running.tolist()}
@@ -100,9 +103,7 @@ def _stepped(envs: VectorEnv, actions: Batch) -> Generator[None, None, Step]:
     try:
         return envs.step_wait()
     except (EOFError, ConnectionError) as error:
-        for process in envs.processes:
-            process.terminate()
-        envs.closed = True  # nothing is left to close, and closing would wait for the process that ended
+        end_processes(envs)
         raise NumericsError("a process of the environments ended: try asynchronous=False") from error
 
 

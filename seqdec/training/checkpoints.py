@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
@@ -21,6 +22,7 @@ from seqdec import storage
 from seqdec.errors import DataError, StorageError, UsageError
 from seqdec.model.folder import load_tasks, write_policy
 from seqdec.model.sequence_model import SequenceModel
+from seqdec.training.metrics import Sums
 
 Models = Mapping[str, SequenceModel]
 logger = logging.getLogger(__name__)
@@ -32,14 +34,22 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def save_checkpoint(
-    run: Path, models: Models, optimizer: Optimizer, step: int, keep: int, scaler: GradScaler | None = None
+    run: Path,
+    models: Models,
+    optimizer: Optimizer,
+    step: int,
+    keep: int,
+    scaler: GradScaler | None = None,
+    not_logged: Mapping[str, object] | None = None,
 ) -> None:
     """Publish the checkpoint of a step, then retire all but the newest `keep`.
+
+    `not_logged` are the sums of the steps since the last log, as `Sums.to_json` has them.
 
     Raises:
         StorageError: if it cannot be written; says which checkpoint stands.
     """
-    folder = run / "checkpoints" / f"step-{step:06d}"
+    folder = _folder_of(run, step)
     try:
         with storage.publish(folder, replace=True) as open_folder:
             (open_folder / "policy").mkdir()
@@ -48,8 +58,9 @@ def save_checkpoint(
             (open_folder / "train").mkdir()
             tensors, counts = _optimizer_state(models, optimizer)
             storage.write_tensors(open_folder / "train" / "optimizer.safetensors", tensors)
-            scaling = {} if scaler is None else {"scaler": scaler.state_dict()}
-            storage.write_json(open_folder / "train" / "state.json", {"step": step, "updates": counts, **scaling})
+            more = {} if scaler is None else {"scaler": scaler.state_dict()}
+            more |= {} if not_logged is None else {"not_logged": not_logged}
+            storage.write_json(open_folder / "train" / "state.json", {"step": step, "updates": counts, **more})
     except StorageError as error:
         kept = f"{checkpoints(run)[-1].name} is kept" if checkpoints(run) else "there is no earlier checkpoint"
         raise StorageError(f"could not save step {step}: {error}; {kept}") from error
@@ -88,6 +99,16 @@ def restore_checkpoint(run: Path, models: Models, optimizer: Optimizer, scaler: 
         logger.info("resuming from step %d", state["step"])
         return int(state["step"])
     return 0
+
+
+def restore_sums(run: Path, step: int, accelerator: Accelerator) -> Sums:
+    """Return what the steps before `step` came to that are not logged yet; nothing where none is kept."""
+    state = storage.read_json(_folder_of(run, step) / "train" / "state.json") if step else {}
+    return Sums.from_json(state["not_logged"], accelerator) if "not_logged" in state else Sums()
+
+
+def _folder_of(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:06d}"
 
 
 def _check_same_models(folder: Path, models: Models, saved: Models) -> None:

@@ -17,17 +17,16 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from tqdm import tqdm
 
-from seqdec import storage
+from seqdec import stops, storage
 from seqdec.errors import NumericsError, UsageError
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.model.tasks import by_task, check_tasks
 from seqdec.sequence.draw import Draw
 from seqdec.sequence.stream import StreamWindows
 from seqdec.sequence.windows import Windows
-from seqdec.training.checkpoints import Models, restore_checkpoint
+from seqdec.training.checkpoints import Models, restore_checkpoint, restore_sums
 from seqdec.training.language import Language
-from seqdec.training.metrics import Sums
-from seqdec.training.processes import agree, allow_precision, caught_signals, join_processes
+from seqdec.training.processes import agree, allow_precision, join_processes
 from seqdec.training.run import Run
 from seqdec.training.step import (
     Schedule,
@@ -147,16 +146,18 @@ def train(
         batch_size=max(1, batch_size // accelerator.num_processes // accumulate), says_results=not progress,
         language=language,
     )  # fmt: skip
-    sums, signal_name, done = Sums(), None, first_step
-    with caught_signals() as caught, _bar(progress and accelerator.is_main_process, first_step, steps) as bar:
+    sums, done = restore_sums(out, first_step, accelerator), first_step
+    with stops.noted() as stop, _bar(progress and accelerator.is_main_process, first_step, steps) as bar:
         # a run that was stopped between a checkpoint and its evaluation begins with that
         if is_due(done, steps, eval_every) or (language is not None and done == 0):
             run.measure(done)
-        for step in range(first_step, steps):
+        signal_name = agree(accelerator, stop.name)
+        while done < steps and signal_name is None:
+            step, done = done, done + 1
             # draw this process's windows of the step
             torch.manual_seed(mix_seeds(seed, step, accelerator.process_index))
             wrapped.train()
-            with run.saved_if_unreadable(step):
+            with run.saved_if_unreadable(step, sums):
                 mine, counts = draw(accelerator, sources, shares, step, seed, batch_size)
             # and its pieces of the text
             pieces = None
@@ -165,7 +166,7 @@ def train(
                 pieces = pieces.to(accelerator.device)
                 counts = counts.beside(language, pieces.numel() * accelerator.num_processes)
             # add their gradients
-            with run.saved_if_unreadable(step, others_know=accelerator.num_processes == 1):
+            with run.saved_if_unreadable(step, sums, others_know=accelerator.num_processes == 1):
                 losses = backward(accelerator, wrapped, mine, counts, accumulate, mask_observation, pieces)
             # update, but for a gradient that is not finite
             norm = update(accelerator, wrapped, prepared, scheduled(step, steps, warmup_steps, schedule), clip_norm)
@@ -175,24 +176,25 @@ def train(
                 _give_up(accelerator, out, mine, step)
             del mine  # a stream's buffer goes before the next one comes
             # agree on whether to stop
-            signal_name = agree(accelerator, caught.name)
-            done = step + 1
+            signal_name = agree(accelerator, stop.name)
             is_over = done == steps or signal_name is not None
             # log
-            if done % log_every == 0 or is_over:
+            if is_due(done, steps, log_every):
                 loss = run.log(done, sums, norm)
                 bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             # save, before an evaluation may fail
-            if is_over or is_due(done, steps, checkpoint_every):
-                run.save(done)
-            # measure
+            is_saved = is_over or is_due(done, steps, checkpoint_every)
+            if is_saved:
+                run.save(done, sums)
+            # measure, and stop there where a signal came meanwhile
             if signal_name is None and is_due(done, steps, eval_every):
                 run.measure(done)
+                signal_name = agree(accelerator, stop.name)
+                if signal_name is not None and not is_saved:
+                    run.save(done, sums)
             bar.update()
-            if signal_name is not None:
-                break
-    run.close(is_trained=signal_name is None)
-    return Outcome(done, signal_name)
+        run.close(is_trained=signal_name is None)
+    return Outcome(done, signal_name or agree(accelerator, stop.name))
 
 
 def is_due(done: int, steps: int, every: int) -> bool:

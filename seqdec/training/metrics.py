@@ -1,15 +1,16 @@
 """The numbers of a run: summed between two logs, written as lines of `metrics.jsonl` always, and to a tracker if asked.
 
-A tracker that is asked for and not installed is an error at the start. One that fails later is reported once and
-left alone: it never stops training.
+A tracker that is asked for and not installed is an error at the start. One that fails later, exits or hangs is reported
+once and left alone: it never stops training.
 """
 
-import contextlib
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +21,10 @@ from seqdec.errors import UsageError
 from seqdec.sequence.draw import Draw
 from seqdec.training.step import Counts
 from seqdec.training.trackers import open_tracker
+from seqdec.training.worker import Worker
 
+TRACKER_SECONDS = 60.0  # for each call of a tracker
+Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 
@@ -36,6 +40,8 @@ class Sums:
     num_known: dict[str, int] = field(default_factory=dict)
     num_present: dict[str, int] = field(default_factory=dict)
     num_valid: int = 0
+    num_steps: int = 0
+    seconds: float = 0.0  # that these steps took before the run was resumed
     num_skipped: int = 0  # steps, of the whole run
     num_skipped_in_a_row: int = 0
 
@@ -45,6 +51,7 @@ class Sums:
         self.num_skipped += is_skipped
         self.num_skipped_in_a_row = self.num_skipped_in_a_row + 1 if is_skipped else 0
         self.num_valid += counts.num_valid
+        self.num_steps += 1
         for variable, loss in losses.items():
             name = f"{mine.task}/{variable}" if mine.task else variable
             self.losses[name] = self.losses[name] + loss if name in self.losses else loss
@@ -54,17 +61,37 @@ class Sums:
 
     def clear(self) -> None:
         """Begin anew, but for the number of steps that were skipped."""
-        self.losses, self.num_known, self.num_present, self.num_valid = {}, {}, {}, 0
+        self.losses, self.num_known, self.num_present = {}, {}, {}
+        self.num_valid, self.num_steps, self.seconds = 0, 0, 0.0
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """Return the mean loss of each variable over all processes, and of all together, as they were weighted."""
+        totals = self._totals(accelerator)
+        means = {name: total / max(1, self.num_known[name]) for name, total in totals.items()}
+        together = sum(self.weights[name] * self.num_present[name] / self.num_valid * means[name] for name in means)
+        return {**{f"train/loss_{name}": mean for name, mean in means.items()}, "train/loss": together}
+
+    def to_json(self, accelerator: Accelerator) -> dict[str, object]:
+        """Return what a checkpoint keeps: the sums over all processes, with null for what is not finite."""
+        totals = {name: value if math.isfinite(value) else None for name, value in self._totals(accelerator).items()}
+        return {**vars(self), "losses": totals}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], accelerator: Accelerator) -> "Sums":
+        """Return the sums that a checkpoint kept, for the main process; the others add to zeros."""
+        totals = {name: math.nan if total is None else total for name, total in value["losses"].items()}
+        mine = {name: total if accelerator.is_main_process else 0.0 for name, total in totals.items()}
+        losses = {name: torch.tensor(total, device=accelerator.device) for name, total in mine.items()}
+        return cls(**{**value, "losses": losses})
+
+    def _totals(self, accelerator: Accelerator) -> dict[str, float]:
+        """Return the sum of each variable's losses over all processes."""
         names = sorted(self.losses)
+        if not names:
+            return {}
         stacked = accelerator.reduce(torch.stack([self.losses[name] for name in names]), reduction="sum")
         assert isinstance(stacked, Tensor)
-        totals = dict(zip(names, stacked.tolist(), strict=True))
-        means = {name: total / max(1, self.num_known[name]) for name, total in totals.items()}
-        together = sum(self.weights[name] * self.num_present[name] / self.num_valid * means[name] for name in names)
-        return {**{f"train/loss_{name}": mean for name, mean in means.items()}, "train/loss": together}
+        return dict(zip(names, stacked.tolist(), strict=True))
 
 
 class Metrics:
@@ -85,25 +112,26 @@ class Metrics:
         for line in storage.read_lines(self.path) if self.path.exists() else []:
             self._remember(line.get("step", 0), line)
         self._name, self._tracker = tracker, None
-        with self._guarded():
-            self._tracker = open_tracker(tracker, folder, config, step=step)
+        if tracker != "none":
+            self._worker = Worker(TRACKER_SECONDS)
+            self._tracker = self._ask(lambda: open_tracker(tracker, folder, config, step=step))
 
     def _remember(self, step: int, names: Iterable[str]) -> None:
         measured = [name for name in names if name != "step" and not name.startswith(("train/", "speed/"))]
         if measured:
             self.measured.setdefault(step, []).extend(measured)
 
-    @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """Let a tracker do something; where it fails, say so once, and do without it from then on."""
+    def _ask(self, function: Callable[[], Result]) -> Result | None:
+        """Let the tracker do something; where it fails, exits or hangs, say so once, and do without it from then on."""
         try:
-            yield
+            return self._worker.call(function)
         except UsageError:
             raise
-        except Exception as error:  # noqa: BLE001 - foreign code, of any kind of failure
+        except (Exception, SystemExit) as error:  # foreign code, of any kind of failure
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             logger.warning("%s unavailable (%s), continuing with %s", self._name, reason, self.path)
             self._tracker = None
+            return None
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line; numbers that are not finite become null."""
@@ -111,12 +139,11 @@ class Metrics:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         storage.append_line(self.path, {"step": step, **finite})
         if self._tracker is not None:
-            with self._guarded():
-                self._tracker.log(dict(values), step)
+            self._ask(partial(self._tracker.log, dict(values), step))
 
     def close(self) -> None:
         """Let the tracker finish."""
         if self._tracker is not None:
-            with self._guarded():
-                self._tracker.close()
+            self._ask(self._tracker.close)
+            self._worker.close()
             self._tracker = None

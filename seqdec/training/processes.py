@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -64,39 +62,10 @@ def on_main_process(accelerator: Accelerator) -> Iterator[bool]:
 
 
 def agree(accelerator: Accelerator, name: str | None) -> str | None:
-    """The signal that any process caught, so that all stop at the same step."""
+    """The signal that any process noted, so that all stop at the same step."""
     if accelerator.num_processes == 1:
         return name
     names = (None, "SIGINT", "SIGTERM")
     highest = torch.tensor([float(names.index(name))], device=accelerator.device)
     torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
     return names[int(highest.item())]
-
-
-@dataclass
-class _Caught:
-    name: str | None = None
-
-
-@contextlib.contextmanager
-def caught_signals() -> Iterator[_Caught]:
-    """Note the first SIGINT or SIGTERM, so that the running step can finish; a second one ends at once."""
-    caught = _Caught()
-    previous = {}
-
-    def note(number: int, frame: object) -> None:
-        caught.name = signal.Signals(number).name
-        for known in previous:
-            signal.signal(known, signal.SIG_DFL if known == signal.SIGTERM else signal.default_int_handler)
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.getsignal(number)
-            signal.signal(number, note)
-    except ValueError:
-        previous.clear()  # not the main thread: its owner handles signals
-    try:
-        yield caught
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

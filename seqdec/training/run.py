@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch.optim import Optimizer
 
+from seqdec import stops
 from seqdec.errors import in_words
 from seqdec.model.folder import save_policy
 from seqdec.model.sequence_model import SequenceModel
@@ -62,24 +63,27 @@ class Run:
     language: Language | None = None
 
     def __post_init__(self) -> None:
-        self._logged_step, self._began, self._metrics = self.first_step, time.perf_counter(), None
+        self._began, self._metrics = time.perf_counter(), None
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._metrics = Metrics(self.folder, step=self.first_step, tracker=self.tracker, config=self.config)
 
     def log(self, step: int, sums: Sums, norm: float) -> float:
         """Log what the steps since the last log came to, begin new sums, and return the loss."""
-        now = time.perf_counter()
-        seconds, num_steps, self._began, self._logged_step = now - self._began, step - self._logged_step, now, step
+        seconds = self._seconds_of(sums)
+        self._began = time.perf_counter()
         values = sums.means(self.accelerator)
         values |= {"train/gradient_norm": norm, "train/skipped_steps": float(sums.num_skipped)}
         values |= {"train/learning_rate": self.optimizer.param_groups[0]["lr"]}
-        values |= {"speed/steps_per_second": num_steps / seconds}
+        values |= {"speed/steps_per_second": sums.num_steps / seconds}
         values |= {"speed/timesteps_per_second": sums.num_valid / seconds}
         sums.clear()
         if self._metrics is not None:
             self._metrics.log(step, values)
         return values["train/loss"]
+
+    def _seconds_of(self, sums: Sums) -> float:
+        return sums.seconds + time.perf_counter() - self._began
 
     @contextlib.contextmanager
     def _on_main_process(self) -> Iterator[bool]:
@@ -91,26 +95,32 @@ class Run:
         finally:
             self._began += time.perf_counter() - began
 
-    def save(self, step: int) -> None:
-        """Publish a checkpoint."""
+    def save(self, step: int, sums: Sums) -> None:
+        """Publish a checkpoint, in which are the sums of the steps that are not logged yet."""
+        not_logged = {**sums.to_json(self.accelerator), "seconds": self._seconds_of(sums)}
         with self._on_main_process() as is_mine:
             if is_mine:
-                save_checkpoint(self.folder, self.models, self.optimizer, step, self.keep, self.accelerator.scaler)
+                save_checkpoint(
+                    self.folder, self.models, self.optimizer, step, self.keep, self.accelerator.scaler, not_logged
+                )
 
     @contextlib.contextmanager
-    def saved_if_unreadable(self, step: int, *, others_know: bool = True) -> Iterator[None]:
+    def saved_if_unreadable(self, step: int, sums: Sums, *, others_know: bool = True) -> Iterator[None]:
         """Save what was learned where a stream cannot be read on, if every process hears of that."""
         try:
             yield
         except UNREADABLE:
             if step > self.first_step and others_know:
-                self.save(step)
+                self.save(step, sums)
                 logger.warning("the stream cannot be read on: saved after %d steps", step)
             raise
 
     def measure(self, step: int) -> None:
-        """Log what held-out windows and `evaluate` say, unless it is in the log; a failure of the latter is null."""
-        with self._on_main_process():
+        """Log what held-out windows and `evaluate` say, unless it is in the log; a failure of the latter is null.
+
+        A stop leaves it to the run that goes on.
+        """
+        with self._on_main_process(), contextlib.suppress(stops.Stopped):
             if self._metrics is None or step in self._metrics.measured:
                 return
             with self.accelerator.autocast():
@@ -123,6 +133,7 @@ class Run:
             try:
                 values |= self.evaluate() if self.evaluate is not None else {}
             except Exception as error:  # noqa: BLE001 - foreign code, of any kind of failure
+                stops.check()  # which may have become this error
                 logger.warning("the evaluation at step %d failed (%s): training goes on", step, in_words(error))
                 before = [name for names in self._metrics.measured.values() for name in names]
                 names = [name for name in before if not name.startswith("heldout/")]
@@ -133,12 +144,12 @@ class Run:
                 logger.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
     def close(self, *, is_trained: bool) -> None:
-        """Let the tracker finish, and publish the policy if it is trained."""
+        """Publish the policy if it is trained, and let the tracker finish."""
         with on_main_process(self.accelerator):
             if self._metrics is not None:
-                self._metrics.close()
                 if is_trained:
                     save_policy(self.models, self.folder / "policy")
+                self._metrics.close()
 
 
 def heldout_losses(models: Models, heldout: Mapping[str, Windows], batch_size: int = 64) -> dict[str, float]:
@@ -157,6 +168,7 @@ def _mean_losses(model: SequenceModel, windows: Windows, batch_size: int) -> dic
     sums = dict.fromkeys(model.layout.predicted, 0.0)
     with torch.no_grad():
         for start in range(0, len(indices), batch_size):
+            stops.check()
             batch = to_device(windows.gather(indices[start : start + batch_size]), model.device)
             for name, value in model(batch).items():
                 sums[name] += float(value)

@@ -20,8 +20,9 @@ from seqdec.cli import demo, folders, options
 from seqdec.cli.config import from_config, to_config
 from seqdec.cli.console import Env
 from seqdec.cli.evaluate import Eval
-from seqdec.cli.main import VERBS, main
+from seqdec.cli.main import main
 from seqdec.cli.train import Train
+from seqdec.cli.verbs import VERBS
 from seqdec.data.dataset import save
 from seqdec.data.schema import lengths
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError
@@ -301,7 +302,7 @@ def test_output_problems_are_found_before_anything_heavy_is_imported(tmp_path: P
 def test_a_folder_without_permission_is_found_before_anything_heavy_is_imported(tmp_path: Path):
     code = (
         "import os, sys\n"
-        "from seqdec.cli import folders, options\n"
+        "from seqdec.cli import folders, options, verbs\n"
         "from seqdec.cli.main import main\n"
         "from seqdec.cli.train import Train\n"
         "options.parse(Train, [])  # imports what another user may not read\n"

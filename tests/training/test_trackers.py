@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import types
 from pathlib import Path
 
 import pytest
 
-from conftest import make_windows
+from conftest import box_episodes, box_spec, make_windows
+from seqdec.data.dataset import from_episodes, save
 from seqdec.model.backbone import load_backbone
 from seqdec.model.sequence_model import build_model
 from seqdec.training.loop import train
@@ -115,3 +117,69 @@ def test_tensorboard_shows_no_step_twice_that_was_trained_twice(tmp_path: Path):
     log(tmp_path, "tensorboard", 3, 4, after=2)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4]
+
+
+class Stubborn:
+    """A stand-in for the package trackio that hangs or exits in one of its calls."""
+
+    name = "a"
+
+    def __init__(self, place: str, *, exits: bool):
+        self.place, self.exits, self.logged = place, exits, list[int]()
+
+    def _reach(self, place: str) -> None:
+        if place == self.place and self.exits:
+            sys.exit(3)
+        if place == self.place:
+            threading.Event().wait()
+
+    def init(self, **settings: object) -> "Stubborn":
+        self._reach("init")
+        return self
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self._reach("log")
+        self.logged.append(step)
+
+    def finish(self) -> None:
+        self._reach("finish")
+
+
+@pytest.mark.parametrize("exits", [False, True])
+@pytest.mark.parametrize("place", ["init", "log", "finish"])
+def test_a_tracker_that_hangs_or_exits_costs_itself_alone(
+    place: str, exits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    stubborn = Stubborn(place, exits=exits)
+    monkeypatch.setitem(sys.modules, "trackio", stubborn)  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr("seqdec.training.metrics.TRACKER_SECONDS", 0.05)
+    log(tmp_path, "trackio", 1, 2)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    assert stubborn.logged == ([1, 2] if place == "finish" else [])
+    reason = "3" if exits else "no answer within 0.05 s"
+    assert caplog.messages == [f"trackio unavailable ({reason}), continuing with {tmp_path / 'metrics.jsonl'}"]
+
+
+def test_the_policy_is_there_before_a_tracker_finishes_and_the_process_ends_though_it_hangs_at_its_end(tmp_path: Path):
+    (tmp_path / "trackio.py").write_text(
+        "import atexit, threading\nwait = threading.Event().wait\nname = 'a'\n"
+        "threading.Thread(target=wait).start()\natexit.register(wait)\n"
+        "def init(**settings):\n    import trackio; return trackio\n"
+        "def log(values, step): pass\n"
+        "def finish():\n"
+        f"    open({str(tmp_path / 'seen')!r}, 'w').write(str(os.path.exists({str(tmp_path / 'a' / 'policy')!r})))\n"
+        "    wait()\n"
+        "import os\n"
+    )
+    data = tmp_path / "data"
+    save(from_episodes(box_episodes(4), box_spec()), data)
+    words = f"train --data {data} --output {tmp_path / 'a'} --backbone small --steps 1 --batch-size 2"
+    script = (
+        "import sys; from seqdec.training import metrics; from seqdec.__main__ import run\n"
+        f"metrics.TRACKER_SECONDS = 1.0; run({[*words.split(), '--tracker', 'trackio']!r})"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "trackio unavailable (no answer within 1 s)" in done.stderr and "policy: " in done.stdout
+    assert (tmp_path / "seen").read_text() == "True"
