@@ -23,15 +23,15 @@ METHODS: dict[str, dict[str, object]] = {
     "pretrained": {
         "init": "pretrained", "finetune": "lora", "freeze_layers": 20, "backbone_learning_rate": 2e-3, "pace": 1.0,
     },
-    "random-4": {"init": "random", "num_layers": 4, "backbone_learning_rate": 1e-3, "pace": 2.0},
-    "random-10": {"init": "random", "num_layers": 10, "backbone_learning_rate": 1e-3, "pace": 1.2},
-    "random-30": {"init": "random", "backbone_learning_rate": 1e-3, "pace": 0.5},
+    "random-4": {"init": "random", "num_layers": 4, "backbone_learning_rate": 1e-3, "pace": 1.6},
+    "random-10": {"init": "random", "num_layers": 10, "backbone_learning_rate": 1e-3, "pace": 0.8},
+    "random-30": {"init": "random", "backbone_learning_rate": 1e-3, "pace": 0.3},
 }  # fmt: skip
 METHODS["trial"] = {
     "backbone": "small", "init": "random", "backbone_learning_rate": 1e-3, "pace": 0.5, "steps": 8, "batch_size": 4,
 }  # fmt: skip
-STEP_SECONDS = 2.3  # of a pretrained step, to estimate by
-GAME_SECONDS = {"pretrained": 0.9, "random-4": 0.2, "random-10": 0.4, "random-30": 0.9, "trial": 0.2}  # of playing one
+STEP_SECONDS = 2.7  # of a pretrained step, to estimate by
+GAME_SECONDS = {"pretrained": 0.5, "random-4": 0.2, "random-10": 0.3, "random-30": 0.5, "trial": 0.2}  # of playing one
 FREE_FACTOR = 2.0  # writing freely takes so much longer than choosing
 WITHOUT_MODEL = (*games.SCORES, "any", "oracle")
 ACTION_TOKENS = 64  # the most of an action that is written freely
