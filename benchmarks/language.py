@@ -98,27 +98,17 @@ def run(cell: Cell, seed: int, command: str) -> dict[str, object]:
     elif cell.method in games.SCORES:
         learned = games.SCORES[cell.method](data)
     trained = time.process_time()
-    played = []
-    for asking in cell.askings:
-        num_games = cell.num_games(asking.fold)
-        for target in cell.asked(asking):
-            actor = actor_of(cell, asking, target, seed, learned)
-            with torch.autocast("cpu", torch.bfloat16):  # as it was trained: a third less time
-                totals = games.play(actor, cell.items, asking.fold, num_games)
-            played.append({**asdict(asking), "asked": target, "returns": totals})
     line = {
-        "cell": cell.name, "seed": seed, "command": command, "commit": commit, **cell.identity,
-        "played": played, "curve": curve,
+        "cell": cell.name, "seed": seed, "command": command, "commit": commit, **cell.identity, "curve": curve,
         "folds": {asking.fold: _facts(cell, asking.fold, seed) for asking in cell.askings},
     }  # fmt: skip
-    if cell.asks_places and learned is not None:
-        line["places"] = {}
-        for name, is_open in (("closed", False), ("open", True)):
-            riddles = games.riddles(cell.items, "test", cell.num_games("test"), is_open=is_open)
-            is_model = isinstance(learned, Policy)
-            with torch.autocast("cpu", torch.bfloat16):
-                right = games.places_of(learned, riddles) if is_model else games.places_by(learned, riddles)
-            line["places"][name] = {"right": right, "chance": games.chance(riddles)}
+    with torch.autocast("cpu", torch.bfloat16):  # as it was trained: a third less time
+        line["played"] = [
+            _played(cell, asking, target, seed, learned)
+            for asking in cell.askings for target in cell.asked(asking)
+        ]  # fmt: skip
+        if cell.asks_places and learned is not None:
+            line["places"] = _places(cell, learned)
     seconds = {
         "all": time.perf_counter() - began,
         "train_cpu": trained - before,
@@ -126,6 +116,26 @@ def run(cell: Cell, seed: int, command: str) -> dict[str, object]:
     }
     line["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     return line
+
+
+def _played(
+    cell: Cell, asking: Asking, target: float | None, seed: int, learned: "Policy | games.Score | None"
+) -> dict[str, object]:
+    """Play a fold's games, each once; return how they were asked for, and what each returned."""
+    actor = actor_of(cell, asking, target, seed, learned)
+    totals = games.play(actor, cell.items, asking.fold, cell.num_games(asking.fold))
+    return {**asdict(asking), "asked": target, "returns": totals}
+
+
+def _places(cell: Cell, learned: "Policy | games.Score") -> dict[str, dict[str, object]]:
+    """Return which places of test objects are right at once, asked in both ways."""
+    places: dict[str, dict[str, object]] = {}
+    for name, is_open in (("closed", False), ("open", True)):
+        riddles = games.riddles(cell.items, "test", cell.num_games("test"), is_open=is_open)
+        is_model = isinstance(learned, Policy)
+        right = games.places_of(learned, riddles) if is_model else games.places_by(learned, riddles)
+        places[name] = {"right": right, "chance": games.chance(riddles)}
+    return places
 
 
 def commit_of_code() -> str:
