@@ -20,7 +20,7 @@ from datasets import Dataset
 from seqdec import Context, Policy, record
 from seqdec.data import returns
 from seqdec.play import Actor, TextWorldExpert
-from seqdec.play.candidates import Candidates
+from seqdec.play.info import Choices
 from seqdec.play.make import parse_id
 from seqdec.spaces.leaves import Batch
 
@@ -116,8 +116,8 @@ class Program:
         self._wrong: list[set[tuple[str, str]]] = [set() for _ in range(num_envs)]
         self._actions = [""] * num_envs
 
-    def act(self, observations: Batch, rewards: np.ndarray | None, info: Candidates | None = None, /) -> Batch:
-        assert info is not None
+    def act(self, observations: Batch, rewards: np.ndarray | None, info: Choices | None = None, /) -> Batch:
+        assert info is not None and "valid_actions" in info
         for row, valid in enumerate(info["valid_actions"]):
             for thing, place in _puts([self._actions[row]]):
                 if self._again and rewards is not None and rewards[row] <= 0:

@@ -56,7 +56,7 @@ class Games:
         expert.reset(NUM_GAMES)
         self.seen, self.said = [list(observations)], []
         for _ in range(NUM_STEPS):
-            actions = expert.act(observations, None, infos)
+            actions = expert.act(observations, None, {"valid_actions": list(infos["valid_actions"])})
             observations, *_, infos = envs.step(actions)
             self.said.append(list(actions))
             self.seen.append(list(observations))

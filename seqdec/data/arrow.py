@@ -55,7 +55,8 @@ def write_rows(rows: Iterable[Row], spec: EnvironmentSpec, folder: Path) -> None
 def write_joined(parts: Sequence[Dataset], folder: Path, *, num_episodes: int) -> None:
     """Write the first episodes of data sets of one environment, as `write_rows` would have written all their rows."""
     spec = environment_of(parts[0])
-    table = pa.concat_tables([part.data.table for part in parts]).slice(0, num_episodes)
+    # what only some parts know is unknown in the others
+    table = pa.concat_tables([part.data.table for part in parts], promote_options="default").slice(0, num_episodes)
     counts = np.concatenate([lengths(part) for part in parts])[:num_episodes]
     groups = _grouped(range(num_episodes), counts.__getitem__, _chunk_limit(spec))
     # Joined with nothing, which copies: a slice alone would be written with what lies around it.
@@ -123,8 +124,8 @@ def _num_steps(row: Row) -> int:
 
 
 def _metadata_types(rows: Sequence[Row]) -> dict[str, pa.DataType]:
-    """Return the types of the first row's metadata: of the first row that knows each, text where none does."""
-    names = [name for name in rows[0] if name.startswith(METADATA)]
+    """Return the types of all rows' metadata: of the first row that knows each, text where none does."""
+    names = dict.fromkeys(name for row in rows for name in row if name.startswith(METADATA))
     known = {name: next((row[name] for row in rows if row.get(name) is not None), None) for name in names}
     return {name: _metadata_type(name, value) for name, value in known.items()}
 

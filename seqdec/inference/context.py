@@ -19,11 +19,12 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from seqdec.errors import UsageError, suggest
-from seqdec.inference.candidates import Candidates, check_candidates, choices, log_probs, most_tokens, number_choices
+from seqdec.inference.candidates import Candidates, check_candidates, choices, log_probs, most_tokens
+from seqdec.inference.drawing import among_legal, drawn, predicted
 from seqdec.inference.memory import Memory
 from seqdec.inference.script import Script, Written
 from seqdec.inference.values import as_done, demo_batch, tensor_of
-from seqdec.inference.writing import chooser, guided, write_texts
+from seqdec.inference.writing import chooser, write_texts
 from seqdec.model.distributions import Distribution
 from seqdec.model.packed import pack
 from seqdec.model.sequence_model import SequenceModel
@@ -140,7 +141,13 @@ class Context:
         return tensor_of(self.layout.variable(name), value, mask, self.num_sequences, self.model.device)
 
     def sample(
-        self, name: str, *, temperature: float = 1.0, top_k: int | None = None, guidance: Sequence[float] = ()
+        self,
+        name: str,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        guidance: Sequence[float] = (),
+        legal: Tensor | np.ndarray | None = None,
     ) -> Tensor:
         """Sample a variable given all slots before its own, and write it; raw units, [B, size] or [B].
 
@@ -150,21 +157,23 @@ class Context:
             top_k: keeps the most likely values or bins only; 1 takes the mode.
             guidance: weights [m], for sequences in blocks of 1 + m: the first has all evidence, each other one less. A
                 block is given one value, drawn from log p_0 + sum of guidance_i (log p_0 - log p_i).
+            legal: which values may be drawn, bool [B, values], or a row a block; of a choice among values. Those of a
+                MultiDiscrete stand one after the other.
 
         Raises:
-            UsageError: if the layout does not predict it, or a slot before it has not been written.
+            UsageError: if the layout does not predict it, a slot before it has not been written, or it has no mask.
         """
         size = 1 + len(guidance)
         with torch.inference_mode():
             distribution = self._predict(name, guidance)
+            if legal is not None:
+                distribution = among_legal(self.model, name, distribution, legal)
             if temperature == 0 or top_k == 1:
                 self._draws.skip()  # so that the next sample has the numbers of its own
                 value = distribution.mode()
             else:
                 uniform = self.draw(self.layout.variable(name).shape)[::size]
-                distribution = distribution if top_k is None else distribution.top_k(top_k)
-                distribution = distribution if temperature == 1 else distribution.tempered(temperature)
-                value = distribution.sample(uniform)
+                value = drawn(distribution, uniform, temperature=temperature, top_k=top_k)
             if name in self._coarse:
                 value = as_done(self._coarse[name], value)
             if guidance:
@@ -214,17 +223,7 @@ class Context:
         """Return the distribution of a value of each sequence, or with guidance of each block of 1 + m sequences."""
         words = self._words_of(name)
         hidden = self._state_before(name, 1 if words is None else words.variable.most_tokens)
-        if words is not None:
-            if words.variable.kind == "text":
-                raise UsageError(f"{name} is a text: give candidates, ask log_prob of a text, or sample_text")
-            return guided(number_choices(self._memory, words, hidden), guidance)
-        codec = self.model.codec(name)
-        if not guidance:
-            return codec.predict(hidden)
-        blocks = hidden.unflatten(0, (-1, 1 + len(guidance))).transpose(0, 1)  # [1 + m, B / (1 + m), D]
-        if not any(guidance):
-            return codec.predict(blocks[0])
-        return codec.predict(blocks).guided(torch.tensor(guidance, device=hidden.device))
+        return predicted(self.model, self._memory, name, hidden, guidance)
 
     def draw(self, shape: tuple[int, ...]) -> Tensor:
         """Return the random numbers of the next draw, [B, *shape]."""

@@ -10,9 +10,10 @@ the more outcomes have those that it kept. With one outcome each branch has its 
 (Janner et al. 2021). All branches share what was read before them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,7 +83,14 @@ def check_plannable(model: SequenceModel, acted: Sequence[str]) -> None:
 
 
 @torch.inference_mode()
-def plan(context: Context, planning: Planning, *, temperature: float = 1.0, top_k: int | None = None) -> Plan:
+def plan(
+    context: Context,
+    planning: Planning,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    legal: Mapping[str, np.ndarray] | None = None,
+) -> Plan:
     """Return the actions that the model expects to pay best from here.
 
     Args:
@@ -90,6 +98,7 @@ def plan(context: Context, planning: Planning, *, temperature: float = 1.0, top_
         planning: how far and how widely to look.
         temperature: of the actions that are tried; outcomes are drawn as the model has them.
         top_k: as `Context.sample` has it, of actions.
+        legal: masks of the first action by leaf, as `Context.sample` has them; what will be legal later nobody knows.
 
     Raises:
         UsageError: the layout does not predict actions, observations, rewards and the return to go, or the model was
@@ -100,7 +109,7 @@ def plan(context: Context, planning: Planning, *, temperature: float = 1.0, top_
         >>> context.write(observation=observations)
         >>> plan(context, Planning(horizon=3)).actions["action"][:, 0]
     """
-    search = _Search(context, planning, temperature, top_k)
+    search = _Search(context, planning, temperature, top_k, legal or {})
     for depth in range(planning.horizon):
         search.deepen(depth)
     return search.best()
@@ -109,11 +118,18 @@ def plan(context: Context, planning: Planning, *, temperature: float = 1.0, top_
 class _Search:
     """Branches of every sequence, each with a row for each of its outcomes: rows [B, branches, outcomes]."""
 
-    def __init__(self, context: Context, planning: Planning, temperature: float, top_k: int | None):
+    def __init__(
+        self,
+        context: Context,
+        planning: Planning,
+        temperature: float,
+        top_k: int | None,
+        legal: Mapping[str, np.ndarray],
+    ):
         layout, self._model = context.layout, context.model
         self._before, self._acted, self._after = layout.divide(self._model.data.spec.action_leaves)
         check_plannable(self._model, self._acted)
-        self._planning, self._temperature, self._top_k = planning, temperature, top_k
+        self._planning, self._temperature, self._top_k, self._legal = planning, temperature, top_k, legal
         self._discount = self._model.layout.discount
         self._num_sequences, self._num_branches, self._num_outcomes = context.num_sequences, 1, 1
         self._actor: Context | None = context.branch()  # as long as there are actions to draw
@@ -160,7 +176,10 @@ class _Search:
     def _act(self, name: str) -> Tensor:
         """Draw a leaf of the action as the policy has it."""
         assert self._actor is not None
-        value = self._actor.sample(name, temperature=self._temperature, top_k=self._top_k)
+        legal = None if self._actions else self._legal.get(name)
+        if legal is not None:
+            legal = legal.repeat(self._num_branches, 0)
+        value = self._actor.sample(name, temperature=self._temperature, top_k=self._top_k, legal=legal)
         self._world.write(**{name: value})
         return value
 

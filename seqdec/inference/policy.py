@@ -12,21 +12,24 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
 
 from seqdec.errors import UsageError
-from seqdec.inference.candidates import Candidates
+from seqdec.inference.allowed import Allowed, allowed_by
 from seqdec.inference.context import Context
-from seqdec.inference.evaluation import Target, evaluate_policy, resolve_targets
+from seqdec.inference.evaluation import Place, Target, evaluate_policy, resolve_targets
 from seqdec.inference.planning import Planning, check_plannable, plan
-from seqdec.inference.prompt import Prompt, checked_facts, less_evidence, rows_of
+from seqdec.inference.prompt import Prompt, checked_facts, in_blocks, less_evidence, rows_of
 from seqdec.inference.report import Report
 from seqdec.inference.returns import expert_return
-from seqdec.inference.values import check_observations, checked_candidates, checked_rewards, in_space
+from seqdec.inference.values import check_observations, checked_rewards, in_space
 from seqdec.model.folder import load_policy, save_policy
 from seqdec.model.sequence_model import SequenceModel
+from seqdec.play.legal import mask_leaves
+from seqdec.play.starts import Options
 from seqdec.sequence import noise
 from seqdec.spaces.leaves import MISSING, Batch, join, split, stack, unstack
 
@@ -87,6 +90,7 @@ class Policy:
         self.target_return = prompt.target_return
         self.temperature, self.top_k, self.planning = temperature, top_k, planning
         self._before, self._acted, self._after = model.layout.divide(model.data.spec.action_leaves)
+        self._masks = mask_leaves(model.data.spec.observation_space, model.data.spec.action_space)
         self._is_expert = isinstance(self.target_return, str)
         if planning is not None:
             check_plannable(model, self._acted)
@@ -132,11 +136,9 @@ class Policy:
         num_episodes: int = 32,
         num_envs: int = 16,
         seed: int = 0,
-        env: str | None = None,
-        trust_env: bool = False,
-        max_steps: int | None = None,
-        asynchronous: bool = False,
+        reset_options: Options | Sequence[Options] | None = None,
         progress: Callable[[int], None] | None = None,
+        **place: Unpack[Place],
     ) -> Report:
         """Ask for returns in the environment that the data name, with everything else as this policy has it.
 
@@ -145,7 +147,9 @@ class Policy:
             num_episodes: of each target, on the environment seeds from `seed` on.
             num_envs: that run at once; it changes the speed, not the result.
             seed: of environments and samples.
-            env: and what follows, as `evaluate_policy` has it.
+            reset_options: what the environments' `reset` is given: one dict for all episodes, or a list of their own.
+            progress: called with the number of episodes that ended since the last call.
+            place: `env`, `trust_env`, `max_steps`, `asynchronous` and `step_seconds`, as `Place` has them.
 
         Raises:
             UsageError: the environment cannot be made or has other spaces, or a target is none.
@@ -153,8 +157,8 @@ class Policy:
         asked = self.target_return if target_return is None else target_return
         return evaluate_policy(
             lambda target: self._asking(target, seed), self.model, asked,  # pyright: ignore[reportArgumentType]
-            num_episodes=num_episodes, num_envs=num_envs, seed=seed, env=env, trust_env=trust_env,
-            max_steps=max_steps, asynchronous=asynchronous, progress=progress,
+            num_episodes=num_episodes, num_envs=num_envs, seed=seed, reset_options=reset_options,
+            progress=progress, **place,
         )  # fmt: skip
 
     def _asking(self, target: Target, seed: int) -> "Policy":
@@ -196,14 +200,15 @@ class Policy:
             observation: one after `reset()`, a batch [N, ...] after `reset(num_envs)`, nested as the observation space
                 is; NaN, and None among texts, where unknown.
             reward: of the step before, a number or [N]; None at the first step.
-            info: of one environment, or of a batch as `Actor.act` has it: the texts that it names as "valid_actions",
-                one of which is chosen. Without them a text is written freely; numbers need none.
+            info: of one environment, or of a batch as `Actor.act` has it: texts under "valid_actions", of which one is
+                chosen, else a text is written freely; a mask of legal values under "action_mask".
 
         Returns:
             an action for one environment, or a batch of them for all that run.
 
         Raises:
             UsageError: nothing was reset, or the reward or the number of observations is not as expected.
+            DataError: what the info or a mask says cannot be, or leaves nothing to choose.
         """
         if self._context is None:
             raise UsageError("no episode has begun: call reset() before the first act")
@@ -212,23 +217,22 @@ class Policy:
         if not self._has_acted and reward is not None:
             raise UsageError("an episode's first step has no reward before it: act(observation)")
         rewards = None if reward is None else checked_rewards(reward, self._num_rows)
-        candidates = checked_candidates(info, self._num_rows, is_single=self._is_single)
-        return self._act(observation, rewards, candidates, is_first=reward is None)
+        return self._act(observation, rewards, info, is_first=reward is None)
 
-    def _act(
-        self, observation: Batch, rewards: np.ndarray | None, candidates: Candidates | None, *, is_first: bool
-    ) -> Batch:
-        """Return actions, where all that was given has been looked at; rewards of None are not known."""
+    def _act(self, observation: Batch, rewards: np.ndarray | None, info: object, *, is_first: bool) -> Batch:
+        """Return actions; rewards of None are not known."""
         spec = self.model.data.spec
         seen = split(spec.observation_space, stack([observation]) if self._is_single else observation, "observation")
         check_observations(seen, spec.observation_leaves, self._num_rows, is_single=self._is_single)
+        shown, counts = [seen[name] for name in self._masks], {"num_rows": self._num_rows, "is_single": self._is_single}
+        allowed = allowed_by(info, shown, spec.action_space, spec.action_leaves, **counts)
         if is_first:
             self._write_prompt(seen)
         else:
             self._complete_timestep(rewards)
         self._write_or_sample(self._before, self._with_return(seen))
         drawn = self._acted if self.planning is None else ()
-        sampled = {name: self._sample(name, candidates) for name in drawn} or self._plan()
+        sampled = {name: self._sample(name, allowed) for name in drawn} or self._plan(allowed)
         self._has_acted = True
         leaves = spec.action_leaves
         actions = {name: in_space(leaves[name], sampled[name][:: self._block]) for name in self._acted}
@@ -262,12 +266,13 @@ class Policy:
         assert self._context is not None
         return action, (np.array([self._context.timestep]),)
 
-    def _plan(self) -> dict[str, torch.Tensor]:
+    def _plan(self, allowed: Allowed) -> dict[str, torch.Tensor]:
         """Write the actions of the running plan, or of a new one, and return them."""
         context, planning = self._context, self.planning
         assert context is not None and planning is not None
-        if not self._planned:
-            steps = plan(context, planning, temperature=self.temperature, top_k=self.top_k).actions
+        if not self._planned or not allowed.admits(self._planned[0], self.model.data.spec.action_leaves):
+            how = {"temperature": self.temperature, "top_k": self.top_k}
+            steps = plan(context, planning, legal=allowed.values, **how).actions
             times = range(planning.replan_every)
             self._planned = [{name: value[:, time] for name, value in steps.items()} for time in times]
         actions = self._planned.pop(0)
@@ -320,23 +325,18 @@ class Policy:
         for name in names:
             value, missing = known.get(name), known.get(MISSING + name)
             if self._block > 1 and value is not None:
-                value = np.repeat(value, self._block, 0)
-                missing = None if missing is None else np.repeat(missing, self._block, 0)
-                if name in self._hidden_of:
-                    is_hidden = np.tile(self._hidden_of[name], len(value) // self._block)
-                    missing = is_hidden if missing is None else (missing.T | is_hidden).T  # [B] or [B, ...]
-                    if value.dtype == object:  # texts
-                        value[is_hidden] = None
+                value, missing = in_blocks(value, missing, self._hidden_of.get(name), self._block)
             values |= {name: value, MISSING + name: missing}
         self._context.write(**values)
 
-    def _sample(self, name: str, candidates: Candidates | None = None) -> torch.Tensor | list[str]:
+    def _sample(self, name: str, allowed: Allowed | None = None) -> torch.Tensor | list[str]:
         assert self._context is not None
+        allowed = (allowed if name in self._acted else None) or Allowed()
         guidance = self._guidance if name in self._acted else (0.0,) * len(self._guidance)
         how = {"temperature": self.temperature, "top_k": self.top_k, "guidance": guidance}
         if self.model.layout.variable(name).kind != "text":
-            return self._context.sample(name, **how)
-        return self._context.sample_text(name, candidates=candidates if name in self._acted else None, **how)
+            return self._context.sample(name, legal=allowed.values.get(name), **how)
+        return self._context.sample_text(name, candidates=allowed.texts, **how)
 
     def keep(self, rows: np.ndarray) -> None:
         """Go on with these of the running environments."""

@@ -189,3 +189,24 @@ def less_evidence(
             for part in (piece, piece + WHEN):
                 hidden.setdefault(part, np.zeros(1 + len(given), bool))[index] = True
     return hidden, tuple(given.values())
+
+
+def in_blocks(
+    value: np.ndarray, missing: np.ndarray | None, is_hidden: np.ndarray | None, block: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return values and their mask, one an environment, for all sequences of its block.
+
+    Args:
+        value: [N, ...].
+        missing: which are not known, [N] or [N, ...]; None where all are.
+        is_hidden: in which sequences of a block they are left out, [block]; None where in none.
+        block: sequences that an environment has.
+    """
+    value = np.repeat(value, block, 0)
+    missing = None if missing is None else np.repeat(missing, block, 0)
+    if is_hidden is not None:
+        left_out = np.tile(is_hidden, len(value) // block)
+        missing = left_out if missing is None else (missing.T | left_out).T  # [B] or [B, ...]
+        if value.dtype == object:  # texts
+            value[left_out] = None
+    return value, missing

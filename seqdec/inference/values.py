@@ -4,7 +4,7 @@ NaN and None end here: behind this door there are zeros and a mask.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 
 import gymnasium
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from seqdec.data.episode import Episode, nonfinite_entry
 from seqdec.errors import UsageError
-from seqdec.play.candidates import NAMES, VALID_ACTIONS, named
 from seqdec.sequence.layout import Layout
 from seqdec.sequence.variable import Variable, encode_texts
 from seqdec.spaces.leaves import MISSING, in_box, without_nan
@@ -87,28 +86,6 @@ def checked_rewards(reward: object, num_rows: int) -> np.ndarray:
     if rewards.dtype.kind not in "biuf" or rewards.size != num_rows or not np.isfinite(rewards).all():
         raise UsageError(f"reward is {reward!r}: a finite number is needed for each of {num_rows} environments")
     return rewards.astype(np.float64).reshape(-1)
-
-
-def checked_candidates(info: object, num_rows: int, *, is_single: bool) -> Sequence[Sequence[str] | None] | None:
-    """Return the texts that each running environment lets one choose from; None where none is named.
-
-    Args:
-        info: of one environment, or of a batch as `Actor.act` has it.
-        num_rows: environments that run.
-        is_single: whether it is of one.
-
-    Raises:
-        UsageError: there are candidates for another number of environments.
-        DataError: something else than texts stands there.
-    """
-    if not isinstance(info, Mapping):
-        return None
-    if is_single:
-        return [named(info)]
-    rows = next((info[name] for name in NAMES if info.get(name) is not None), None)
-    if rows is not None and len(rows) != num_rows:
-        raise UsageError(f"info names candidates for {len(rows)} environments, {num_rows} run")
-    return None if rows is None else [named({VALID_ACTIONS: row}) for row in rows]
 
 
 def in_space(leaf: gymnasium.Space, sampled: Tensor | list[str]) -> np.ndarray:

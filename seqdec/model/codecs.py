@@ -245,13 +245,17 @@ class Discrete(nn.Module):
         return with_unknown(embeddings if self.is_single else embeddings.sum(-2), self.unknown, unknown)
 
     def predict(self, hidden: Tensor) -> Distribution:
-        logits = self.head(hidden).float()
-        if not self.is_single:
-            logits = logits.index_select(-1, self.places).unflatten(-1, self.is_no_value.shape)
-            logits = logits.masked_fill(self.is_no_value, -math.inf)
+        logits = self.by_entry(self.head(hidden).float())
+        logits = logits if self.is_single else logits.masked_fill(self.is_no_value, -math.inf)
         # a value that is not known may stand outside; its loss is not counted
         numbers = Numbers(self.starts, self.last if self.variable.optional else None)
         return Categorical(logits, numbers, is_vector=not self.is_single)
+
+    def by_entry(self, values: Tensor) -> Tensor:
+        """Return what there is of each value, [..., values] one after the other, as logits have it."""
+        if self.is_single:
+            return values
+        return values.index_select(-1, self.places).unflatten(-1, self.is_no_value.shape)
 
 
 def _head(variable: Variable, width: int, size: int) -> nn.Module:

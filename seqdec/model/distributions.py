@@ -137,6 +137,10 @@ class Categorical:
         full = self.logits[0]  # what is impossible stays so
         return replace(self, logits=torch.where(full.isfinite(), _guide(self.logits, weights), full))
 
+    def among(self, is_legal: Tensor) -> Self:
+        """Keep the choices that a mask [..., choices] allows: at least one."""
+        return replace(self, logits=self.logits.masked_fill(~is_legal, -math.inf))
+
     def top_k(self, k: int) -> Self:
         least = self.logits.topk(min(k, self.logits.shape[-1]), -1).values[..., -1:]
         return replace(self, logits=self.logits.masked_fill(self.logits < least, -math.inf))

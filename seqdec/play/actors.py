@@ -6,15 +6,17 @@ Stable-Baselines3 (`sb3`) all become one.
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Dict, Text, Tuple
+from gymnasium.spaces import Text
 
-from seqdec.play.candidates import VALID_ACTIONS, Candidates
-from seqdec.spaces.leaves import Batch, stack, unstack
+from seqdec.play.info import Choices
+from seqdec.play.legal import counts_of, parts_of
+from seqdec.spaces.leaves import Batch, join, leaf_parts, leaves, stack, unstack
+from seqdec.spaces.space import whole_limits
 
 
 @runtime_checkable
@@ -25,15 +27,15 @@ class Actor(Protocol):
         """Start `num_envs` new episodes."""
         ...
 
-    def act(self, observations: Batch, rewards: np.ndarray | None, info: Candidates | None = None, /) -> Batch:
+    def act(self, observations: Batch, rewards: np.ndarray | None, info: Choices | None = None, /) -> Batch:
         """Return one action for each running row: [rows, ...], nested as the action space is.
 
         Args:
             observations: [rows, ...], nested as the observation space is; float32, uint8 (images), int64 or texts.
                 What is missing is NaN, or None among texts.
             rewards: [rows], what the step before paid; None at the first step.
-            info: under "valid_actions" the texts that each row's environment names as its candidates, None where it
-                names none. It is given where an environment names some, so that actors in numbers may do without.
+            info: what the rows' environments let one choose from: texts under "valid_actions", masks of values under
+                "action_mask". It is given where one of them says so, and to actors that take it.
         """
         ...
 
@@ -57,12 +59,12 @@ class Seekable(Protocol):
 class FunctionActor:
     """A function of one observation as an actor, with one random generator an episode.
 
-    A function of three arguments is given the candidates too: a list of texts, or None.
+    A function of three arguments is given what it may choose from, too: a list of texts, or a mask of values, or None.
     """
 
     def __init__(self, policy: Callable[..., object], seed: int) -> None:
         self._policy = policy
-        self._reads_candidates = len(inspect.signature(policy).parameters) > 2
+        self._reads_choices = len(inspect.signature(policy).parameters) > 2
         self._seed = seed
         self._num_started = 0
         self._generators: list[np.random.Generator] = []
@@ -75,13 +77,13 @@ class FunctionActor:
     def seek(self, episode: int) -> None:
         self._num_started = episode
 
-    def act(self, observations: Batch, rewards: np.ndarray | None, info: Candidates | None = None) -> Batch:
+    def act(self, observations: Batch, rewards: np.ndarray | None, info: Choices | None = None) -> Batch:
         num_rows = len(self._generators)
         rows = zip(unstack(observations, num_rows), self._generators, strict=True)
-        if not self._reads_candidates:
+        if not self._reads_choices:
             return stack([self._policy(observation, generator) for observation, generator in rows])
-        candidates = info[VALID_ACTIONS] if info else [None] * num_rows
-        return stack([self._policy(*row, texts) for row, texts in zip(rows, candidates, strict=True)])
+        choices = (info or {}).get("valid_actions", (info or {}).get("action_mask", [None] * num_rows))
+        return stack([self._policy(*row, own) for row, own in zip(rows, choices, strict=True)])
 
     def keep(self, rows: np.ndarray) -> None:
         self._generators = [self._generators[row] for row in rows]
@@ -90,22 +92,32 @@ class FunctionActor:
 def random_policy(space: gymnasium.Space) -> Callable[..., object]:
     """Return a policy for `record` that draws every action from an action space, nested or not.
 
-    A text is drawn from the candidates where the environment names some.
+    A text is drawn from the candidates, and a value from those that are legal, where the environment says which.
     """
     space = copy.deepcopy(space)  # the environment may draw from its own
+    action_leaves = leaves(space, "action")
+    parts = parts_of(action_leaves)
 
-    def act(observation: object, generator: np.random.Generator, candidates: list[str] | None = None) -> object:
+    def act(
+        observation: object, generator: np.random.Generator, choices: list[str] | np.ndarray | None = None
+    ) -> object:
         space.seed(int(generator.integers(2**31)))
         action = space.sample()
-        return _with_text(space, action, candidates[generator.integers(len(candidates))]) if candidates else action
+        if choices is None:
+            return action
+        chosen = {name: part for name, (part, _) in leaf_parts(space, action, "action").items()}
+        if isinstance(choices, np.ndarray):
+            legal = {name: choices[part] for name, part in parts.items()}
+            chosen |= {name: _legal_value(action_leaves[name], mask, generator) for name, mask in legal.items()}
+        else:
+            text = choices[generator.integers(len(choices))]
+            chosen |= {name: text for name, leaf in action_leaves.items() if isinstance(leaf, Text)}
+        return join(space, chosen, "action")  # pyright: ignore[reportArgumentType] - one action, not a batch
 
     return act
 
 
-def _with_text(space: gymnasium.Space, action: object, text: str) -> object:
-    """Return an action with this text in the place of its own."""
-    if isinstance(space, Dict) and isinstance(action, Mapping):
-        return {key: _with_text(child, action[key], text) for key, child in space.spaces.items()}
-    if isinstance(space, Tuple) and isinstance(action, tuple):
-        return tuple(_with_text(child, part, text) for child, part in zip(space.spaces, action, strict=True))
-    return text if isinstance(space, Text) else action
+def _legal_value(leaf: gymnasium.Space, mask: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    entries = np.split(mask, np.cumsum(counts_of(leaf))[:-1])
+    index = [generator.choice(np.flatnonzero(entry)) for entry in entries]
+    return np.asarray(whole_limits(leaf)[0] + np.reshape(index, leaf.shape or ()), leaf.dtype)

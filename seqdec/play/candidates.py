@@ -1,13 +1,12 @@
 """Candidates: the texts that an environment names as its valid actions, on their way from its info to an actor.
 
-    info["valid_actions"] or info["admissible_commands"]   of one environment, or of a batch, indexed by row
-    {"valid_actions": [["go north", "wait"], None]}        what an actor of two rows is given; None: no names there
+    info["valid_actions"] or info["admissible_commands"]
 
 Only environments whose actions hold a text are asked: elsewhere these keys may hold anything.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Final
 
 import gymnasium
 import numpy as np
@@ -16,9 +15,8 @@ from seqdec.errors import DataError
 from seqdec.spaces.leaves import leaf_kind, leaves
 from seqdec.spaces.space import quote
 
-VALID_ACTIONS = "valid_actions"
+VALID_ACTIONS: Final = "valid_actions"
 NAMES = (VALID_ACTIONS, "admissible_commands")  # the second is TextWorld's
-Candidates = Mapping[str, list[list[str] | None]]
 
 
 def acts_in_words(space: gymnasium.Space) -> bool:
@@ -34,19 +32,6 @@ def named(info: Mapping[str, object]) -> list[str] | None:
     """
     name = next((name for name in NAMES if info.get(name) is not None), None)
     return None if name is None else _texts(info[name], name)
-
-
-def candidates_of(infos: Mapping[str, Any], rows: np.ndarray) -> Candidates | None:
-    """Return what the environments of some rows of a batch name; None where none names any.
-
-    Raises:
-        DataError: as `named` does.
-    """
-    known = {name: infos[name] for name in NAMES if name in infos}
-    if not known:
-        return None
-    lists = [named({name: values[row] for name, values in known.items()}) for row in rows]
-    return {VALID_ACTIONS: lists} if any(lists) else None
 
 
 def _texts(value: object, name: str) -> list[str] | None:

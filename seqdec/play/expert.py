@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 
 from seqdec.errors import UsageError
-from seqdec.play.candidates import VALID_ACTIONS, Candidates
+from seqdec.play.info import Choices
 from seqdec.play.java import folder_of
 from seqdec.play.make import parse_id
 from seqdec.play.scienceworld import ScienceWorld
@@ -81,8 +81,8 @@ class TextWorldExpert:
     def seek(self, episode: int) -> None:
         self._num_begun = episode
 
-    def act(self, observations: Batch, rewards: np.ndarray | None, info: Candidates | None = None) -> Batch:
-        candidates = [None] * len(self._games) if info is None else info[VALID_ACTIONS]
+    def act(self, observations: Batch, rewards: np.ndarray | None, info: Choices | None = None) -> Batch:
+        candidates = (info or {}).get("valid_actions") or [None] * len(self._games)
         pairs = zip(self._games, candidates, strict=True)
         return np.array([self._choose(game, valid or [""]) for game, valid in pairs], object)
 

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
+from functools import cached_property
 
 import gymnasium
 import numpy as np
@@ -10,13 +11,15 @@ from gymnasium.spaces import Dict, Discrete, MultiBinary, MultiDiscrete, Text, T
 
 from seqdec.data.episode import nonfinite_entry
 from seqdec.errors import DataError, in_words
-from seqdec.play.candidates import NAMES, VALID_ACTIONS, acts_in_words, named
-from seqdec.spaces.leaves import MISSING, leaf_kind, shape_of_missing, without_nan
+from seqdec.play.candidates import VALID_ACTIONS, acts_in_words, named
+from seqdec.play.info import success_of
+from seqdec.play.legal import ACTION_MASK, legal_actions, mask_leaves
+from seqdec.spaces.leaves import MISSING, leaf_kind, leaf_parts, shape_of_missing, without_nan
 from seqdec.spaces.space import children, describe_space, kind_of, quote, whole_limits, zero_of
 
 DEFAULT_MAX_STEPS = 100_000
 # Keys of our own, beside whatever an environment has in its infos, options and metadata.
-FAILURE, PARK, UNKNOWN = "seqdec.failure", "seqdec.park", "seqdec." + MISSING
+FAILURE, PARK, OPTIONS, UNKNOWN = "seqdec.failure", "seqdec.park", "seqdec.options", "seqdec." + MISSING
 Info = dict[str, object]
 logger = logging.getLogger(__name__)
 
@@ -26,8 +29,9 @@ class Guarded(gymnasium.Wrapper):
 
     An exception, an exit, or an observation that is not finite or not of its space's shape and type ends the episode
     as truncated, with the reason in `info["seqdec.failure"]`. In a leaf whose values may be missing, NaN and None are
-    no failure: they become zeros, and `info["seqdec.missing.NAME"]` is a mask of them. After an episode's end the
-    environment is not touched until the next reset. A reset with the option "seqdec.park" leaves it as it is.
+    no failure: they become zeros, and `info["seqdec.missing.NAME"]` is a mask of them. Of the environment's own info
+    there is what a batch reads (see `info`). After an episode's end the environment is not touched until the next
+    reset. A reset with the option "seqdec.park" leaves it as it is.
 
     Example:
         >>> env = Guarded(gymnasium.make("CartPole-v1"), max_steps=200)
@@ -44,16 +48,19 @@ class Guarded(gymnasium.Wrapper):
         self._failure = ""
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[object, Info]:
-        """Start an episode, or with the option "seqdec.park" leave the environment as it is."""
+        """Start an episode; the option "seqdec.park" leaves it out, "seqdec.options" has the options of each seed."""
         if options and options.get(PARK):
             self._is_resting = True
             return self._observation, {}
         self._num_steps, self._is_resting, self._failure = 0, False, ""
+        if options and OPTIONS in options:
+            options = options[OPTIONS].get(seed)  # pyright: ignore[reportAttributeAccessIssue]
+        options = None if options is None else dict(options)  # others of the batch are given the same one
         masks: Info = {}
         try:
             observation, info = self.env.reset(seed=seed, options=options)
             self._observation = self._read(self.observation_space, observation, "observation", masks)
-            return self._observation, self._joined(info, masks)
+            return self._observation, self._said(info, self._observation, is_over=False) | masks
         except (Exception, SystemExit) as error:  # foreign code: whatever it raises is its episode's failure
             self._observation, self._failure = zero_of(self.observation_space), f"reset: {_reason(error)}"
             return self._observation, {FAILURE: self._failure}
@@ -68,10 +75,11 @@ class Guarded(gymnasium.Wrapper):
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
             observation = self._read(self.observation_space, observation, "observation", masks)
-            reward = float(reward)
+            reward = float(np.asarray(reward).item())
             if not math.isfinite(reward):
                 raise DataError(f"reward is {reward}")
-            terminated, truncated, info = bool(terminated), bool(truncated), self._joined(info, masks)
+            terminated, truncated = bool(terminated), bool(truncated)
+            info = self._said(info, observation, is_over=terminated or truncated) | masks
         except (Exception, SystemExit) as error:  # as in reset
             return self._fail(f"step {self._num_steps}: {_reason(error)}")
         self._observation = observation
@@ -91,15 +99,22 @@ class Guarded(gymnasium.Wrapper):
         self._is_resting = True
         return self._observation, 0.0, False, True, {FAILURE: failure}
 
-    def _joined(self, info: object, masks: Info) -> Info:
-        """Return an info that a batch can hold: candidates become a list, under one name."""
+    def _said(self, info: object, observation: object, *, is_over: bool) -> Info:
+        """Return what is read of an info, in types and shapes that a batch can hold."""
         if not isinstance(info, Mapping):
             raise DataError(f"info is {kind_of(info)}: expected a dict")
-        if not self._acts_in_words:
-            return {**info, **masks}
-        texts = named(info)
-        others = {key: value for key, value in info.items() if key not in NAMES}
-        return {**others, **({} if texts is None else {VALID_ACTIONS: texts}), **masks}
+        said: Info = {**success_of(info)}
+        texts = named(info) if self._acts_in_words else None
+        if texts is not None:
+            said[VALID_ACTIONS] = texts
+        parts = leaf_parts(self.observation_space, observation, "observation") if self._mask_leaves else {}
+        shown = tuple(np.asarray(parts[name][0]) for name in self._mask_leaves)
+        mask = None if is_over else legal_actions(self.action_space, info, shown)  # at its end it may leave nothing
+        return said if mask is None else {**said, ACTION_MASK: mask}
+
+    @cached_property
+    def _mask_leaves(self) -> tuple[str, ...]:
+        return mask_leaves(self.observation_space, self.action_space)
 
     def _read(self, space: gymnasium.Space, value: object, name: str, masks: Info) -> object:
         """Return an observation that a batch can hold, and add the masks of what is not known in it."""

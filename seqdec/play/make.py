@@ -21,6 +21,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from seqdec.errors import UsageError, in_words, suggest
 from seqdec.play.closing import closing_envs
 from seqdec.play.guarded import DEFAULT_MAX_STEPS, PARK, Guarded
+from seqdec.play.waiting import LIMIT, STEP_SECONDS
 from seqdec.spaces.leaves import leaf_kind, leaves
 from seqdec.spaces.space import describe_space, quote, spaces_agree, supported
 from seqdec.spaces.spec import EnvironmentSpec
@@ -65,6 +66,7 @@ def make_envs(
     max_steps: int | None = None,
     missing: tuple[str, ...] | None = None,
     asynchronous: bool = False,
+    step_seconds: float = STEP_SECONDS,
 ) -> VectorEnv:
     """Make a batch of the environment, each one `Guarded`, without automatic resets.
 
@@ -78,6 +80,7 @@ def make_envs(
         max_steps: the longest episode; by default 100000 where the environment has no limit of its own.
         missing: leaves of the observation whose values may be missing; the spec's by default.
         asynchronous: each in a process of its own, which pays where a step takes longer than talking to a process.
+        step_seconds: how long these may take for a step, or a reset, until they are given up.
 
     Raises:
         UsageError: the environment is not registered here, is not the one the data names, or cannot be made.
@@ -86,6 +89,8 @@ def make_envs(
         raise UsageError(f"{num_envs} environments were asked for: give at least 1")
     if max_steps is not None and max_steps < 1:
         raise UsageError(f"the longest episode may have {max_steps} steps: give at least 1")
+    if not step_seconds > 0:
+        raise UsageError(f"step_seconds is {step_seconds:g}: give more than 0", option="step_seconds")
     if isinstance(spec, str):
         spec, env_id = EnvironmentSpec(Discrete(1), Discrete(1)), spec  # whatever its spaces are
     env_id, arguments = (None, {}) if env_id is None else parse_id(env_id)
@@ -104,7 +109,9 @@ def make_envs(
         limit = env.spec.max_episode_steps if env.spec else None
         return Guarded(env, max_steps or limit or DEFAULT_MAX_STEPS, may_miss)
 
-    return batch_of([make_guarded] * num_envs, asynchronous=asynchronous)
+    envs = batch_of([make_guarded] * num_envs, asynchronous=asynchronous)
+    envs.metadata[LIMIT] = step_seconds
+    return envs
 
 
 def parse_id(word: str) -> tuple[str, dict[str, object]]:

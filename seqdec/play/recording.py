@@ -28,6 +28,7 @@ from seqdec.play.make import batch_of, make_envs, spec_of_env
 from seqdec.play.parts import record_parts
 from seqdec.play.rollouts import play_in_turns
 from seqdec.play.sb3 import Predictor, from_sb3
+from seqdec.play.starts import Options, Starts
 
 
 def record(
@@ -41,11 +42,12 @@ def record(
     max_steps: int | None = None,
     reference_returns: tuple[float, float] | None = None,
     missing: tuple[str, ...] = (),
+    reset_options: Options | Sequence[Options] | None = None,
     policy_name: str = "",
     folder: Path | str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Dataset:
-    """Play episodes and return them as a data set, each with its seed in the metadata.
+    """Play episodes and return them as a data set, each with its seed, and its success where that is said.
 
     Args:
         env: a registered id, or a function that makes the environment.
@@ -58,6 +60,7 @@ def record(
         max_steps: the longest episode.
         reference_returns: the returns of score 0 and score 100, where they are known.
         missing: leaves of the observation that may be NaN or None: a value that is not known.
+        reset_options: what `reset` is given: one dict for all, or a list, of which episode i has the i-th, and so on.
         policy_name: what the metadata call the policy.
         folder: where to keep the data set, which is then mapped, not in memory. A recording that was cut off goes on
             where it stopped when it is asked for again, by the same seed and `policy_name` in the same environment;
@@ -76,10 +79,12 @@ def record(
         spec = spec_of_env(envs.envs[0].env, reference_returns, missing)
         actor = _actor_of(policy, seed)
         count = {"num_episodes": num_episodes or sys.maxsize, "num_timesteps": num_timesteps or sys.maxsize}
-        play = partial(_waves, actor, envs, **count, seed=seed, policy_name=policy_name, progress=progress)
+        starts = Starts(seed, reset_options)
+        play = partial(_waves, actor, envs, starts, **count, policy_name=policy_name, progress=progress)
         if folder is None:
             return from_episodes(chain.from_iterable(play([])), spec)
         request = {"environment": spec.to_json(), "seed": seed, "max_steps": max_steps, "policy": policy_name}
+        request |= {} if reset_options is None else {"reset_options": repr(reset_options)}
         return record_parts(Path(folder), spec, request, actor, play, **count)
 
 
@@ -116,11 +121,11 @@ def _actor_of(policy: Actor | Predictor | Callable[..., object], seed: int) -> A
 def _waves(
     actor: Actor,
     envs: VectorEnv,
+    starts: Starts,
     kept: Sequence[int],
     *,
     num_episodes: int,
     num_timesteps: int,
-    seed: int,
     policy_name: str,
     progress: Callable[[int], None] | None,
 ) -> Iterator[list[Episode]]:
@@ -136,14 +141,14 @@ def _waves(
         progress(len(kept))
     while num_played < num_episodes and num_steps < num_timesteps:
         num_rows = min(envs.num_envs, num_episodes - num_played)
-        ((_, results),) = play_in_turns([actor], [envs], num_rows, seed + num_played, progress)
+        ((_, results),) = play_in_turns([actor], [envs], starts, num_rows, progress, num_played)
         wave: list[Episode] = []
         for result in results:
             if num_steps >= num_timesteps:
                 break  # a failure behind the last episode is harmless
             if isinstance(result, str):
                 raise NumericsError(f"the environment failed in episode {num_played}: {result}")
-            metadata = {"seed": seed + num_played, **({"policy": policy_name} if policy_name else {})}
-            wave.append(replace(result, metadata=metadata))
+            metadata = {"seed": starts.seed + num_played, **({"policy": policy_name} if policy_name else {})}
+            wave.append(replace(result, metadata={**metadata, **result.metadata}))
             num_played, num_steps = num_played + 1, num_steps + len(result)
         yield wave

@@ -8,6 +8,7 @@ from gymnasium.vector import VectorEnv
 from seqdec.data.episode import Episode
 from seqdec.errors import NumericsError, UsageError
 from seqdec.play.actors import Actor, Seekable
+from seqdec.play.starts import Options, Starts
 from seqdec.play.waves import autoreset_mode, play_wave
 
 
@@ -30,6 +31,7 @@ def rollout(
     *,
     num_episodes: int,
     seed: int,
+    reset_options: Options | Sequence[Options] | None = None,
     progress: Callable[[int], None] | None = None,
     failures: list[Failure] | None = None,
 ) -> list[Episode]:
@@ -44,6 +46,7 @@ def rollout(
             asynchronous steps, the actor of another works.
         num_episodes: how many are played; each one that starts counts.
         seed: of the first episode.
+        reset_options: what `reset` is given: one dict for all, or a list, of which episode i has the i-th, and so on.
         progress: called with the number of episodes that ended since the last call.
         failures: takes the episodes in which the environment failed; without it the first failure raises.
 
@@ -60,7 +63,7 @@ def rollout(
     for batch in batches:
         autoreset_mode(batch)
     results: dict[int, Episode | str] = {}
-    for first, played in play_in_turns(actors, batches, num_episodes, seed, progress):
+    for first, played in play_in_turns(actors, batches, Starts(seed, reset_options), num_episodes, progress):
         for number, result in enumerate(played, first):
             if isinstance(result, str) and failures is None:
                 raise NumericsError(f"the environment failed in episode {number}: {result}")
@@ -72,26 +75,31 @@ def rollout(
 
 
 def play_in_turns(
-    actors: list[Actor], batches: list[VectorEnv], num_episodes: int, seed: int, progress: Callable[[int], None] | None
+    actors: list[Actor],
+    batches: list[VectorEnv],
+    starts: Starts,
+    num_episodes: int,
+    progress: Callable[[int], None] | None,
+    first: int = 0,
 ) -> Iterator[tuple[int, list[Episode | str]]]:
-    """Play waves until there are enough episodes, the batches in turns; yield each with its first episode's number.
+    """Play waves, from the episode `first` on, the batches in turns; yield each with its first episode's number.
 
     A message stands in the place of an episode in which the environment failed.
     """
     playing: dict[int, tuple[int, Generator[None, None, list[Episode | str]]]] = {}
-    num_begun = 0
-    while num_begun < num_episodes or playing:
+    num_begun, end = first, first + num_episodes
+    while num_begun < end or playing:
         for index, (actor, envs) in enumerate(zip(actors, batches, strict=True)):
-            if index not in playing and num_begun < num_episodes:
+            if index not in playing and num_begun < end:
                 if len(batches) > 1 and isinstance(actor, Seekable):
                     actor.seek(num_begun)
-                rows = min(envs.num_envs, num_episodes - num_begun)
-                playing[index] = num_begun, play_wave(actor, envs, rows, seed + num_begun, progress)
+                rows = min(envs.num_envs, end - num_begun)
+                playing[index] = num_begun, play_wave(actor, envs, starts, num_begun, rows, progress)
                 num_begun += rows
             if index in playing:
-                first, wave = playing[index]
+                number, wave = playing[index]
                 try:
                     next(wave)
-                except StopIteration as end:
+                except StopIteration as over:
                     del playing[index]
-                    yield first, end.value
+                    yield number, over.value

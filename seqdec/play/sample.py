@@ -3,7 +3,7 @@
 import numpy as np
 from datasets import Dataset
 
-from seqdec.play.candidates import Candidates
+from seqdec.play.info import Choices
 from seqdec.play.recording import record
 from seqdec.spaces.leaves import Batch
 
@@ -53,7 +53,7 @@ class _NoisyController:
         self._num_started += num_envs
         self._running = [(episode, np.random.default_rng([self._seed, episode])) for episode in episodes]
 
-    def act(self, observations: Batch, rewards: np.ndarray | None, info: Candidates | None = None) -> Batch:
+    def act(self, observations: Batch, rewards: np.ndarray | None, info: Choices | None = None) -> Batch:
         episodes = [episode for episode, _ in self._running]
         chance, coin = np.array([generator.random(2) for _, generator in self._running]).T
         seen = np.asarray(observations) - self._drifts[episodes, None] * np.array([0.0, 1.0, 0.0, 0.0])

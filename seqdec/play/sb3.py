@@ -14,7 +14,7 @@ import numpy as np
 
 from seqdec.errors import DataError, UsageError, in_words, suggest
 from seqdec.play.actors import Actor
-from seqdec.play.candidates import Candidates
+from seqdec.play.info import Choices
 from seqdec.spaces.leaves import Batch, stack, unstack
 
 OWN = {"a2c": "A2C", "ddpg": "DDPG", "dqn": "DQN", "ppo": "PPO", "sac": "SAC", "td3": "TD3"}
@@ -140,7 +140,7 @@ class _ModelActor:
     def seek(self, episode: int) -> None:
         self._num_begun = episode
 
-    def act(self, observations: Batch, rewards: np.ndarray | None, info: Candidates | None = None) -> Batch:
+    def act(self, observations: Batch, rewards: np.ndarray | None, info: Choices | None = None) -> Batch:
         try:
             seen = self._normalize(observations)
             if self._deterministic:

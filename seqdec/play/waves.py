@@ -1,39 +1,40 @@
 """One wave: environments that start together, played until the last of their episodes has ended."""
 
+import inspect
 from collections.abc import Callable, Generator
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from seqdec import stops
 from seqdec.data.episode import Episode
-from seqdec.errors import NumericsError, UsageError
+from seqdec.errors import UsageError
 from seqdec.play.actors import Actor
-from seqdec.play.candidates import acts_in_words, candidates_of
 from seqdec.play.chosen import checked_actions, idle_actions
-from seqdec.play.closing import end_processes
 from seqdec.play.guarded import FAILURE, PARK, UNKNOWN
+from seqdec.play.info import add_successes, choices_of
+from seqdec.play.starts import Starts
+from seqdec.play.waiting import reset_in_time, step_in_time
 from seqdec.spaces.leaves import MISSING, Batch, join, leaves, shape_of_missing, split, stack
 from seqdec.spaces.space import supported
 
-Step = tuple[Batch, np.ndarray, np.ndarray, np.ndarray, dict]
-
 
 def play_wave(
-    actor: Actor, envs: VectorEnv, num_rows: int, seed: int, progress: Callable[[int], None] | None
+    actor: Actor, envs: VectorEnv, starts: Starts, first: int, num_rows: int, progress: Callable[[int], None] | None
 ) -> Generator[None, None, list[Episode | str]]:
-    """Play one episode in each of the first rows, and yield while the environments work by themselves.
+    """Play the episodes from `first` on, one in each of the first rows; yield while environments work by themselves.
 
     A row that failed has its message in the place of an episode.
     """
     mode = autoreset_mode(envs)
     observation_space = supported(envs.single_observation_space, "observation")
     action_space = supported(envs.single_action_space, "action")
-    raw, infos = envs.reset(seed=seed)
+    raw, infos = starts.reset(envs, first, num_rows)
     observations, is_broken = _seen(raw, infos, observation_space, envs.num_envs)
     actor.reset(num_rows)
-    actions, in_words = idle_actions(action_space, envs.num_envs), acts_in_words(action_space)
+    takes_info = len(inspect.signature(actor.act).parameters) > 2
+    actions, successes = idle_actions(action_space, envs.num_envs), np.full(envs.num_envs, -1, np.int8)
     rewards: np.ndarray | None = None
     terminated = np.zeros(envs.num_envs, bool)
     truncated = np.arange(envs.num_envs) >= num_rows  # rows that nobody plays rest from the start
@@ -43,6 +44,7 @@ def play_wave(
     while True:
         stops.check()
         # look at what ended: an episode, or the message of its failure
+        add_successes(successes, infos)
         is_end = terminated | truncated
         messages = {row: _message(infos, rewards, is_broken, row) for row in running.tolist()}
         for row, message in messages.items():
@@ -52,7 +54,7 @@ def play_wave(
                 final = {name: values[row] for name, values in observations.items()}
                 if mode is AutoresetMode.SAME_STEP:
                     final = _final_observation(infos, row, observation_space)
-                results[row] = _episode(history, row, final, terminated[row], truncated[row])
+                results[row] = _episode(history, row, final, terminated[row], truncated[row], successes[row])
         goes_on = np.array([not message and not is_end[row] for row, message in messages.items()])
         if progress is not None and not goes_on.all():
             progress(int((~goes_on).sum()))
@@ -64,18 +66,18 @@ def play_wave(
             running = running[goes_on]
         if mode is AutoresetMode.DISABLED and is_end.any():
             parks = {PARK: True} if envs.metadata.get(PARK) else {}
-            envs.reset(options={"reset_mask": is_end.copy(), **parks})
+            reset_in_time(envs, None, {"reset_mask": is_end.copy(), **parks})
         # let the actor act in the others
         shown = join(observation_space, {name: values[running] for name, values in observations.items()}, "observation")
         paid = None if rewards is None else rewards[running]
-        info = candidates_of(infos, running) if in_words else None
+        info = choices_of(infos, running, action_space) if takes_info else None
         chosen = actor.act(shown, paid) if info is None else actor.act(shown, paid, info)
         actions = {name: values.copy() for name, values in actions.items()}
         for name, values in checked_actions(chosen, len(running), action_space).items():
             actions[name][running] = values
         # step, and remember what it saw, did and was paid
-        raw, paid, terminated, truncated, infos = yield from _stepped(envs, join(action_space, actions, "action"))
-        rewards = np.array(paid, dtype=np.float32)
+        raw, paid, terminated, truncated, infos = yield from step_in_time(envs, join(action_space, actions, "action"))
+        rewards = np.array(paid, dtype=np.float32).reshape(envs.num_envs)
         history.append({**observations, **actions, "reward": rewards})
         observations, is_broken = _seen(raw, infos, observation_space, envs.num_envs)
 
@@ -92,19 +94,6 @@ def autoreset_mode(envs: VectorEnv) -> AutoresetMode:
             f"the vector environment does not say how it resets: set metadata['autoreset_mode'] to one of {modes}"
         )
     return AutoresetMode(envs.metadata["autoreset_mode"])
-
-
-def _stepped(envs: VectorEnv, actions: Batch) -> Generator[None, None, Step]:
-    """Step a batch; while asynchronous environments work, another batch has its turn."""
-    if not isinstance(envs, AsyncVectorEnv):
-        return envs.step(actions)
-    envs.step_async(actions)
-    yield
-    try:
-        return envs.step_wait()
-    except (EOFError, ConnectionError) as error:
-        end_processes(envs)
-        raise NumericsError("a process of the environments ended: try asynchronous=False") from error
 
 
 def _seen(raw: Batch, infos: dict, space: gymnasium.Space, num_envs: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -143,10 +132,11 @@ def _final_observation(infos: dict, row: int, space: gymnasium.Space) -> dict[st
     return {name: values[0] for name, values in final.items()}
 
 
-def _episode(history: list[dict], row: int, final: dict, terminated: bool, truncated: bool) -> Episode:
+def _episode(history: list[dict], row: int, final: dict, terminated: bool, truncated: bool, success: int) -> Episode:
     names = history[0].items()  # an array of objects stays one: NumPy's own texts lose zero characters at their end
     steps = {name: np.array([step[name][row] for step in history], values.dtype) for name, values in names}
     for name in [name for name in final if name.startswith(MISSING)]:
         if not steps[name].any() and not final[name].any():
             del steps[name], final[name]  # a mask that hides nothing is no part of an episode
-    return Episode(steps, final, terminated, truncated)
+    metadata = {} if success < 0 else {"success": bool(success)}
+    return Episode(steps, final, terminated, truncated, metadata=metadata)

@@ -1,0 +1,48 @@
+"""Processes that do not answer."""
+
+import time
+
+import numpy as np
+import pytest
+from test_rollout import Constant, Random
+
+from seqdec.errors import NumericsError, UsageError
+from seqdec.play import make_envs, rollout
+from seqdec.play.guarded import Guarded
+from seqdec.play.make import batch_of
+from seqdec.play.waiting import LIMIT
+
+
+class Hangs(Random):
+    def __init__(self, place):
+        self.place = place
+
+    def reset(self, *, seed=None, options=None):
+        if self.place == "reset" and seed == 1:
+            time.sleep(60)
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        if self.place == "step" and self.np_random_seed == 1:
+            time.sleep(60)
+        return super().step(action)
+
+
+@pytest.mark.parametrize("place", ["reset", "step"])
+def test_an_environment_that_hangs_is_given_up_and_leaves_no_process(place):
+    envs = batch_of([lambda: Guarded(Hangs(place))] * 2, asynchronous=True)
+    envs.metadata[LIMIT] = 0.3
+    begun = time.monotonic()
+    with pytest.raises(NumericsError, match="environment 1 of 2 did not answer within 0.3 seconds"):
+        rollout(Constant(1), envs, num_episodes=2, seed=0)
+    envs.close()
+    assert time.monotonic() - begun < 20
+    for process in envs.processes:
+        process.join(5)
+        assert not process.is_alive()
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, np.nan])
+def test_a_limit_is_above_0(seconds):
+    with pytest.raises(UsageError, match="step_seconds"):
+        make_envs("CartPole-v1", 1, step_seconds=seconds)
