@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from seqdec.cli import folders
 from seqdec.cli.console import importing, is_main_process, progress
-from seqdec.cli.options import Words, debug, keywords, needed, numbers, option
+from seqdec.cli.options import Words, debug, keywords, needed, numbers, option, reset_options, to_reset
 from seqdec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ class Eval:
     episodes: int = option(32, "Episodes a target.", at_least=1)
     num_envs: int = option(16, "Environments that run together.", at_least=1)
     async_envs: bool = option(False, "Step environments in processes of their own, half of them while the model works.")
+    step_seconds: float = option(600, "Longest step of --async-envs.", at_least=1e-3)
     seed: int = option(0, "Seed of the first episode; the next one has the next seed, for every target.", at_least=0)
+    reset_options: str = to_reset()
     temperature: float = option(1.0, "Temperature of sampled actions (0: the most likely).", at_least=0, at_most=1000)
     precision: Literal["no", "bf16"] = option("no", "Mixed precision; with words a third less time on many CPUs.")
     env: str = option("", "Environment id to evaluate in (default: the data's own).")
@@ -82,8 +84,9 @@ def evaluate_run(given: Eval) -> int:
     if not reads_return(model.layout):
         print("this policy is not asked for a return: its layout reads none")
         num_targets = 1
-    place = {**_place(given), "asynchronous": given.async_envs}
-    options = keywords(given, evaluate_policy, num_episodes=given.episodes, **place)
+    place = {**_place(given), "asynchronous": given.async_envs, "step_seconds": given.step_seconds}
+    starts = {"num_episodes": given.episodes, "reset_options": reset_options(given.reset_options)}
+    options = keywords(given, evaluate_policy, **starts, **place)
     mixed = torch.autocast(model.device.type, torch.bfloat16, enabled=given.precision == "bf16")
     with mixed, progress(given.episodes * num_targets, "episode") as advance:
         report = evaluate_policy(policy, model, given.target_return, progress=advance, **options)
@@ -159,6 +162,7 @@ def _make_measure(given: "Train", task: "Task") -> "Callable[[SequenceModel], di
             targets=targets,
             num_episodes=given.episodes,
             seed=given.seed,
+            reset_options=reset_options(given.reset_options),
             spec=spec,
             data_returns=data_returns,
             discount=layout.discount,

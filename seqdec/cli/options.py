@@ -8,6 +8,7 @@ config.json, and the tables of docs/command-line.md. Nothing here imports torch,
 
 import dataclasses
 import io
+import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +57,9 @@ def needed(text: str) -> str:
     return field(metadata={"help": text, "limits": (-math.inf, NO_END), "resume": "free"})
 
 
+to_reset = partial(
+    option, "", "JSON for the environment's reset: an object, or a list, of which episode i has the i-th."
+)
 debug = partial(option, False, "Show the traceback of an error.", resume="starting")  # which every verb has
 
 
@@ -201,3 +205,11 @@ def whole_numbers(words: Sequence[str], name: str) -> list[int]:
     if wrong is not None:
         raise UsageError(f"{flag(name)} holds {wrong:g}: give whole numbers")
     return [int(value) for value in values]
+
+
+def reset_options(word: str) -> "dict[str, object] | list[dict[str, object]] | None":
+    """Return what --reset-options says in JSON, None where it is not given."""
+    try:
+        return json.loads(word) if word else None
+    except ValueError as error:
+        raise UsageError(f"--reset-options is no JSON: {error}") from error

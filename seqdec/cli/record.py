@@ -10,7 +10,7 @@ from seqdec.cli import folders
 from seqdec.cli.console import progress
 from seqdec.cli.data import missing_leaves, show_folder, spec_of
 from seqdec.cli.evaluate import load_model
-from seqdec.cli.options import Words, debug, keywords, needed, numbers, option
+from seqdec.cli.options import Words, debug, keywords, needed, numbers, option, reset_options, to_reset
 from seqdec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class DataRecord:
     seed: int = option(0, "Seed of the first episode; the next one has the next seed.", at_least=0)
     max_steps: int = option(0, "Longest episode (0: the environment's own limit).", at_least=0)
     missing: Words = missing_leaves()
+    reset_options: str = to_reset()
     debug: bool = debug()
 
 
@@ -55,7 +56,8 @@ def data_record(given: DataRecord) -> int:
     num_episodes = None if given.timesteps else given.episodes or RECORDED_EPISODES
     with progress(num_episodes, "episode") as advance:
         amount = {"num_episodes": num_episodes, "num_timesteps": given.timesteps or None}
-        options = keywords(given, record, max_steps=given.max_steps or None, **amount)
+        starts = {"max_steps": given.max_steps or None, "reset_options": reset_options(given.reset_options)}
+        options = keywords(given, record, **starts, **amount)
         record(given.env_id, policy, policy_name=name, folder=output, progress=advance, **options)
     return show_folder(output)
 

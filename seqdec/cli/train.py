@@ -14,7 +14,7 @@ from seqdec.cli import folders, options
 from seqdec.cli.config import check_same_run, from_config, make_config
 from seqdec.cli.console import importing, in_columns, is_main_process, recover
 from seqdec.cli.evaluate import make_evaluation
-from seqdec.cli.options import Words, debug, fixed, keywords, numbers, option, steering
+from seqdec.cli.options import Words, debug, fixed, keywords, numbers, option, steering, to_reset
 from seqdec.errors import UsageError
 from seqdec.finetune import Task, make_models, train_tasks
 
@@ -112,6 +112,7 @@ class Train:
     trust_env: bool = option(False, "Make the data's environment even from an entry point (runs its code).")
     temperature: float = option(1.0, "Temperature of sampled actions (0: the most likely).", at_least=0, at_most=1000)
     max_steps: int = option(0, "Longest episode (0: the environment's own limit).", at_least=0)
+    reset_options: str = to_reset()
     tracker: Literal["none", "wandb", "tensorboard", "trackio"] = option("none", "Where else metrics go.")
     resume: bool = option(False, "Go on with the run in --output, by its flags but those given.", resume="starting")
     config: str = option("", "Take the flags of a run's config.json but for those given.", resume="starting")

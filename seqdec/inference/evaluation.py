@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from gymnasium.vector import VectorEnv
@@ -25,12 +26,28 @@ from seqdec.play import Actor, make_envs, rollout
 from seqdec.play.closing import closing_envs
 from seqdec.play.make import check_spaces, parse_id
 from seqdec.play.rollouts import Failure
+from seqdec.play.starts import Options
 from seqdec.sequence.layout import Layout
 from seqdec.spaces.spec import EnvironmentSpec
 
 NUM_RESAMPLES = 2000
 Target = float | str | None
 logger = logging.getLogger(__name__)
+
+
+class Place(TypedDict, total=False):
+    """Where a policy acts, the data's environment by default.
+
+    `env` is the id of another, which has no known scores unless it is the same; `trust_env` makes what the data name
+    even where nothing on this machine vouches for it; `max_steps` is the longest episode; `asynchronous` environments
+    have processes of their own, in two batches that take turns, and `step_seconds` for a step.
+    """
+
+    env: str | None
+    trust_env: bool
+    max_steps: int | None
+    asynchronous: bool
+    step_seconds: float
 
 
 def evaluate_policy(
@@ -41,11 +58,9 @@ def evaluate_policy(
     num_episodes: int = 32,
     num_envs: int = 16,
     seed: int = 0,
-    env: str | None = None,
-    trust_env: bool = False,
-    max_steps: int | None = None,
-    asynchronous: bool = False,
+    reset_options: Options | Sequence[Options] | None = None,
     progress: Callable[[int], None] | None = None,
+    **place: Unpack[Place],
 ) -> Report:
     """Make the environment that a model's data name, ask policies for each target in it, and report.
 
@@ -56,47 +71,34 @@ def evaluate_policy(
         num_episodes: of each target.
         num_envs: that run at once; it changes the speed, not the result.
         seed: of the first episode.
-        env: id of an environment to take instead of the data's; it has no known scores, unless it is the same.
-        trust_env: make what the data name even where nothing on this machine vouches for it.
-        max_steps: the longest episode.
-        asynchronous: environments in processes of their own, in two batches that take turns.
+        reset_options: as `rollout` has it.
         progress: called with the number of episodes that ended since the last call.
+        place: where they act, see `Place`.
 
     Raises:
         UsageError: the environment cannot be made or has other spaces, or a target is none.
     """
     targets = targets_for(target_return, model.layout, model.data.returns)
-    spec, envs = open_envs(
-        model.data.spec, min(num_envs, num_episodes),
-        env=env, trust_env=trust_env, max_steps=max_steps, asynchronous=asynchronous,
-    )  # fmt: skip
+    spec, envs = open_envs(model.data.spec, min(num_envs, num_episodes), **place)
     with ExitStack() as stack:
         for batch in envs:
             stack.enter_context(closing_envs(batch))
         return evaluate(
             make_policy, envs, targets=targets, num_episodes=num_episodes, seed=seed, spec=spec,
             data_returns=model.data.returns, discount=model.layout.discount,
-            delayed_reward=model.layout.delayed_reward, progress=progress,
+            delayed_reward=model.layout.delayed_reward, reset_options=reset_options, progress=progress,
         )  # fmt: skip
 
 
-def open_envs(
-    spec: EnvironmentSpec,
-    num_envs: int,
-    *,
-    env: str | None = None,
-    trust_env: bool = False,
-    max_steps: int | None = None,
-    asynchronous: bool = False,
-) -> tuple[EnvironmentSpec, list[VectorEnv]]:
-    """Return environments to act in, and the spec that they have; arguments as `evaluate_policy` has them.
+def open_envs(spec: EnvironmentSpec, num_envs: int, **place: Unpack[Place]) -> tuple[EnvironmentSpec, list[VectorEnv]]:
+    """Return environments to act in, and the spec that they have.
 
     Raises:
         UsageError: the environment cannot be made, or its spaces are not the data's.
     """
-    sizes = [num_envs - num_envs // 2, num_envs // 2] if asynchronous and num_envs > 1 else [num_envs]
-    options = {"env_id": env, "trust_env": trust_env, "max_steps": max_steps, "asynchronous": asynchronous}
-    envs = [make_envs(spec, size, **options) for size in sizes]
+    env, others = place.get("env"), {name: value for name, value in place.items() if name != "env"}
+    sizes = [num_envs - num_envs // 2, num_envs // 2] if place.get("asynchronous") and num_envs > 1 else [num_envs]
+    envs = [make_envs(spec, size, env_id=env, **others) for size in sizes]  # pyright: ignore[reportArgumentType]
     check_spaces(spec, envs[0])
     if env and parse_id(env)[0].split(":")[-1] != spec.id:  # package:ID is the same environment
         spec = replace(spec, id=env, reference_returns=None)
@@ -142,6 +144,7 @@ def evaluate(
     data_returns: Mapping[str, float],
     discount: float = 1.0,
     delayed_reward: bool = False,
+    reset_options: Options | Sequence[Options] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Report:
     """Ask for each target in turn, on the same environment seeds, and report.
@@ -157,6 +160,7 @@ def evaluate(
         data_returns: Return quantiles of the training data: "min", "q10", ..., "q90", "max".
         discount: Of the returns that are asked for; those achieved are reported alike.
         delayed_reward: Whether the return that is asked for has all reward at the episode's end.
+        reset_options: What `reset` is given, as `rollout` has it, for every target alike.
         progress: Called as `rollout` calls it.
 
     Raises:
@@ -167,17 +171,12 @@ def evaluate(
     if num_episodes < 1:
         raise UsageError(f"{num_episodes} episodes asked for: give at least 1")
     batches = envs if isinstance(envs, Sequence) else [envs]
-    results, num_steps, started = list[TargetResult](), 0, time.perf_counter()
-    for target in targets:
-        failures: list[Failure] = []
-        actors = [make_actor(target) for _ in batches]
-        episodes = rollout(actors, batches, num_episodes=num_episodes, seed=seed, progress=progress, failures=failures)
-        if not episodes:
-            asked = "" if target is None else f" for target {in_words(target)}"
-            message = f"the first with: {failures[0].message}; mend the environment"
-            raise UsageError(f"all {num_episodes} episodes{asked} failed, {message}")
-        num_steps += sum(map(len, episodes))
-        results.append(_result_of(target, episodes, failures, seed, spec, discount, delayed_reward))
+    started, how = time.perf_counter(), {"seed": seed, "reset_options": reset_options, "progress": progress}
+    played = [_play(target, [make_actor(target) for _ in batches], batches, num_episodes, **how) for target in targets]
+    seconds = time.perf_counter() - started
+    everything = [episode for _, episodes, _ in played for episode in episodes]
+    is_judged = any(episode.metadata.get("success") is not None for episode in everything)
+    results = [_result_of(*part, seed, spec, discount, delayed_reward, is_judged) for part in played]
     asked = [(result.target_return, result.mean) for result in results if isinstance(result.target_return, float)]
     correlation = spearman([target for target, _ in asked], [mean for _, mean in asked])
     return Report(
@@ -187,9 +186,22 @@ def evaluate(
         targets=results,
         rank_correlation=None if math.isnan(correlation) else correlation,
         data_returns=dict(data_returns),
-        env_steps_per_second=num_steps / max(time.perf_counter() - started, 1e-9),
+        env_steps_per_second=sum(map(len, everything)) / max(seconds, 1e-9),
         discount=discount,
     )
+
+
+def _play(
+    target: Target, actors: list[Actor], batches: Sequence[VectorEnv], num_episodes: int, **how: Any
+) -> tuple[Target, list[Episode], list[Failure]]:
+    """Play the episodes of one target; those that failed stand apart."""
+    failures: list[Failure] = []
+    episodes = rollout(actors, batches, num_episodes=num_episodes, failures=failures, **how)
+    if not episodes:
+        asked = "" if target is None else f" for target {in_words(target)}"
+        message = f"the first with: {failures[0].message}; mend the environment"
+        raise UsageError(f"all {num_episodes} episodes{asked} failed, {message}")
+    return target, episodes, failures
 
 
 def _result_of(
@@ -200,10 +212,13 @@ def _result_of(
     spec: EnvironmentSpec,
     discount: float,
     delayed_reward: bool,
+    is_judged: bool,
 ) -> TargetResult:
     """Return the numbers of one target's episodes: returns in the unit of the target, the score in full rewards."""
     undiscounted = [float(episode.total_return) for episode in episodes]
     returns = undiscounted
+    # where the environment judges any, an episode of which it does not say so is no success
+    num_successes = sum(episode.metadata.get("success") is True for episode in episodes)
     if discount != 1:
         returns = [float(episode.returns_to_go(discount, delayed_reward)[0]) for episode in episodes]
     return TargetResult(
@@ -215,6 +230,8 @@ def _result_of(
         episode_returns=returns,
         episode_lengths=[len(episode) for episode in episodes],
         failures=[{"episode": failure.episode, "message": failure.message} for failure in failures],
+        success_rate=num_successes / len(episodes) if is_judged else None,
+        success_ci95=wilson_interval(num_successes, len(episodes)) if is_judged else None,
     )
 
 
@@ -249,6 +266,15 @@ def bootstrap_interval(returns: Sequence[float], seed: int) -> tuple[float, floa
     rows = np.random.default_rng(seed).integers(len(values), size=(NUM_RESAMPLES, len(values)))
     low, high = np.quantile(values[rows].mean(axis=1), [0.025, 0.975])
     return float(low), float(high)
+
+
+def wilson_interval(num_successes: int, num_episodes: int) -> tuple[float, float]:
+    """Return the 95 % interval of a rate by Wilson's score (1927): honest where all or none succeeded."""
+    z, rate = 1.959964, num_successes / num_episodes
+    scale = 1 + z**2 / num_episodes
+    centre = (rate + z**2 / (2 * num_episodes)) / scale
+    reach = z * math.sqrt(rate * (1 - rate) / num_episodes + (z / (2 * num_episodes)) ** 2) / scale
+    return max(0.0, centre - reach), min(1.0, centre + reach)
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:

@@ -19,6 +19,8 @@ class TargetResult:
     A `target_return` of None says that nothing was asked, "expert" that the policy chose what an expert would get. All
     returns are in the unit of the target: discounted where the policy's are. `ci95` is a bootstrap interval of the
     mean; `score` is 0 at the first reference return and 100 at the second, and counts every reward in full.
+    `success_rate` is the share of the episodes that the environment calls a success, where it says so of any, and
+    `success_ci95` Wilson's interval.
     """
 
     target_return: float | str | None
@@ -29,6 +31,8 @@ class TargetResult:
     episode_returns: list[float]
     episode_lengths: list[int]
     failures: list[dict[str, int | str]] = field(default_factory=list)
+    success_rate: float | None = None
+    success_ci95: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,9 @@ class Report:
         targets = []
         for result in results:
             _check_keys(result, TargetResult, "a report's target")
-            targets.append(TargetResult(**{**result, "ci95": tuple(result["ci95"])}))
+            intervals = {name: result.get(name) for name in ("ci95", "success_ci95")}
+            pairs = {name: None if value is None else tuple(value) for name, value in intervals.items()}
+            targets.append(TargetResult(**{**result, **pairs}))
         return cls(**{**value, "targets": targets})  # pyright: ignore[reportArgumentType]
 
     def __str__(self) -> str:
@@ -89,13 +95,15 @@ class Report:
         """Return asked against achieved as lines of text, with the rank correlation and the data's returns below."""
         failed = any(result.failures for result in self.targets)
         scored = any(result.score is not None for result in self.targets)
+        judged = any(result.success_rate is not None for result in self.targets)
         rows = [["asked", "achieved", "95 % interval", "std", "length"]]
-        rows[0] += ["score"] * scored + ["failed"] * failed
+        rows[0] += ["score"] * scored + ["success", "95 % interval"] * judged + ["failed"] * failed
         for result in self.targets:
             low, high = result.ci95
             row = [in_words(result.target_return), _number(result.mean), f"{_number(low)} .. {_number(high)}"]
             row += [_number(result.std), _number(float(np.mean(result.episode_lengths)))]
             row += ["" if result.score is None else f"{result.score:.1f}"] * scored
+            row += [_percent(result.success_rate), _percent(*result.success_ci95 or (None,))] * judged
             row += [f"{len(result.failures)} of {self.num_episodes}"] * failed
             rows.append(row)
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -129,6 +137,11 @@ def _number(value: float) -> str:
     if value == int(value) or abs(value) >= 1000:
         return f"{value:.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
+def _percent(*rates: float | None) -> str:
+    """Return one rate, or an interval, in percent; nothing where it is not known."""
+    return "" if None in rates else " .. ".join(f"{100 * rate:.0f} %" for rate in rates if rate is not None)
 
 
 def _check_keys(value: Mapping[str, object], kind: type, what: str) -> None:

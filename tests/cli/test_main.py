@@ -51,7 +51,7 @@ FLAGS = {
     "data convert": "word output replace missing on-nonfinite clip-actions debug",
     "data record": (
         "env-id output policy noise misplace target-return task algorithm trust-policy episodes timesteps num-envs "
-        "seed max-steps missing debug"
+        "seed max-steps missing reset-options debug"
     ),
     "data show": "path output plot debug",
     "train": (
@@ -62,12 +62,12 @@ FLAGS = {
         "discount delayed-reward steps batch-size accumulate learning-rate backbone-learning-rate "
         "weight-decay warmup-steps schedule clip-norm dropout precision seed heldout-fraction log-every "
         "eval-every checkpoint-every keep-checkpoints target-return episodes num-envs env trust-env "
-        "temperature max-steps tracker resume config nproc debug"
+        "temperature max-steps reset-options tracker resume config nproc debug"
     ),
     "eval": (
         "run task text goal goal-in waypoints waypoints-in final demo target-return guidance plan plan-candidates "
-        "plan-keep plan-outcomes replan-every episodes num-envs async-envs seed temperature precision env trust-env "
-        "max-steps output debug"
+        "plan-keep plan-outcomes replan-every episodes num-envs async-envs step-seconds seed reset-options "
+        "temperature precision env trust-env max-steps output debug"
     ),
     "env": "debug",
 }
