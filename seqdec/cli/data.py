@@ -22,10 +22,15 @@ _replace = partial(option, False, "Make the folder again if it holds something e
 missing_leaves = partial(option, (), "Leaves whose values may be missing (observation, observation.camera, ...).")
 _discrete = partial(option, (), "Leaves of whole numbers that are choices though kept as floats (action, ...).")
 _clip_actions = partial(option, False, "Clip actions outside the action space instead of refusing them.")
+_episodes = partial(option, (), "Numbers of the episodes to read, from 0 on, as 0 7 20-99 (default: all).")
 
 
 def _on_nonfinite() -> OnNonfinite:
     return option("refuse", "What to do with NaN or infinity.")
+
+
+def _on_damaged() -> OnNonfinite:
+    return option("refuse", "What to do with an episode that cannot be read or trained on, for whatever reason.")
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class DataMinari:
     output: str = option("", "Folder to write (default: data/ and the id's last parts).")
     replace: bool = _replace()
     missing: Words = missing_leaves()
+    episodes: Words = _episodes()
+    on_damaged: OnNonfinite = _on_damaged()
     on_nonfinite: OnNonfinite = _on_nonfinite()
     clip_actions: bool = _clip_actions()
     debug: bool = debug()
@@ -59,6 +66,8 @@ class DataConvert:
     output: str = option("", "Folder to write (default: data/ and the word's last part).")
     replace: bool = _replace()
     missing: Words = missing_leaves()
+    episodes: Words = _episodes()
+    on_damaged: OnNonfinite = _on_damaged()
     on_nonfinite: OnNonfinite = _on_nonfinite()
     clip_actions: bool = _clip_actions()
     debug: bool = debug()
@@ -77,6 +86,8 @@ class DataHdf5:
     output: str = option("", "Folder to write (default: data/ and the file's name).")
     replace: bool = _replace()
     missing: Words = missing_leaves()
+    episodes: Words = _episodes()
+    on_damaged: OnNonfinite = _on_damaged()
     on_nonfinite: OnNonfinite = _on_nonfinite()
     clip_actions: bool = _clip_actions()
     debug: bool = debug()
@@ -106,6 +117,8 @@ class DataTable:
     output: str = option("", "Folder to write (default: data/ and the name's last part).")
     replace: bool = _replace()
     missing: Words = option((), "Leaves whose values may be missing, or LEAF=COLUMN where a column says so.")
+    episodes: Words = _episodes()
+    on_damaged: OnNonfinite = _on_damaged()
     on_nonfinite: OnNonfinite = _on_nonfinite()
     clip_actions: bool = _clip_actions()
     debug: bool = debug()
@@ -118,10 +131,11 @@ class DataLerobot:
     name: str = needed("Folder, or a Hub id such as lerobot/pusht.")
     cameras: Words = option(("read",), "Cameras by name, or read (all), or skip (none). Videos need seqdec[video].")
     image_size: Words = option((), "Height and width to bring images to (default: their own).")
-    episodes: Words = option((), "Numbers of the episodes to read (default: all).")
     output: str = option("", "Folder to write (default: data/ and the name's last part).")
     replace: bool = _replace()
     missing: Words = missing_leaves()
+    episodes: Words = _episodes()
+    on_damaged: OnNonfinite = _on_damaged()
     on_nonfinite: OnNonfinite = _on_nonfinite()
     debug: bool = debug()
 
@@ -178,8 +192,7 @@ def data_lerobot(given: DataLerobot) -> int:
     if len(size) not in (0, 2):
         raise UsageError(f"--image-size has {len(size)} numbers: give height and width")
     cameras = given.cameras[0] if given.cameras in (("read",), ("skip",)) else given.cameras
-    episodes = whole_numbers(given.episodes, "episodes") or None
-    return _convert(given, f"lerobot:{given.name}", cameras=cameras, image_size=tuple(size) or None, episodes=episodes)
+    return _convert(given, f"lerobot:{given.name}", cameras=cameras, image_size=tuple(size) or None)
 
 
 def data_show(given: DataShow) -> int:
@@ -216,6 +229,8 @@ def _convert(given: Conversion, word: str, **options: object) -> int:
         options["columns"] = table_columns(given)
     if isinstance(given, DataTable | DataHdf5) and given.env:
         options["spec"] = spec_of(given.env)
+    if given.episodes:
+        options["episodes"] = _episode_numbers(given.episodes)
     source = source_of(word, **options)
     if source is None:
         raise UsageError(f"{word} is a data set already: train on it, or give KIND:PLACE")
@@ -228,6 +243,15 @@ def _convert(given: Conversion, word: str, **options: object) -> int:
     if not is_new:
         print(f"{folder} holds this already: nothing to do", flush=True)
     return show_folder(folder)
+
+
+def _episode_numbers(words: Sequence[str]) -> list[int]:
+    """Return the numbers that words such as "7" and "20-99" name."""
+    numbers: list[int] = []
+    for word in words:
+        first, *last = whole_numbers(word.split("-", 1), "episodes")
+        numbers += range(first, last[0] + 1) if last else [first]
+    return numbers
 
 
 def show_folder(folder: Path) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 from gymnasium.spaces import Text
 
 from seqdec.data.episode import Row, make_row
-from seqdec.data.source import Source, file_identity
+from seqdec.data.source import Attempt, Source, file_identity, source_of_attempts
 from seqdec.errors import DataError
 from seqdec.formats.arrays import json_lines
 from seqdec.formats.guard import at
@@ -56,14 +56,17 @@ def source(name: str | Path, *, split: str = "train", config: str | None = None)
         DataError: a conversation that cannot be read, with its file and line.
     """
     table = open_table(name, split=split, config=config)
-    letters, num_episodes, is_paid = set(string.printable), 0, False
-    for row in _rows(table):
+    letters, num_episodes, errors, is_paid = set(string.printable), 0, list[DataError](), False
+    for row in _attempts(table):
         num_episodes += 1
+        if isinstance(row, DataError):
+            errors.append(row)
+            continue
         is_paid = is_paid or bool(np.any(np.asarray(row["reward"])))
         for name in ("observation", "action", "final"):
             letters.update(*np.atleast_1d(np.asarray(row[name], object)))
-    if not num_episodes:
-        raise DataError(f"{table.name} has no conversations: give at least one")
+    if len(errors) == num_episodes:
+        raise errors[0] if errors else DataError(f"{table.name} has no conversations: give at least one")
     if not is_paid:
         words = "%s pays for nothing: no conversation or turn has a %s other than 0"
         logger.warning(words, table.name, ", ".join(_REWARDS))
@@ -76,15 +79,16 @@ def source(name: str | Path, *, split: str = "train", config: str | None = None)
         "files": file_identity(table.files),
         "revision": table.revision,
     }
-    return Source(EnvironmentSpec(space, space, id=CHAT), partial(_rows, table), identity, num_episodes)
+    spec = EnvironmentSpec(space, space, id=CHAT)
+    return source_of_attempts(spec, partial(_attempts, table), identity, num_episodes)
 
 
-def _rows(table: Table) -> Iterator[Row]:
+def _attempts(table: Table) -> Iterator[Attempt]:
     for file, number, conversation in _conversations(table):
         try:
             yield _row_of(conversation)
         except DataError as error:
-            raise DataError(f"{place(file, number)}: {error}") from error
+            yield DataError(f"{place(file, number)}: {error}")
 
 
 def _conversations(table: Table) -> Iterator[tuple[str, int, _Object]]:

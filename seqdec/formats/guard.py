@@ -5,25 +5,27 @@ makes a library stumble over a file is one sentence.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 import pyarrow as pa
 import pyarrow.parquet
 
 from seqdec import storage
+from seqdec.data.source import AGAIN
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.spaces.space import is_int, quote
 
 # Deflate packs at most about 1000 to 1: a file that declares more than it can hold is not read.
 _MAX_RATIO = 1100
-AGAIN = "make or fetch the data set again"
 _HARD_LINK = 0  # H5L_TYPE_HARD of the HDF5 format
 _STUMBLES = (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError, EOFError, MemoryError)
 PICKLES = {".pkl", ".pickle", ".pk", ".dill", ".joblib", ".pt", ".pth", ".npy", ".npz"}
 _MAX_PICKLE_PROTOCOL = 5
+T = TypeVar("T")
 
 
 @contextmanager
@@ -46,6 +48,15 @@ def at(place: object) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(f"{place}: {error}", option=error.option) from error
+
+
+def attempt(make: Callable[[], T], place: object) -> T | DataError:
+    """Return what is made of an episode, or where it is and what is wrong with it."""
+    try:
+        with at(place):
+            return make()
+    except DataError as error:
+        return error
 
 
 @contextmanager

@@ -28,12 +28,12 @@ import pyarrow as pa
 from gymnasium.spaces import Box, Discrete, MultiBinary, Text
 
 from seqdec.data.episode import Row, make_row
-from seqdec.data.source import Source, file_identity
+from seqdec.data.source import Attempt, Source, file_identity, source_of_attempts
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.formats import lerobot_meta as meta
 from seqdec.formats import table_rows, video
 from seqdec.formats.arrays import NO_REWARDS, known_values, leaf_values, per_step, step_values
-from seqdec.formats.guard import AGAIN, at, opened_parquet
+from seqdec.formats.guard import AGAIN, attempt, opened_parquet
 from seqdec.formats.infer import images, nested, numbers
 from seqdec.formats.lerobot_meta import Feature, Info, Recording, member
 from seqdec.formats.table_formats import read_files
@@ -98,7 +98,7 @@ def source(
         "episodes": None if episodes is None else [recording.index for recording in recordings],
         "files": file_identity(_present(plan.info, names)),
     }
-    return Source(plan.spec, partial(_rows, plan, recordings), identity, len(recordings))
+    return source_of_attempts(plan.spec, partial(_attempts, plan, recordings), identity, len(recordings))
 
 
 def _plan(info: Info, cameras: Cameras, image_size: tuple[int, int] | None) -> Plan:
@@ -206,20 +206,17 @@ def _selected(recordings: list[Recording], episodes: Sequence[int] | None, name:
     return [known[index] for index in episodes]
 
 
-def _rows(plan: Plan, recordings: Sequence[Recording]) -> Iterator[Row]:
+def _attempts(plan: Plan, recordings: Sequence[Recording]) -> Iterator[Attempt]:
     """Yield one row an episode; no more than one is in memory."""
     tasks = meta.read_tasks(plan.info) if "task_index" in plan.columns else {}
-    num_early = 0
+    early: list[int] = []
     for name, group in itertools.groupby(recordings, key=lambda recording: recording.data):
         for recording, table in _tables(plan, name, [*group]):
-            with at(f"{plan.info.folder}: episode {recording.index}"):
-                facts = _facts(plan, table)
-                row = _row(plan, recording, table, facts, _text(recording, facts, tasks))
-            num_early += bool(facts["next.done"][:-1].any())
-            yield row
-    if num_early:
+            place = f"{plan.info.folder / name}: episode {recording.index}"
+            yield attempt(partial(_row, plan, recording, table, tasks, early), place)
+    if early:
         words = "%s: next.done is set before the last frame of %d of %d episodes, which are kept whole"
-        logger.warning(words, plan.info.folder, num_early, len(recordings))
+        logger.warning(words, plan.info.folder, len(early), len(recordings))
 
 
 def _tables(plan: Plan, name: str, recordings: Sequence[Recording]) -> Iterator[tuple[Recording, pa.Table]]:
@@ -235,11 +232,7 @@ def _tables(plan: Plan, name: str, recordings: Sequence[Recording]) -> Iterator[
         while recording.index not in held and (episode := next(frames, None)):
             if episode.key in indices:
                 held[episode.key] = pa.Table.from_batches(episode.pieces)
-        table = held.pop(recording.index, pa.table({}))
-        if table.num_rows != recording.length:
-            counts = f"expected {recording.length} steps, found {table.num_rows}"
-            raise DataError(f"{path}: episode {recording.index}: {counts}; {AGAIN}")
-        yield recording, table
+        yield recording, held.pop(recording.index, pa.table({}))
 
 
 def _facts(plan: Plan, table: pa.Table) -> dict[str, np.ndarray]:
@@ -249,14 +242,21 @@ def _facts(plan: Plan, table: pa.Table) -> dict[str, np.ndarray]:
         goes_on = np.diff(facts.get(name, np.zeros(0))) > 0
         if not goes_on.all():
             step = int(np.argmin(goes_on)) + 1
-            raise DataError(f"step {step}: {name} is {facts[name][step]:g} after {facts[name][step - 1]:g}; {AGAIN}")
+            raise DataError(f"step {step}: {name} is {facts[name][step]:g} after {facts[name][step - 1]:g}")
     facts.setdefault("timestamp", np.arange(table.num_rows) / plan.info.fps)
     facts.setdefault("next.done", np.zeros(table.num_rows, bool))
     return facts
 
 
-def _row(plan: Plan, recording: Recording, table: pa.Table, facts: Mapping[str, np.ndarray], text: str) -> Row:
-    """Return an episode as a row: the last frame is the final observation as well."""
+def _row(plan: Plan, recording: Recording, table: pa.Table, tasks: Mapping[int, str], early: list[int]) -> Row:
+    """Return an episode as a row: the last frame is the final observation as well.
+
+    Its number joins `early` where it goes on after it is done.
+    """
+    if table.num_rows != recording.length:
+        raise DataError(f"expected {recording.length} steps, found {table.num_rows}")
+    facts = _facts(plan, table)
+    text = _text(recording, facts, tasks)
     steps = {"reward": _rewards(facts)}
     for name, leaf in plan.spec.observation_leaves.items():
         if isinstance(leaf, Box) and leaf_kind(leaf) == "image":
@@ -269,6 +269,7 @@ def _row(plan: Plan, recording: Recording, table: pa.Table, facts: Mapping[str, 
     final = {name: values[-1] for name, values in steps.items() if name != "reward"}
     for name, leaf in plan.spec.action_leaves.items():
         steps |= leaf_values(known_values(table.column(name), name), leaf, name)
+    early += [recording.index] * bool(facts["next.done"][:-1].any())
     is_cut = "next.truncated" in facts and bool(facts["next.truncated"][-1])
     terminated = bool(facts["next.done"][-1]) and not is_cut
     about = {"task": text, "fps": plan.info.fps, "episode_index": recording.index}
@@ -279,7 +280,7 @@ def _text(recording: Recording, facts: Mapping[str, np.ndarray], tasks: Mapping[
     indices = dict.fromkeys(facts["task_index"].tolist()) if "task_index" in facts else {}
     unknown = next((index for index in indices if index not in tasks), None)
     if unknown is not None:
-        raise DataError(f"it is of task {unknown}, which is not among the {len(tasks)} that meta/tasks lists; {AGAIN}")
+        raise DataError(f"it is of task {unknown}, which is not among the {len(tasks)} that meta/tasks lists")
     return "; ".join([tasks[index] for index in indices] or recording.tasks)
 
 

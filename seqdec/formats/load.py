@@ -9,7 +9,7 @@ Only names that are not on this machine reach for the network.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datasets import Dataset
@@ -17,7 +17,7 @@ from datasets import Dataset
 from seqdec.data.check import check
 from seqdec.data.dataset import load_folder
 from seqdec.data.schema import environment_of
-from seqdec.data.source import OnNonfinite, Source, read
+from seqdec.data.source import OnNonfinite, Source, pick, read
 from seqdec.errors import DataError, UsageError, suggest, suggest_beside
 from seqdec.formats import chat, hdf5, lerobot, minari, table
 from seqdec.formats.columns import Columns
@@ -39,6 +39,8 @@ def load_dataset(
     *,
     columns: Columns | None = None,
     spec: EnvironmentSpec | None = None,
+    episodes: Sequence[int] | None = None,
+    on_damaged: OnNonfinite = "refuse",
     on_nonfinite: OnNonfinite = "refuse",
     clip_actions: bool = False,
     folder: Path | str | None = None,
@@ -53,11 +55,14 @@ def load_dataset(
             that seqdec wrote, which is memory-mapped.
         columns: what is in which column of a table.
         spec: the environment that a table or an HDF5 file comes from; by default its spaces are guessed.
-        on_nonfinite: what becomes of an episode that holds nan or an infinity: "refuse" all, or "drop-episode".
+        episodes: the numbers of those to read, from 0 on; all by default.
+        on_damaged: what becomes of an episode that cannot be read or trained on, for whatever reason: "refuse" all, or
+            "drop-episode".
+        on_nonfinite: what becomes of an episode that holds nan or an infinity, likewise.
         clip_actions: bring actions that leave the action space back to its bounds instead of refusing them.
         folder: where to keep what is read, which is then mapped from there and not held in memory.
-        options: `max_episode_steps` and `discrete` of hdf5; `split` and `config` of a table or chat; `cameras`,
-            `image_size` and `episodes` of lerobot. See `source` in the module of that name.
+        options: `max_episode_steps` and `discrete` of hdf5; `split` and `config` of a table or chat; `cameras` and
+            `image_size` of lerobot. See `source` in the module of that name.
 
     Raises:
         UsageError: there is no such data, kind or option.
@@ -66,13 +71,16 @@ def load_dataset(
     Example:
         >>> dataset = load_dataset("table:walk.csv", columns=Columns(episode="run"))  # doctest: +SKIP
     """
-    options |= {name: value for name, value in (("columns", columns), ("spec", spec)) if value is not None}
+    known = {"columns": columns, "spec": spec, "episodes": episodes}
+    options |= {name: value for name, value in known.items() if value is not None}
     source = source_of(data, **options)
     if source is not None:
         place = None if folder is None else Path(folder)
-        return read(source, on_nonfinite=on_nonfinite, clip_actions=clip_actions, folder=place)
-    if on_nonfinite != "refuse" or clip_actions or folder is not None:
-        raise UsageError("on_nonfinite, clip_actions and folder are for data of others, this is a data set already")
+        how: dict[str, OnNonfinite] = {"on_damaged": on_damaged, "on_nonfinite": on_nonfinite}
+        return read(source, **how, clip_actions=clip_actions, folder=place)
+    if {on_damaged, on_nonfinite} != {"refuse"} or clip_actions or folder is not None:
+        words = "on_damaged, on_nonfinite, clip_actions and folder"
+        raise UsageError(f"{words} are for data of others, this is a data set already")
     if not isinstance(data, Dataset):
         return load_folder(Path(data))
     try:
@@ -88,7 +96,7 @@ def source_of(data: str | Path | Dataset, **options: object) -> Source | None:
 
     Args:
         data: as in `load_dataset`.
-        options: those of its format's `source`, such as `columns` and `spec`.
+        options: those of its format's `source`, such as `columns` and `spec`; and `episodes`, see `load_dataset`.
 
     Raises:
         UsageError: there is no such data, kind or option.
@@ -122,8 +130,11 @@ def _made(kind: str, place: object, options: dict[str, object]) -> Source:
         words = ", ".join(f"{known}:..." for known in FORMATS)
         raise UsageError(f"{quote(kind)} is no kind of data{suggest(kind, FORMATS)}; write {words}, or a folder")
     _, *known = inspect.signature(FORMATS[kind]).parameters
-    unknown = next((name for name in options if name not in known), None)
+    unknown = next((name for name in options if name not in (*known, "episodes")), None)
     if unknown is not None:
         has = f"; it takes {', '.join(known)}" if known else ""
         raise UsageError(f"{kind} has no option {quote(unknown)}{suggest(unknown, known)}{has}")
-    return FORMATS[kind](place, **options)
+    if "episodes" not in options or "episodes" in known:
+        return FORMATS[kind](place, **options)
+    episodes = options.pop("episodes")
+    return pick(FORMATS[kind](place, **options), episodes)  # pyright: ignore[reportArgumentType]

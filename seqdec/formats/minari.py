@@ -22,11 +22,11 @@ import numpy as np
 
 from seqdec import storage
 from seqdec.data.episode import Metadata, Row, make_row
-from seqdec.data.source import Source, file_identity
+from seqdec.data.source import Attempt, Source, file_identity, source_of_attempts
 from seqdec.errors import DataError, UsageError
 from seqdec.formats.arrays import per_step, steps_of
-from seqdec.formats.guard import at, count
-from seqdec.formats.minari_storage import ENDS, opened
+from seqdec.formats.guard import at, attempt, count
+from seqdec.formats.minari_storage import ENDS, Storage, opened
 from seqdec.hub import hub_host, is_hub_reachable
 from seqdec.spaces.space import quote
 from seqdec.spaces.spec import EnvironmentSpec
@@ -61,9 +61,9 @@ def source(name: str | Path) -> Source:
             raise DataError(f"data_format is {quote(data_format)}, not hdf5, arrow or parquet")
     paths = [folder / "main_data.hdf5", *folder.glob(f"*/part-*.{data_format}"), *folder.glob("*/metadata.json")]
     paths = [path for path in [folder / "metadata.json", *paths] if path.is_file()]  # reading tells what is missing
-    return Source(
+    return source_of_attempts(
         spec,
-        read=partial(_rows, folder, str(data_format), spec, num_episodes, num_steps),
+        partial(_attempts, folder, str(data_format), spec, num_episodes, num_steps),
         identity={"kind": "minari", "name": str(folder.resolve()), "files": file_identity(paths)},
         num_episodes=num_episodes,
     )
@@ -93,26 +93,29 @@ def _spec_of(metadata: Mapping[str, object]) -> EnvironmentSpec:
     )
 
 
-def _rows(folder: Path, data_format: str, spec: EnvironmentSpec, num_episodes: int, num_steps: int) -> Iterator[Row]:
-    """Yield a row for each episode whose structure is right, and name the first other one after the last."""
-    num_read, offences = 0, []
+def _attempts(
+    folder: Path, data_format: str, spec: EnvironmentSpec, num_episodes: int, num_steps: int
+) -> Iterator[Attempt]:
+    """Yield a row for each episode whose structure is right, and for the others what is wrong with them."""
+    num_read, is_whole = 0, True
     with opened(folder, data_format, spec) as stored:
         _check_count(stored.path, num_episodes, "episodes", stored.num_episodes)
         for index, metadata in enumerate(_columns([stored.metadata(index) for index in range(num_episodes)])):
-            try:
-                arrays = stored.arrays(index)
-                steps = steps_of({**arrays, "reward": arrays["rewards"]}, spec)
-                terminated, truncated = _ends(arrays, len(steps["reward"]))
-                row = make_row(steps, terminated=terminated, truncated=truncated, metadata=metadata)
-            except DataError as error:
-                offences.append(f"episode {index}: {error}")
-                continue
-            num_read += len(steps["reward"])
+            row = attempt(partial(_row, stored, index, spec, metadata), f"{folder}: episode {index}")
+            if isinstance(row, DataError):
+                is_whole = False
+            else:
+                num_read += len(np.asarray(row["reward"]))
             yield row
-    if offences:
-        affected = f"{len(offences)} of {num_episodes} episodes are affected"
-        raise DataError(f"{folder}: {offences[0]} ({affected}); fetch the data set again or record it anew")
-    _check_count(folder, num_steps, "steps", num_read)
+    if is_whole:
+        _check_count(folder, num_steps, "steps", num_read)
+
+
+def _row(stored: Storage, index: int, spec: EnvironmentSpec, metadata: Metadata) -> Row:
+    arrays = stored.arrays(index)
+    steps = steps_of({**arrays, "reward": arrays["rewards"]}, spec)
+    terminated, truncated = _ends(arrays, len(steps["reward"]))
+    return make_row(steps, terminated=terminated, truncated=truncated, metadata=metadata)
 
 
 def _ends(arrays: Mapping[str, np.ndarray], num_steps: int) -> tuple[bool, bool]:

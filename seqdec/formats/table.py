@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +19,11 @@ import gymnasium
 from datasets import Dataset
 
 from seqdec.data.episode import METADATA, Row
-from seqdec.data.source import Source, file_identity
+from seqdec.data.source import Attempt, Source, file_identity, source_of_attempts
 from seqdec.errors import DataError, UsageError
 from seqdec.formats.arrays import NO_REWARDS
 from seqdec.formats.columns import Columns, LeafColumns, Roles, flat, roles_of
-from seqdec.formats.guard import at
+from seqdec.formats.guard import attempt
 from seqdec.formats.infer import Seen, nested, space_of
 from seqdec.formats.open_table import Table, open_table
 from seqdec.formats.table_rows import Fact, TableEpisode, episodes, row_of, vector
@@ -68,10 +68,9 @@ def source(
     if spec and roles.discrete:
         raise UsageError("the environment says which actions are choices: leave discrete out", option="discrete")
     leaves = {} if spec else {**roles.observation, **roles.action}
-    num_episodes, metadata = None, {}
-    if spec is None or roles.metadata:
-        spaces, metadata, num_episodes = _scan(table, roles, leaves)
-        spec = spec or EnvironmentSpec(nested(spaces, "observation"), nested(spaces, "action"))
+    scan = _scan(table, roles, leaves) if spec is None or roles.metadata else _Scan({}, {}, None, {})
+    if spec is None:
+        spec = EnvironmentSpec(nested(scan.spaces, "observation"), nested(scan.spaces, "action"))
     _check_leaves("observation", spec.observation_leaves, roles.observation)
     _check_leaves("action", spec.action_leaves, roles.action)
     missing = [*spec.missing, *(leaf for leaf in spec.observation_leaves if leaf in roles.missing)]
@@ -86,57 +85,69 @@ def source(
         "files": file_identity(table.files),
         "revision": table.revision,
     }
-    return Source(spec, partial(_read, table, roles, spec, metadata), identity, num_episodes)
+    return source_of_attempts(spec, partial(_attempts, table, roles, spec, scan), identity, scan.num_episodes)
 
 
-def _read(
-    table: Table, roles: Roles, spec: EnvironmentSpec, metadata: Mapping[str, Callable[[Fact], Fact]]
-) -> Iterator[Row]:
+@dataclass(frozen=True)
+class _Scan:
+    """What one look at all values tells: spaces, what makes metadata of one type, and the episodes that are damaged."""
+
+    spaces: Mapping[str, gymnasium.Space]
+    metadata: Mapping[str, Callable[[Fact], Fact]]
+    num_episodes: int | None
+    errors: Mapping[int, DataError]
+
+
+def _attempts(table: Table, roles: Roles, spec: EnvironmentSpec, scan: _Scan) -> Iterator[Attempt]:
     spaces = {**spec.observation_leaves, **spec.action_leaves}
-    for episode in _episodes(table, roles, [*roles.of_steps, *roles.of_episodes]):
-        with at(episode):
-            facts = {
-                name.removeprefix(METADATA): metadata[name](episode.fact(column))
-                for name, column in roles.metadata.items()
-            }
-            row = row_of(episode, roles, spaces, facts)
-        yield row
+
+    def row(episode: TableEpisode) -> Row:
+        episode = episode.in_order(roles)
+        facts = {
+            name.removeprefix(METADATA): scan.metadata[name](episode.fact(column))
+            for name, column in roles.metadata.items()
+        }
+        return row_of(episode, roles, spaces, facts)
+
+    for number, episode in enumerate(_episodes(table, roles, [*roles.of_steps, *roles.of_episodes])):
+        yield scan.errors.get(number) or attempt(partial(row, episode), episode)
 
 
-def _scan(
-    table: Table, roles: Roles, leaves: LeafColumns
-) -> tuple[dict[str, gymnasium.Space], dict[str, Callable[[Fact], Fact]], int]:
-    """Look at all values of leaves and of metadata: return spaces, what makes metadata of one type, and a count."""
+def _scan(table: Table, roles: Roles, leaves: LeafColumns) -> _Scan:
+    """Look at all values of leaves and of metadata; damaged episodes do not count."""
     seen = {leaf: Seen(leaf) for leaf in leaves}
     spaces: dict[str, gymnasium.Space] = {}
     types: dict[str, set[type]] = {name: set() for name in roles.metadata}
-    num_episodes = 0
+    num_episodes, errors = 0, dict[int, DataError]()
+
+    def look(episode: TableEpisode) -> None:
+        episode = episode.in_order(roles)
+        for leaf, column in leaves.items():
+            if leaf in spaces:
+                continue
+            kinds = set[str]().union(*map(episode.kinds, flat({leaf: column})))
+            seen[leaf].add(vector(episode.steps, column), kinds)
+            # one episode tells an image's space: the others need not be unpacked
+            if kinds == {"image"} and seen[leaf].shape and leaf not in roles.discrete:
+                spaces[leaf] = space_of(seen[leaf])
+        for name, column in roles.metadata.items():
+            types[name].add(type(episode.fact(column)))
+
     for episode in _episodes(table, roles, [*roles.metadata.values(), *flat(leaves)]):
+        error = attempt(partial(look, episode), episode)
+        if error is not None:
+            errors[num_episodes] = error
         num_episodes += 1
-        with at(episode):
-            for leaf, column in leaves.items():
-                if leaf in spaces:
-                    continue
-                kinds = set[str]().union(*map(episode.kinds, flat({leaf: column})))
-                seen[leaf].add(vector(episode.steps, column), kinds)
-                # one episode tells an image's space: the others need not be unpacked
-                if kinds == {"image"} and seen[leaf].shape and leaf not in roles.discrete:
-                    spaces[leaf] = space_of(seen[leaf])
-            for name, column in roles.metadata.items():
-                types[name].add(type(episode.fact(column)))
-    if not num_episodes:
-        raise DataError(f"{table.name} has no rows: give at least one episode")
+    if len(errors) == num_episodes:
+        raise errors[0] if errors else DataError(f"{table.name} has no rows: give at least one episode")
     spaces |= {leaf: space_of(seen[leaf], is_discrete=leaf in roles.discrete) for leaf in leaves if leaf not in spaces}
-    return spaces, {name: _fact_type(kinds) for name, kinds in types.items()}, num_episodes
+    return _Scan(spaces, {name: _fact_type(kinds) for name, kinds in types.items()}, num_episodes, errors)
 
 
 def _episodes(table: Table, roles: Roles, names: Sequence[str]) -> Iterator[TableEpisode]:
-    """Yield the episodes with the columns of some names, their steps in order."""
+    """Yield the episodes with the columns of some names; their steps are yet to be brought in order."""
     others = [name for name in (roles.episode, roles.step, *roles.clocks) if name is not None]
-    for episode in episodes(table.read([*dict.fromkeys([*others, *names])], roles.texts), roles.episode):
-        with at(episode):
-            ordered = episode.in_order(roles)
-        yield ordered
+    return episodes(table.read([*dict.fromkeys([*others, *names])], roles.texts), roles.episode)
 
 
 def _fact_type(kinds: set[type]) -> Callable[[Fact], Fact]:

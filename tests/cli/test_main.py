@@ -41,14 +41,16 @@ FLAGS = {
     "demo": "data output with-twin debug",
     "demo cartpole": "data output debug",
     "data cartpole": "output episodes seed debug",
-    "data minari": "id output replace missing on-nonfinite clip-actions debug",
-    "data hdf5": "file env max-episode-steps discrete output replace missing on-nonfinite clip-actions debug",
+    "data minari": "id output replace missing episodes on-damaged on-nonfinite clip-actions debug",
+    "data hdf5": (
+        "file env max-episode-steps discrete output replace missing episodes on-damaged on-nonfinite clip-actions debug"
+    ),
     "data table": (
         "name episode step observation action final reward terminated truncated text keep discrete env split config "
-        "output replace missing on-nonfinite clip-actions debug"
+        "output replace missing episodes on-damaged on-nonfinite clip-actions debug"
     ),
-    "data lerobot": "name cameras image-size episodes output replace missing on-nonfinite debug",
-    "data convert": "word output replace missing on-nonfinite clip-actions debug",
+    "data lerobot": "name cameras image-size output replace missing episodes on-damaged on-nonfinite debug",
+    "data convert": "word output replace missing episodes on-damaged on-nonfinite clip-actions debug",
     "data record": (
         "env-id output policy noise misplace target-return task algorithm trust-policy episodes timesteps num-envs "
         "seed max-steps missing reset-options debug"
