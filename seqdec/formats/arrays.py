@@ -12,6 +12,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import gymnasium
@@ -21,7 +22,7 @@ from PIL import Image
 
 from seqdec import storage
 from seqdec.errors import DataError
-from seqdec.formats.guard import reading
+from seqdec.formats.guard import reading, unpacked
 from seqdec.spaces.leaves import leaf_kind, num_entries, split
 from seqdec.spaces.space import MAX_ENTRIES, describe_space, quote
 from seqdec.spaces.spec import EnvironmentSpec
@@ -32,6 +33,7 @@ _DAMAGES = (
     *(OSError, ValueError, SyntaxError, EOFError, zlib.error, struct.error),
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
+MAX_LINE = 2**28  # bytes: little that is packed may hold an endless line
 StepOf = Callable[[int], int]
 NO_REWARDS = "%s has no rewards: they are taken for 0; train what asks for no return, such as behaviour cloning"
 
@@ -190,8 +192,10 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     Raises:
         DataError: with the line, or the file that cannot be read.
     """
-    with reading(path), path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+    with reading(path), unpacked(path) as file:
+        for number, line in enumerate(iter(partial(file.readline, MAX_LINE), b""), 1):
+            if len(line) == MAX_LINE:
+                raise DataError(f"{path}, line {number} has {MAX_LINE} bytes or more: it is not read")
             if not line.strip():
                 continue
             try:

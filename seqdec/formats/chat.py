@@ -23,9 +23,9 @@ from seqdec.data.episode import Row, make_row
 from seqdec.data.source import Attempt, Source, file_identity, source_of_attempts
 from seqdec.errors import DataError
 from seqdec.formats.arrays import json_lines
-from seqdec.formats.guard import at
+from seqdec.formats.guard import LINES, at, suffix_of
 from seqdec.formats.open_table import Table, open_table
-from seqdec.formats.table_formats import LINES, place
+from seqdec.formats.table_formats import place
 from seqdec.spaces.space import MAX_TEXT, kind_of, quote
 from seqdec.spaces.spec import CHAT, EnvironmentSpec
 
@@ -93,7 +93,7 @@ def _attempts(table: Table) -> Iterator[Attempt]:
 
 def _conversations(table: Table) -> Iterator[tuple[str, int, _Object]]:
     """Yield conversations after the name of their file and how many are before them in it."""
-    if table.files and table.files[0].suffix.lower() in LINES:  # Arrow would ask for one type of all contents
+    if table.files and suffix_of(table.files[0]) in LINES:  # Arrow would ask for one type of all contents
         for path in table.files:
             for number, (_, conversation) in enumerate(json_lines(path)):
                 yield str(path), number, conversation

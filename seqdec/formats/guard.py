@@ -4,11 +4,13 @@ No link is followed, nothing that a file names is imported, made or called, no d
 makes a library stumble over a file is one sentence.
 """
 
+import gzip
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import h5py
 import pyarrow as pa
@@ -22,8 +24,22 @@ from seqdec.spaces.space import is_int, quote
 # Deflate packs at most about 1000 to 1: a file that declares more than it can hold is not read.
 _MAX_RATIO = 1100
 _HARD_LINK = 0  # H5L_TYPE_HARD of the HDF5 format
-_STUMBLES = (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError, EOFError, MemoryError)
+_STUMBLES = (
+    OSError,
+    LookupError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    EOFError,
+    MemoryError,
+    zlib.error,
+)
 PICKLES = {".pkl", ".pickle", ".pk", ".dill", ".joblib", ".pt", ".pth", ".npy", ".npz"}
+ZIP = b"PK\x03\x04"
+# Tables of text, which may be packed with gzip.
+LINES = (".jsonl", ".ndjson", ".json")
+TEXTS = (*LINES, ".csv", ".tsv")
 _MAX_PICKLE_PROTOCOL = 5
 T = TypeVar("T")
 
@@ -102,11 +118,30 @@ def refuse_pickle(path: Path) -> None:
     with reading(path), path.open("rb") as file:
         start = file.read(8)
     named = Path(path.name.lower().removesuffix(".gz")).suffix
-    if is_pickled(start) or start.startswith((b"PK\x03\x04", b"\x93NUMPY")) or named in PICKLES:
-        raise DataError(
-            f"{path} is or can hold a pickle, which runs code when it is opened: it is not read; write its arrays to "
-            "an HDF5 file (observations, actions, rewards, terminals, timeouts) or a Minari data set where you trust it"
-        )
+    is_npz = start.startswith(ZIP) and named == ".npz"  # which says of each of its arrays whether it is a pickle
+    is_torch = start.startswith(ZIP) and not is_npz
+    if is_pickled(start) or is_torch or start.startswith(b"\x93NUMPY") or named in PICKLES - {".npz"}:
+        raise pickled(path)
+
+
+def pickled(path: Path | str) -> DataError:
+    """Return what is wrong with a file that can hold a pickle."""
+    return DataError(
+        f"{path} is or can hold a pickle, which runs code when it is opened: it is not read; write its arrays to "
+        "an HDF5 file (observations, actions, rewards, terminals, timeouts) or a Minari data set where you trust it"
+    )
+
+
+def suffix_of(path: Path) -> str:
+    """Return what a file's name ends in, in lower case: ".csv" of walk.csv, and of walk.csv.gz, a packed text."""
+    inner = Path(path.name.lower().removesuffix(".gz")).suffix
+    return inner if inner in TEXTS else path.suffix.lower()
+
+
+def unpacked(path: Path) -> IO[bytes]:
+    """Open a file; a packed text is unpacked as it is read."""
+    is_packed = path.suffix.lower() == ".gz" and suffix_of(path) in TEXTS
+    return gzip.open(path) if is_packed else path.open("rb")  # pyright: ignore[reportReturnType]
 
 
 def is_pickled(beginning: bytes) -> bool:
@@ -134,6 +169,14 @@ def hdf5_member(group: h5py.Group | h5py.Dataset, name: str) -> h5py.Group | h5p
         if not isinstance(inner, h5py.Group | h5py.Dataset):
             raise DataError(f"{place_of(member, part)} is neither a group nor an array")
         member = inner
+    return member
+
+
+def hdf5_group(group: h5py.Group, name: str) -> h5py.Group:
+    """Return the group of a name."""
+    member = hdf5_member(group, name)
+    if not isinstance(member, h5py.Group):
+        raise DataError(f"{place_of(member)} is an array where a group is expected")
     return member
 
 
@@ -176,10 +219,14 @@ def instead_of_data(path: Path) -> str | None:
     if not path.is_file():
         return "it is a folder" if path.is_dir() else "it is missing"
     try:
-        with path.open("rb") as file:
+        with unpacked(path) as file:
             start = file.read(512)
+    except gzip.BadGzipFile:
+        return f"it is not packed with gzip, as {path.suffix} says"
     except OSError as error:
         return f"it cannot be opened ({error.strerror})"
+    except (EOFError, zlib.error):
+        return "it is damaged or cut off"
     if not start.strip():
         return "it is empty"
     packed = start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd", b"BZh"))

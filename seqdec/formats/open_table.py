@@ -21,7 +21,7 @@ from seqdec import storage
 from seqdec.data.dataset import arrow_files
 from seqdec.errors import DataError, UsageError, suggest, suggest_beside
 from seqdec.formats import table_formats as files
-from seqdec.formats.guard import AGAIN, PICKLES, instead_of_data
+from seqdec.formats.guard import AGAIN, LINES, PICKLES, instead_of_data, suffix_of, unpacked
 from seqdec.hub import hub_host, is_hub_reachable
 from seqdec.spaces.space import quote
 
@@ -86,7 +86,7 @@ def _open_files(paths: Sequence[Path]) -> Table:
         raise UsageError("no files are named: give at least one table")
     for path in paths:
         _check_file(path)
-    suffixes = {path.suffix.lower() for path in paths}
+    suffixes = {suffix_of(path) for path in paths}
     if len({files.FORMATS[suffix] for suffix in suffixes}) > 1:
         raise UsageError(f"{paths[0]} and others are of several formats, {_list(sorted(suffixes))}: give those of one")
     name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
@@ -94,11 +94,11 @@ def _open_files(paths: Sequence[Path]) -> Table:
 
 
 def _of_files(name: str, paths: Sequence[Path]) -> Table:
-    columns = files.FORMATS[paths[0].suffix.lower()].names(paths[0])
+    columns = files.FORMATS[suffix_of(paths[0])].names(paths[0])
     twice = next((column for column in columns if columns.count(column) > 1), None)
     if twice is not None:
         raise DataError(f"{paths[0]} has two columns called {quote(twice)}: rename one")
-    kinds, mixed = files.csv_kinds(paths, columns) if paths[0].suffix.lower() == ".csv" else ({}, {})
+    kinds, mixed = files.csv_kinds(paths, columns) if suffix_of(paths[0]) in (".csv", ".tsv") else ({}, {})
 
     def read(names: Sequence[str], texts: Collection[str]) -> Iterator[files.Block]:
         return files.read_files(paths, names, {**kinds, **dict.fromkeys(texts, pa.string())})
@@ -113,7 +113,7 @@ def _open_folder(folder: Path, split: str) -> Table:
         folder = storage.path_inside(folder, _existing_split(split, has, str(folder)))
     if (folder / "state.json").exists():
         return _of_files(str(folder), arrow_files(folder))
-    members = [path for path in folder.iterdir() if path.suffix.lower() in (*SUFFIXES, *PICKLES)]
+    members = [path for path in folder.iterdir() if suffix_of(path) in (*SUFFIXES, *PICKLES)]
     if not members:
         expected = ", ".join(SUFFIXES)
         raise UsageError(f"{folder} holds no table: expected files in {expected}, or what save_to_disk wrote")
@@ -164,7 +164,7 @@ def _offline_if_out_of_reach() -> Iterator[None]:
 
 
 def _is_hub_id(name: str) -> bool:
-    is_file = Path(name).suffix.lower() in (*SUFFIXES, *PICKLES)
+    is_file = suffix_of(Path(name)) in (*SUFFIXES, *PICKLES)
     return not is_file and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) is not None
 
 
@@ -174,7 +174,11 @@ def _in_counting_order(path: Path) -> list[str]:
 
 def _of_split(paths: Sequence[Path], folder: Path, split: str) -> list[Path]:
     """Return the files of a split, all of them, where they are called "train-00000-of-00002" and so on."""
-    matches = [match for path in paths if (match := re.fullmatch(r"(.+)-\d{5}-of-(\d{5})", path.stem))]
+    matches = [
+        match
+        for path in paths
+        if (match := re.fullmatch(r"(.+)-\d{5}-of-(\d{5})", Path(path.name.removesuffix(".gz")).stem))
+    ]
     if len(matches) < len(paths):
         return list(paths)
     counts = {match[1]: int(match[2]) for match in matches}
@@ -192,21 +196,20 @@ def _existing_split(split: str, has: Sequence[str], where: str) -> str:
 
 
 def _check_file(path: Path) -> None:
-    suffix = path.suffix.lower()
+    suffix = suffix_of(path)
     if suffix in PICKLES:
         runs = f"{suffix} files can hold pickles, which run code when they are read"
         raise UsageError(f"{path} is not opened: {runs}; save the table as Parquet instead (frame.to_parquet)")
     if not path.is_file():
         raise UsageError(f"no file or folder {quote(path)} is here{suggest_beside(path)}")
     if suffix not in SUFFIXES:
-        raise UsageError(
-            f"{path} ends in {quote(suffix)}: tables are read from {', '.join(SUFFIXES)} or folders of these"
-        )
+        expected = f"tables are read from {', '.join(SUFFIXES)}, texts also as .gz, or folders of these"
+        raise UsageError(f"{path} ends in {quote(suffix)}: {expected}")
     instead = instead_of_data(path)
     if instead:
         raise DataError(f"{path} cannot be read: {instead}; {AGAIN}")
-    with path.open("rb") as file:
-        is_list = suffix in files.LINES and file.read(512).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    with unpacked(path) as file:
+        is_list = suffix in LINES and file.read(512).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
     if is_list:
         raise DataError(f"{path} is one JSON list, which cannot be read bit by bit: write one object a line")
 

@@ -1,10 +1,11 @@
-"""Parquet, JSON lines, CSV and Arrow files as streams of Arrow batches, each from its beginning as often as need be.
+"""Parquet, JSON lines, CSV, TSV and Arrow files as streams of Arrow batches, from the beginning as often as need be.
 
 A file is never held as a whole. JSON and CSV have no types: JSON's are those of each batch, a CSV's columns get theirs
 by a pass over all of it, so that a number is one everywhere.
 """
 
 import csv
+import io
 import itertools
 import json
 from bisect import bisect_left
@@ -20,10 +21,10 @@ import pyarrow.csv
 
 from seqdec.errors import DataError
 from seqdec.formats.arrays import json_lines, plain
-from seqdec.formats.guard import AGAIN, check_columns, opened_parquet, reading
+from seqdec.formats.guard import AGAIN, LINES, check_columns, opened_parquet, reading, suffix_of, unpacked
 from seqdec.spaces.space import quote
 
-LINES = (".jsonl", ".ndjson", ".json")
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 BLOCK_BYTES = 8 * 2**20
 BLOCK_ROWS = 4096
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of Arrow's stream format
@@ -53,14 +54,17 @@ class TableFormat:
 
 def place(file: str, row: int) -> str:
     """Say where a row is: files of text have lines from 1 on, the others rows from 0 on."""
-    if file.lower().endswith(LINES):
-        with open(file, "rb") as lines:
+    path = Path(file)
+    suffix = suffix_of(path)
+    if suffix in LINES:
+        with unpacked(path) as lines:
             numbers = (number for number, line in enumerate(lines, 1) if line.strip())
             return f"{file}, line {next(itertools.islice(numbers, row, None))}"
-    if file.lower().endswith(".csv"):
+    if suffix in _SEPARATORS:
         # A text longer than csv takes, before the row: counting rows is then as near as one gets.
-        with suppress(csv.Error), open(file, newline="", encoding="utf-8-sig", errors="replace") as lines:
-            reader = csv.reader(lines)
+        text = io.TextIOWrapper(unpacked(path), "utf-8-sig", errors="replace", newline="")
+        with suppress(csv.Error), text as lines:
+            reader = csv.reader(lines, delimiter=_SEPARATORS[suffix])
             numbers = (reader.line_num for entries in reader if entries)
             return f"{file}, line {next(itertools.islice(numbers, row + 1, None))}"
     return f"{file}, row {row}"
@@ -77,7 +81,7 @@ def blocks(batches: Iterable[pa.RecordBatch], file: str) -> Iterator[Block]:
 def read_files(paths: Sequence[Path], names: Sequence[str], kinds: Kinds) -> Iterator[Block]:
     """Yield the rows of files of one format, in blocks; the columns of a CSV are of the `kinds` that are named."""
     for path in paths:
-        form = FORMATS[path.suffix.lower()]
+        form = FORMATS[suffix_of(path)]
         if form is not _LINES:  # where a key that an object lacks is null
             check_columns(path, form.names(path), names)
         yield from blocks(form.read(path, names, kinds), str(path))
@@ -183,7 +187,7 @@ _PARQUET, _LINES = TableFormat(_parquet_names, _parquet_rows), TableFormat(_json
 FORMATS = {
     **dict.fromkeys((".parquet", ".pq"), _PARQUET),
     **dict.fromkeys(LINES, _LINES),
-    ".csv": TableFormat(_csv_names, _csv_rows),
+    **dict.fromkeys(_SEPARATORS, TableFormat(_csv_names, _csv_rows)),
     ".arrow": TableFormat(_arrow_names, _arrow_rows),  # of `datasets`: in Arrow's stream format
 }
 
@@ -222,7 +226,7 @@ def _open_csv(path: Path, kinds: Kinds, names: Sequence[str] = ()) -> pyarrow.cs
         column_types=dict(kinds), include_columns=list(names), null_values=list(_NULLS), strings_can_be_null=False
     )
     read = pyarrow.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)  # without threads, errors name their row
-    parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    parse = pyarrow.csv.ParseOptions(delimiter=_SEPARATORS[suffix_of(path)], newlines_in_values=True)
     return pyarrow.csv.open_csv(path, read_options=read, parse_options=parse, convert_options=convert)
 
 
