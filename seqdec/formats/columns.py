@@ -5,11 +5,12 @@
                          a        [0.3, 0.2]   0       1.0     true
     one row an episode            [[...], ..]  [1, 0]  [1, 1]  true
 
-Nothing is guessed: seqdec's names are the defaults, and every other name is said.
+Nothing is guessed: the format's own names are the defaults, and every other name is said. In HDF5 and npz files a
+column is an array, with the groups that it is in ("infos/goal"); in LeRobot data sets it is a feature.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 from seqdec.data.episode import METADATA, final_name
@@ -27,8 +28,10 @@ class Columns:
     """The columns that hold what an episode needs; None says that the table has none.
 
     An observation, action or final observation is one column; or several columns of numbers, which make one vector in
-    their order; or a mapping from leaves to either, which makes a Dict. A default that the table lacks is looked for
-    leaf by leaf ("observation.camera"), and is left out where it may be: step, final, terminated, truncated and text.
+    their order; or a mapping from leaves to either, which makes a Dict. An empty name is what the format calls it: in a
+    table as the field here, in other files see `source` of their format. Of these names, one that a table lacks is
+    looked for leaf by leaf ("observation.camera"), and is left out where it may be: step, final, terminated, truncated
+    and text.
 
     Attributes:
         episode: which episode a step belongs to, the steps of one episode next to each other; None: a row an episode.
@@ -54,17 +57,17 @@ class Columns:
     """
 
     episode: str | None = None
-    observation: Names = "observation"
-    action: Names = "action"
-    reward: str | None = "reward"
-    terminated: str | None = "terminated"
-    truncated: str | None = "truncated"
-    final: Names | None = "final"
-    text: str | None = "text"
+    observation: Names = ""
+    action: Names = ""
+    reward: str | None = ""
+    terminated: str | None = ""
+    truncated: str | None = ""
+    final: Names | None = ""
+    text: str | None = ""
     metadata: Sequence[str] = ()
     missing: Mapping[str, str | None] = field(default_factory=dict)
     discrete: Sequence[str] = ()
-    step: str | None = "step"
+    step: str | None = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Roles:
         metadata: by "metadata.NAME".
 
     Example:
-        >>> roles = roles_of(Columns(), ["observation", "action", "reward"], "walk.parquet")
+        >>> roles = roles_of(completed(None, OF_TABLES), ["observation", "action", "reward"], "walk.parquet")
     """
 
     episode: str | None
@@ -135,10 +138,38 @@ def columns_from_json(value: Mapping[str, object], where: str) -> Columns:
 
 
 _LEAVES, _LISTS = ("observation", "action", "final"), ("metadata", "discrete")
+_NAMED = ("observation", "action", "reward", "terminated", "truncated", "final", "text", "step")
+OF_TABLES: Mapping[str, Names | None] = {name: name for name in _NAMED}
 
 
-def roles_of(columns: Columns, names: Sequence[str], where: str) -> Roles:
-    """Find the columns among a table's names; `where` is the table, for the sentence that says what is wrong.
+def completed(columns: Columns | None, own: Mapping[str, Names | None], kind: str | None = None) -> Columns:
+    """Return columns with a format's own names in the place of those that are empty.
+
+    Args:
+        columns: what the user says; nothing by default.
+        own: the names by field; None where there is no such thing.
+        kind: the format, if it has a place for no other fields than these.
+
+    Raises:
+        UsageError: a field is said that the format has no place for.
+    """
+    columns = columns or Columns()
+    values: dict[str, object] = {entry.name: getattr(columns, entry.name) for entry in fields(Columns)}
+    foreign = next((name for name, value in values.items() if value and name not in own), None)
+    if kind is not None and foreign is not None:
+        raise UsageError(f"{kind} data have no place for {foreign}: of Columns, they take {_list(own)}", option=foreign)
+    empty = {name: own.get(name) for name, value in values.items() if value == ""}
+    return replace(columns, **empty)  # pyright: ignore[reportArgumentType]
+
+
+def roles_of(columns: Columns, names: Sequence[str], where: str, own: Mapping[str, Names | None] = OF_TABLES) -> Roles:
+    """Find the columns among a table's names.
+
+    Args:
+        columns: which is what, `completed`.
+        names: those that are there.
+        where: the table, for the sentence that says what is wrong.
+        own: the names that may lack where the user has not to say so.
 
     Raises:
         UsageError: a column that is not there, with the nearest name.
@@ -147,7 +178,7 @@ def roles_of(columns: Columns, names: Sequence[str], where: str) -> Roles:
     existing = partial(_existing, names, where)
 
     def optional(name: str | None, role: str) -> str | None:
-        return None if name is None or (name == role and name not in names) else existing(name, role)
+        return None if name is None or (name == own.get(role) and name not in names) else existing(name, role)
 
     observation = _by_leaf(columns.observation, "observation", names, where)
     final = {} if columns.final is None else _by_leaf(columns.final, "final", names, where)

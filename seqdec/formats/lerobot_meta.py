@@ -31,6 +31,7 @@ VERSIONS = ("v2.0", "v2.1", "v3.0")
 META = ["meta/*"]
 # The features that are read; further columns are the data set's own affair.
 _ROLES = ("observation", "action", "next", "episode_index", "frame_index", "task_index", "timestamp")
+_BOOKKEEPING = ("next", "episode_index", "frame_index", "task_index", "timestamp", "index")
 _FIELD = re.compile(r"\{(\w+)(?::0(\d{1,2})d)?\}")
 _VIDEO = ("chunk_index", "file_index", "from_timestamp")
 
@@ -53,7 +54,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Info:
-    """meta/info.json; `data_path` and `video_path` are templates."""
+    """meta/info.json; `names` are those of all features, `data_path` and `video_path` are templates."""
 
     folder: Path
     version: str
@@ -61,6 +62,7 @@ class Info:
     num_episodes: int
     num_frames: int
     features: Mapping[str, Feature]
+    names: tuple[str, ...]
     data_path: str
     video_path: str | None
     chunks_size: int
@@ -69,6 +71,11 @@ class Info:
     def path(self) -> Path:
         """Return where it is, for sentences."""
         return self.folder / "meta" / "info.json"
+
+    @staticmethod
+    def is_bookkeeping(name: str) -> bool:
+        """Say whether a feature is neither seen nor done."""
+        return role_of(name) in _BOOKKEEPING
 
 
 @dataclass(frozen=True)
@@ -125,8 +132,8 @@ def member(folder: Path, name: str) -> Path:
     return storage.path_inside(folder, name)
 
 
-def read_info(folder: Path) -> Info:
-    """Read meta/info.json.
+def read_info(folder: Path, names: Sequence[str] = ()) -> Info:
+    """Read meta/info.json; `names` are of further features that are read.
 
     Raises:
         DataError: it is missing, of an unknown version, or a feature is not described.
@@ -155,7 +162,12 @@ def read_info(folder: Path) -> Info:
             fps=float(fps),
             num_episodes=count(value.get("total_episodes"), "total_episodes"),
             num_frames=count(value.get("total_frames"), "total_frames"),
-            features={name: _feature(name, entry) for name, entry in features.items() if role_of(name) in _ROLES},
+            features={
+                name: _feature(name, entry)
+                for name, entry in features.items()
+                if role_of(name) in _ROLES or name in names
+            },
+            names=tuple(features),
             data_path=data_path,
             video_path=video_path,
             chunks_size=max(1, count(value.get("chunks_size", 1000), "chunks_size")),
@@ -243,11 +255,12 @@ def _episode_table(info: Info, cameras: Sequence[str]) -> Iterator[Recording]:
     paths = sorted(path.relative_to(info.folder).as_posix() for path in info.folder.glob("meta/episodes/*/*.parquet"))
     if not paths:
         raise DataError(f"{info.folder / 'meta' / 'episodes'} holds no chunk-000/file-000.parquet; {AGAIN}")
-    names = ["episode_index", "length", "tasks", "data/chunk_index", "data/file_index"]
+    names = ["episode_index", "length", "data/chunk_index", "data/file_index"]
     names += [f"videos/{camera}/{name}" for camera in cameras for name in _VIDEO]
     for path in [member(info.folder, name) for name in paths]:
         with opened_parquet(path) as file:
-            entries = _entries(file, names, path)
+            # frames name their tasks too, and some data sets leave it to them
+            entries = _entries(file, [*names, *["tasks"] * ("tasks" in file.schema_arrow.names)], path)
         for entry in entries:
             with at(path):
                 yield _recording(entry, info, cameras)

@@ -22,7 +22,7 @@ from seqdec.data.episode import METADATA, Row
 from seqdec.data.source import Attempt, Source, file_identity, source_of_attempts
 from seqdec.errors import DataError, UsageError
 from seqdec.formats.arrays import NO_REWARDS
-from seqdec.formats.columns import Columns, LeafColumns, Roles, flat, roles_of
+from seqdec.formats.columns import OF_TABLES, Columns, LeafColumns, Roles, completed, flat, roles_of
 from seqdec.formats.guard import attempt
 from seqdec.formats.infer import Seen, nested, space_of
 from seqdec.formats.open_table import Table, open_table
@@ -55,7 +55,7 @@ def source(
         UsageError: no such table or column is there.
         DataError: the table is damaged, or its values are not what they must be; `read` raises it as well.
     """
-    columns = columns or Columns()
+    columns = completed(columns, OF_TABLES)
     table = open_table(name, split=split, config=config)
     roles = roles_of(columns, table.columns, table.name)
     mixed = next((column for column in roles.of_steps if column in table.mixed), None)
@@ -71,8 +71,7 @@ def source(
     scan = _scan(table, roles, leaves) if spec is None or roles.metadata else _Scan({}, {}, None, {})
     if spec is None:
         spec = EnvironmentSpec(nested(scan.spaces, "observation"), nested(scan.spaces, "action"))
-    _check_leaves("observation", spec.observation_leaves, roles.observation)
-    _check_leaves("action", spec.action_leaves, roles.action)
+    _check_mapped(spec, roles)
     missing = [*spec.missing, *(leaf for leaf in spec.observation_leaves if leaf in roles.missing)]
     spec = replace(spec, missing=tuple(dict.fromkeys(missing)))
     identity = {
@@ -159,7 +158,10 @@ def _fact_type(kinds: set[type]) -> Callable[[Fact], Fact]:
     return lambda value: math.nan if value is None else float(value)
 
 
-def _check_leaves(role: str, leaves: Mapping[str, gymnasium.Space], columns: LeafColumns) -> None:
-    if leaves.keys() != columns.keys():
-        names, expected = quote(", ".join(columns)), quote(", ".join(leaves))
-        raise UsageError(f"the columns give the {role} as {names}, the environment has {expected}: map one to each")
+def _check_mapped(spec: EnvironmentSpec, roles: Roles) -> None:
+    """Refuse columns that do not give each leaf of an environment."""
+    parts = (("observation", spec.observation_leaves, roles.observation), ("action", spec.action_leaves, roles.action))
+    for role, leaves, columns in parts:
+        if leaves.keys() != columns.keys():
+            names, expected = quote(", ".join(columns)), quote(", ".join(leaves))
+            raise UsageError(f"the columns give the {role} as {names}, the environment has {expected}: map one to each")

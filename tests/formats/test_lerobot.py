@@ -305,7 +305,6 @@ def replaced(name, values, index=1):
         (lambda index, table: table.slice(1) if index == 2 else table, "episode 2: expected 4 steps, found 3"),
         (lambda index, table: table.slice(0, 0) if index == 3 else table, "episode 3: expected 2 steps, found 0"),
         (replaced("frame_index", [0, 2, 1, 3], 2), "episode 2: step 2: frame_index is 1 after 2"),
-        (replaced("timestamp", [0.0, 0.5, 0.5, 0.6], 2), "episode 2: step 2: timestamp is 0.5 after 0.5"),
         (replaced("task_index", [7]), "episode 1: it is of task 7, which is not among the 2"),
         (replaced("next.reward", pa.array([None], pa.float32())), "episode 1: next.reward has 1 empty entries"),
         (
