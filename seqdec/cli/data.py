@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 OnNonfinite = Literal["refuse", "drop-episode"]
 # Options that converting verbs share.
+_SEVERAL = "one, several of a vector, or KEY=COLUMN,... of a Dict"
 _replace = partial(option, False, "Make the folder again if it holds something else.")
 missing_leaves = partial(option, (), "Leaves whose values may be missing (observation, observation.camera, ...).")
 _discrete = partial(option, (), "Leaves of whole numbers that are choices though kept as floats (action, ...).")
@@ -75,9 +76,17 @@ class DataConvert:
 
 @dataclass(frozen=True)
 class DataHdf5:
-    """Convert a flat HDF5 file, as D4RL has them."""
+    """Convert arrays: HDF5 as D4RL and robomimic have them, npz as OGBench has them."""
 
-    file: str = needed("File with observations, actions, rewards, terminals and, where there are any, timeouts.")
+    file: str = needed("HDF5 or npz file: observations, actions, rewards, terminals, timeouts; or data/demo_0, ...")
+    observation: Words = option((), f"Arrays of the observation: {_SEVERAL} (default: observations, or all of obs).")
+    action: Words = option((), "Arrays of the action, likewise (default: actions).")
+    final: Words = option(
+        (), "Arrays of what was seen after a step, likewise (default: next_..., where there are any)."
+    )
+    reward: str = option("", "Array of the reward (default: rewards; none: there is none, all are 0).")
+    terminated: str = option("", "Array that is true where the task ended (default: terminals, or dones; or none).")
+    truncated: str = option("", "Array that is true where a time limit cut the episode (default: timeouts; or none).")
     env: str = option("", "Environment id of the recording, for spaces and evaluations (default: seen in the data).")
     max_episode_steps: int = option(
         0, "Time limit where the file has none (0: the environment's, or none).", at_least=0
@@ -100,7 +109,7 @@ class DataTable:
     name: str = needed("File, folder, or a Hub id such as user/name.")
     episode: str = option("", "Column that says which episode a step belongs to (default: one row is one episode).")
     step: str = option("step", "Column that says the order of an episode's steps (none: they stand in it).")
-    observation: Words = option(("observation",), "Columns: one, several of a vector, or KEY=COLUMN,... of a Dict.")
+    observation: Words = option(("observation",), f"Columns: {_SEVERAL}.")
     action: Words = option(("action",), "Columns of the action, likewise.")
     final: Words = option(("final",), "Columns of what was seen after a step, likewise, where there are any.")
     reward: str = option("reward", "Column of the reward (none: there is none, all are 0).")
@@ -129,6 +138,14 @@ class DataLerobot:
     """Convert a LeRobot data set (v2.0, v2.1, v3.0): a folder or a Hub id."""
 
     name: str = needed("Folder, or a Hub id such as lerobot/pusht.")
+    observation: Words = option((), f"Features of the observation: {_SEVERAL} (default: all of observation.*).")
+    action: Words = option((), "Features of the action, likewise (default: action, or action.*).")
+    reward: str = option("", "Feature of the reward (default: next.reward; none: there is none, all are 0).")
+    terminated: str = option("", "Feature that is true where the task ended (default: next.done; or none).")
+    truncated: str = option(
+        "", "Feature that is true where a time limit cut the episode (default: next.truncated; or none)."
+    )
+    text: str = option("", "Feature of words, or of numbers of tasks, about the episode (default: task_index).")
     cameras: Words = option(("read",), "Cameras by name, or read (all), or skip (none). Videos need seqdec[video].")
     image_size: Words = option((), "Height and width to bring images to (default: their own).")
     output: str = option("", "Folder to write (default: data/ and the name's last part).")
@@ -176,7 +193,7 @@ def data_convert(given: DataConvert) -> int:
 
 
 def data_hdf5(given: DataHdf5) -> int:
-    """Convert a flat HDF5 file."""
+    """Convert arrays."""
     options = {"max_episode_steps": given.max_episode_steps or None, "discrete": given.discrete}
     return _convert(given, f"hdf5:{given.file}", **options)
 
@@ -225,8 +242,8 @@ def _convert(given: Conversion, word: str, **options: object) -> int:
     from seqdec.data.source import convert
     from seqdec.formats.load import source_of
 
-    if isinstance(given, DataTable):
-        options["columns"] = table_columns(given)
+    if isinstance(given, DataTable | DataHdf5 | DataLerobot) and (columns := columns_of(given)) is not None:
+        options["columns"] = columns
     if isinstance(given, DataTable | DataHdf5) and given.env:
         options["spec"] = spec_of(given.env)
     if given.episodes:
@@ -264,16 +281,16 @@ def show_folder(folder: Path) -> int:
     return 0
 
 
-def table_columns(given: DataTable) -> "Columns":
-    """Return which column is what, as the words of `data table` say it."""
+def columns_of(given: DataTable | DataHdf5 | DataLerobot) -> "Columns | None":
+    """Return which column is what, as words say it; None where they say nothing."""
     from seqdec.formats.columns import Columns
 
     def none(word: str) -> str | None:
-        return None if word in ("none", "") else word
+        return None if word == "none" else word
 
     def names(words: Sequence[str], role: str) -> "str | list[str] | dict[str, list[str] | str]":
         if not any("=" in word for word in words):
-            return words[0] if len(words) == 1 else list(words)
+            return words[0] if len(words) == 1 else list(words) or ""
         pairs = [word.partition("=")[::2] for word in words]
         wrong = next((key for key, columns in pairs if not key or not columns), None)
         if wrong is not None:
@@ -281,22 +298,24 @@ def table_columns(given: DataTable) -> "Columns":
         _refuse_twice([key for key, _ in pairs], role)
         return {f"{role}.{key}": columns.split(",") if "," in columns else columns for key, columns in pairs}
 
-    missing = [word.partition("=")[::2] for word in given.missing]
-    _refuse_twice([leaf for leaf, _ in missing], "missing")
-    return Columns(
-        episode=none(given.episode),
-        step=none(given.step),
-        observation=names(given.observation, "observation"),
-        action=names(given.action, "action"),
-        reward=none(given.reward),
-        terminated=none(given.terminated),
-        truncated=none(given.truncated),
-        final=None if given.final == ("none",) else names(given.final, "final"),
-        text=none(given.text),
-        metadata=given.keep,
-        missing={leaf: none(column) for leaf, column in missing},
-        discrete=given.discrete,
-    )
+    said = vars(given)
+    columns = {
+        name: none(said[name])
+        for name in ("episode", "step", "reward", "terminated", "truncated", "text")
+        if name in said
+    }
+    columns |= {
+        name: None if said[name] == ("none",) else names(said[name], name)
+        for name in ("observation", "action", "final")
+        if name in said
+    }
+    if isinstance(given, DataTable):
+        missing = [word.partition("=")[::2] for word in given.missing]
+        _refuse_twice([leaf for leaf, _ in missing], "missing")
+        columns |= {"missing": {leaf: none(column) or None for leaf, column in missing}}
+        columns |= {"metadata": given.keep, "discrete": given.discrete}
+    named = Columns(**columns)  # pyright: ignore[reportArgumentType]
+    return None if named == Columns() else named
 
 
 def _refuse_twice(keys: Sequence[str], role: str) -> None:

@@ -25,12 +25,12 @@ def short_name(place: str) -> str:
     """Return what a run or data folder is called by default: "hopper-medium-v0" of "minari:mujoco/hopper/medium-v0"."""
     kind = place.partition(":")[0]
     name = name_of(default_data_folder(place) if kind == "minari" else place)
-    return Path(name).stem if kind in ("hdf5", "table", "chat") else name
+    return Path(name.removesuffix(".gz")).stem if kind in ("hdf5", "npz", "table", "chat") else name
 
 
 def name_of(place: str) -> str:
     """Return what to call what is made of a data folder or source: "medium-v0" of "minari:hopper/medium-v0"."""
-    path = Path(re.sub(r"^(minari|hdf5|table|lerobot|chat):", "", place))
+    path = Path(re.sub(r"^(minari|hdf5|npz|table|lerobot|chat):", "", place))
     return path.name if path.name not in ("", "..") else path.resolve().name
 
 

@@ -64,11 +64,11 @@ def stream_task(given: "Train", place: str) -> Task:
     described: dict[str, object] = {}
     if given.columns:
         described["columns"] = columns_from_json(read_json(Path(given.columns)), given.columns)
-    if given.env and place.startswith(("hdf5:", "table:")):  # the others name their spaces themselves
+    if given.env and place.startswith(("hdf5:", "npz:", "table:")):  # the others name their spaces themselves
         described["spec"] = spec_of(given.env)
     source = source_of(place, **described)
     if source is None:
-        kinds = "minari:ID, hdf5:FILE, table:NAME, lerobot:NAME or chat:NAME"
+        kinds = "minari:ID, hdf5:FILE, npz:FILE, table:NAME, lerobot:NAME or chat:NAME"
         raise UsageError(f"--streaming reads a source, not {place!r}: give {kinds}")
     layout = _layout_of(given, source.spec)  # a text that changes within an episode is refused when it is read
 

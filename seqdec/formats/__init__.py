@@ -1,7 +1,7 @@
 """Other people's files as episodes: each format is one module that makes a `Source`, and one entry in `load.FORMATS`.
 
     "minari:ID"    \\                         minari ----\\
-    "hdf5:FILE"    |                          hdf5 ------|  Source: spec, read()  ->  rows, one an episode
+    "hdf5:", "npz:"|                          hdf5 ------|  Source: spec, read()  ->  rows, one an episode
     "table:NAME"    }  guard: nothing in a    table ----- }  identity                  `load_dataset` reads them
     "lerobot:NAME" |   file is believed,      lerobot ---|                             `StreamWindows` as it trains
     "chat:NAME"    /   imported or called     chat ------/

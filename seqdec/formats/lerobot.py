@@ -45,21 +45,21 @@ logger = logging.getLogger(__name__)
 def source(
     name: str | Path,
     *,
-    columns: Columns | None = None,
     cameras: Cameras = "read",
     image_size: tuple[int, int] | None = None,
     episodes: Sequence[int] | None = None,
+    columns: Columns | None = None,
 ) -> Source:
     """Return the episodes of a LeRobot data set: a folder, or a Hub id, of which what is not here is fetched once.
 
     Args:
         name: a folder with meta/info.json in it, or an id such as "lerobot/pusht".
-        columns: which feature is what, where they have other names: the observation, action, reward, terminated,
-            truncated and text. The text is a feature of words, or of the numbers of tasks, such as
-            "annotation.human.action.task_description" beside GR00T's data.
         cameras: "read" all of them, "skip" them, or the names of those to read ("observation.images.top", or "top").
         image_size: height and width to bring images to; their own by default.
         episodes: the numbers of those to read; all by default.
+        columns: which feature is what, where they have other names: the observation, action, reward, terminated,
+            truncated and text. The text is a feature of words, or of the numbers of tasks, such as
+            "annotation.human.action.task_description" beside GR00T's data.
 
     Raises:
         UsageError: no such data set, camera or episode, or PyAV is needed and not installed.

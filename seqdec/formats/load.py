@@ -1,6 +1,6 @@
 """The door to all data: a word, a folder or a table in memory becomes a data set.
 
-    "minari:ID"  "hdf5:FILE"  "table:NAME"  "lerobot:NAME"  "chat:NAME"   a source of `FORMATS`, read
+    "minari:ID"  "hdf5:FILE"  "npz:FILE"  "table:NAME"  "lerobot:NAME"  "chat:NAME"   a source of `FORMATS`, read
     a folder of Minari's                                                  the same
     a `datasets.Dataset` with `columns`                                   the same, as a table
     a data folder                                                         mapped
@@ -28,6 +28,7 @@ from seqdec.spaces.spec import EnvironmentSpec
 FORMATS: dict[str, Callable[..., Source]] = {
     "minari": minari.source,
     "hdf5": hdf5.source,
+    "npz": hdf5.source,
     "table": table.source,
     "lerobot": lerobot.source,
     "chat": chat.source,
@@ -49,11 +50,11 @@ def load_dataset(
     """Return episodes as a data set, checked, whatever they are in.
 
     Args:
-        data: "minari:ID" (or a Minari folder), "hdf5:FILE" as D4RL has them, "table:NAME" (Parquet, JSON lines, CSV, a
-            folder of these, a Hub id), "lerobot:NAME" (a folder or a Hub id), "chat:NAME" (logs of agents, in such
-            files); a `datasets.Dataset`, a table with `columns` or one of seqdec's own; or the folder of a data set
-            that seqdec wrote, which is memory-mapped.
-        columns: what is in which column of a table.
+        data: "minari:ID" (or a Minari folder), "hdf5:FILE" as D4RL or robomimic have them, "npz:FILE" as OGBench has
+            them, "table:NAME" (Parquet, JSON lines, CSV, TSV, a folder of these, a Hub id), "lerobot:NAME" (a folder or
+            a Hub id), "chat:NAME" (logs of agents, in such files); a `datasets.Dataset`, a table with `columns` or one
+            of seqdec's own; or the folder of a data set that seqdec wrote, which is memory-mapped.
+        columns: what is in which column of a table, array of an HDF5 or npz file, feature of a LeRobot data set.
         spec: the environment that a table or an HDF5 file comes from; by default its spaces are guessed.
         episodes: the numbers of those to read, from 0 on; all by default.
         on_damaged: what becomes of an episode that cannot be read or trained on, for whatever reason: "refuse" all, or

@@ -43,13 +43,17 @@ FLAGS = {
     "data cartpole": "output episodes seed debug",
     "data minari": "id output replace missing episodes on-damaged on-nonfinite clip-actions debug",
     "data hdf5": (
-        "file env max-episode-steps discrete output replace missing episodes on-damaged on-nonfinite clip-actions debug"
+        "file observation action final reward terminated truncated env max-episode-steps discrete output replace "
+        "missing episodes on-damaged on-nonfinite clip-actions debug"
     ),
     "data table": (
         "name episode step observation action final reward terminated truncated text keep discrete env split config "
         "output replace missing episodes on-damaged on-nonfinite clip-actions debug"
     ),
-    "data lerobot": "name cameras image-size output replace missing episodes on-damaged on-nonfinite debug",
+    "data lerobot": (
+        "name observation action reward terminated truncated text cameras image-size output replace missing episodes "
+        "on-damaged on-nonfinite debug"
+    ),
     "data convert": "word output replace missing episodes on-damaged on-nonfinite clip-actions debug",
     "data record": (
         "env-id output policy noise misplace target-return task algorithm trust-policy episodes timesteps num-envs "

@@ -112,7 +112,7 @@ def test_blocks_do_not_show(tmp_path, monkeypatch, block_rows, with_next):
     changes = {} if with_next else {"next_observations": None}
     path = write(tmp_path / "a.hdf5", num_rows=50, ends=(4, 5, 30), cuts=(17, 30), **changes)
     expected = read(path)
-    monkeypatch.setattr("seqdec.formats.hdf5.BLOCK_ROWS", block_rows)
+    monkeypatch.setattr("seqdec.formats.array_files.BLOCK_ROWS", block_rows)
     found = read(path)
     assert len(found) == len(expected) == 5
     assert all(one.equals(other) for one, other in zip(found, expected, strict=True))
@@ -123,7 +123,7 @@ def test_blocks_do_not_show(tmp_path, monkeypatch, block_rows, with_next):
 def test_a_large_array_is_never_in_memory_at_once(tmp_path, monkeypatch):
     path = tmp_path / "a.hdf5"
     write(path, num_rows=1000, ends=range(9, 1000, 10), cuts=())
-    monkeypatch.setattr("seqdec.formats.hdf5.BLOCK_BYTES", 256)
+    monkeypatch.setattr("seqdec.formats.array_files.BLOCK_BYTES", 256)
     sizes = []
     read_rows = h5py.Dataset.__getitem__
 
