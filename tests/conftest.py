@@ -24,6 +24,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from families import FAMILIES
 from seqdec.data.dataset import from_episodes
 from seqdec.data.episode import Episode
 from seqdec.model.backbone import Backbone, load_backbone
@@ -99,23 +100,6 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(socket, "getaddrinfo", guarded_look_up)
     yield
     assert not tried, f"reached for the network: {tried}"
-
-
-SIZES = {"vocab_size": 16, "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2}
-FAMILIES: dict[str, dict[str, object]] = {
-    "gpt2": {"n_layer": 2, "n_embd": 32, "n_head": 2, "vocab_size": 16},
-    "llama": {**SIZES, "intermediate_size": 64, "num_key_value_heads": 1},
-    "qwen3": {**SIZES, "intermediate_size": 64, "num_key_value_heads": 1, "head_dim": 16},
-    "gpt_neox": {**SIZES, "intermediate_size": 64},
-    "opt": {**SIZES, "ffn_dim": 64, "word_embed_proj_dim": 32},
-    "mistral": {**SIZES, "intermediate_size": 64, "num_key_value_heads": 1, "sliding_window": 8},
-    "gemma3_text": {
-        **SIZES, "intermediate_size": 64, "num_key_value_heads": 1, "head_dim": 16, "sliding_window": 8,
-    },
-    "phi": {**SIZES, "intermediate_size": 64},
-    "bloom": {"n_layer": 2, "hidden_size": 32, "n_head": 2, "vocab_size": 16},
-    "mixtral": {**SIZES, "intermediate_size": 64, "num_key_value_heads": 1, "num_local_experts": 4},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
     ByT5Tokenizer,
     Cache,
     GPT2Config,
@@ -28,8 +26,9 @@ from seqdec import storage
 from seqdec.errors import DataError, UsageError
 from seqdec.hub import quietly
 from seqdec.model.adapters import add_adapters, base_fingerprint, read_adapters
+from seqdec.model.composite import language_config, random_model
 from seqdec.model.lower import LowerLayers
-from seqdec.model.pretrained import first_token, load_weights, locate, read_config, read_tokenizer
+from seqdec.model.pretrained import first_token, load_weights, locate, one_sentence, read_config, read_tokenizer
 from seqdec.model.probes import decoder_of, layers_of, logits_of, scale_of, table_of, takes_positions_of, try_out
 from seqdec.model.shortcuts import last_mlp, only_at, use_shortcuts
 from seqdec.model.words import Vocabulary
@@ -93,13 +92,25 @@ class Backbone:
         tokenizer = self.tokenizer
         if tokenizer is None:
             raise UsageError("this backbone has no vocabulary: load it with load_backbone(..., vocabulary=True)")
+        table = table_of(self.model)
+
+        def tokens_of(text: str, **options: bool) -> list[int]:
+            tokens = tokenizer(text, add_special_tokens=False, **options)["input_ids"]  # pyright: ignore
+            last = max(tokens, default=0)
+            if last >= table.num_embeddings:
+                raise DataError(
+                    f"the text {text[:60]!r} has the token {tokenizer.convert_ids_to_tokens(last)!r}, which "
+                    f"{self.source.name!r} has no embedding of: write it otherwise, or use another backbone"
+                )
+            return tokens
+
         return Vocabulary(
-            lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],  # pyright: ignore
-            lambda text: tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"],  # pyright: ignore
+            tokens_of,
+            lambda text: tokens_of(text, split_special_tokens=True),
             lambda tokens: tokenizer.decode(tokens, clean_up_tokenization_spaces=False),  # pyright: ignore
             first_token(tokenizer),
             dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)),
-            table_of(self.model),
+            table,
             (lambda hidden: logits_of(self.model, hidden)) if self.source.predicts_words else None,
         )
 
@@ -178,24 +189,24 @@ def load_backbone(
     chosen = {"lora_rank": lora_rank, "predicts_words": predicts_words, "freeze_layers": freeze_layers}
     source = BackboneSource(name, init, num_layers, finetune, seed, vocabulary=vocabulary, **chosen)
     folder = "" if name == "small" else locate(name)
-    if name == "small":
-        tokenizer = ByT5Tokenizer(extra_ids=0) if vocabulary else None
-        config = _small_config(num_tokens or 0, len(tokenizer) if tokenizer else 1)
-    else:
-        config = read_config(folder, name)
-        tokenizer = read_tokenizer(folder, name) if vocabulary else None
-    _adjust(config, name, num_tokens, num_layers, dropout)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if init == "random":
-            model = (AutoModelForCausalLM if predicts_words else AutoModel).from_config(config, dtype=torch.float32)
+    with one_sentence(f"backbone {name!r} cannot be used", UsageError):
+        if name == "small":
+            tokenizer = ByT5Tokenizer(extra_ids=0) if vocabulary else None
+            config = _small_config(num_tokens or 0, len(tokenizer) if tokenizer else 1)
         else:
-            model = load_weights(folder, config, name, predicts_words=predicts_words)
-        scale = scale_of(model)
-        if not vocabulary:
-            _drop_vocabulary(model)
-        try_out(model, name, with_words=vocabulary, predicts_words=predicts_words)
-        return _make_trainable(model, source, scale, tokenizer)
+            config = read_config(folder, name)
+            tokenizer = read_tokenizer(folder, name) if vocabulary else None
+        _adjust(language_config(config), name, num_tokens, num_layers, dropout)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if init == "random":
+                model = random_model(config, predicts_words=predicts_words)
+            else:
+                model = load_weights(folder, config, name, predicts_words=predicts_words)
+            scale = scale_of(model)
+            _fit_vocabulary(model, tokenizer, name)
+            try_out(model, name, with_words=vocabulary, predicts_words=predicts_words)
+            return _make_trainable(model, source, scale, tokenizer)
 
 
 def save_backbone(backbone: Backbone, folder: Path) -> None:
@@ -229,9 +240,10 @@ def reload_backbone(folder: Path, *, merge_adapters: bool = False) -> Backbone:
         raise DataError(f"{folder / 'source.json'} does not describe a backbone: {error}") from error
     tokenizer = read_tokenizer(str(folder), str(folder)) if source.vocabulary else None
     if source.finetune != "lora":
-        config = read_config(str(folder), str(folder))
-        model = load_weights(str(folder), config, str(folder), predicts_words=source.predicts_words)
-        return _make_trainable(model, source, scale, tokenizer)
+        with one_sentence(f"{folder} holds no backbone that can be used", DataError):
+            config = read_config(str(folder), str(folder))
+            model = load_weights(str(folder), config, str(folder), predicts_words=source.predicts_words)
+            return _make_trainable(model, source, scale, tokenizer)
     base = load_backbone(**asdict(replace(source, finetune="full")), dropout=0.0)
     if base_fingerprint(base.model) != base_sha256:
         raise DataError(f"the weights of {source.name!r} here are not those that {folder} is an adapter for")
@@ -268,14 +280,20 @@ def _adjust(
             setattr(config, key, dropout)
 
 
-def _drop_vocabulary(model: PreTrainedModel) -> None:
-    """Cut the table of token embeddings down to a single token."""
-    table = table_of(model)
-    table.weight = nn.Parameter(torch.zeros(1, table.embedding_dim), requires_grad=False)
-    table.num_embeddings, table.padding_idx = 1, None
-    model.config.vocab_size = 1
-    for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        setattr(model.config, key, None)
+def _fit_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, name: str) -> None:
+    """Check that a tokenizer and a table of embeddings belong together; without one, cut the table down to a token."""
+    table, config = table_of(model), model.config
+    if tokenizer is not None:
+        if tokenizer.vocab_size > table.num_embeddings:  # tokens that were only added may never be written
+            raise UsageError(
+                f"the tokenizer of {name!r} has {tokenizer.vocab_size} words, its table of embeddings has "
+                f"{table.num_embeddings} rows: they do not belong together"
+            )
+        return
+    num_rows = 1 + table.num_embeddings - config.vocab_size  # some architectures add rows by themselves
+    table.weight = nn.Parameter(torch.zeros(num_rows, table.embedding_dim), requires_grad=False)
+    table.num_embeddings, table.padding_idx = num_rows, None
+    config.vocab_size, config.pad_token_id = 1, 0
 
 
 def _make_trainable(

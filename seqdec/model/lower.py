@@ -114,7 +114,7 @@ class LowerLayers:
             with evaluating(self._decoder):
                 expected = self._decoder(inputs_embeds=tokens, use_cache=False).last_hidden_state
                 states = self._above(tokens, self._below(tokens))
-        except (*FOREIGN, IndexError):
+        except FOREIGN:
             return False  # layers that give or take something else
         finally:
             hook.remove()

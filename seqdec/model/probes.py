@@ -1,5 +1,6 @@
 """What a decoder can do, tried out on six tokens instead of looked up."""
 
+import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from seqdec.errors import UsageError
+from seqdec.model.pretrained import one_sentence
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-FOREIGN = (TypeError, ValueError, AttributeError, KeyError, RuntimeError)  # what a model raises that cannot do it
+# what a model raises that cannot do it
+FOREIGN = (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError, AssertionError)
 
 
 def table_of(model: "PreTrainedModel | PeftModel") -> nn.Embedding:
@@ -88,10 +91,8 @@ def try_out(model: PreTrainedModel, name: str, *, with_words: bool, predicts_wor
     changed = torch.cat([tokens[:, :4], probe_tokens(1, width, 2)], 1)
 
     def read(cannot: str, embeddings: Tensor, **options: object) -> Tensor:
-        try:
+        with one_sentence(f"backbone {name!r} cannot {cannot}", UsageError):
             return decoder(inputs_embeds=embeddings, **{"use_cache": False, **options}).last_hidden_state
-        except FOREIGN as error:
-            raise UsageError(f"backbone {name!r} cannot {cannot}: {error}") from error
 
     with evaluating(model):
         states = read("read embeddings", tokens)
@@ -100,11 +101,18 @@ def try_out(model: PreTrainedModel, name: str, *, with_words: bool, predicts_wor
         if not torch.allclose(states[:, :4], read("read embeddings", changed)[:, :4], atol=1e-5):
             raise UsageError(f"backbone {name!r} is an encoder: its states see the future; a decoder is needed")
 
-        cached = {"past_key_values": DynamicCache(config=model.config), "use_cache": True}
-        read("continue from a key-value cache", tokens[:, :4], **cached)
-        rest = read("continue from a key-value cache", tokens[:, 4:], **cached)
+        cache, rows = DynamicCache(config=model.config), torch.tensor([1, 1, 0])
+        read("continue from a key-value cache", tokens[:, :4], past_key_values=cache, use_cache=True)
+        forked = copy.deepcopy(cache)
+        rest = read("continue from a key-value cache", tokens[:, 4:], past_key_values=cache, use_cache=True)
         if not torch.allclose(states[:, 4:], rest, atol=1e-4, rtol=1e-3):
             raise UsageError(f"backbone {name!r} does not continue from a key-value cache: no rollouts are possible")
+        cannot = "go on with some of the sequences that it has read, as acting must"
+        with one_sentence(f"backbone {name!r} cannot {cannot}", UsageError):
+            forked.batch_select_indices(rows)
+        rest = read(cannot, tokens[rows, 4:], past_key_values=forked, use_cache=True)
+        if not torch.allclose(states[rows, 4:], rest, atol=1e-4, rtol=1e-3):
+            raise UsageError(f"backbone {name!r} cannot {cannot}: their states change")
 
         if predicts_words and not torch.allclose(
             model(inputs_embeds=tokens, use_cache=False).logits, logits_of(model, states), atol=1e-4, rtol=1e-3

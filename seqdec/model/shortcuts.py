@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.pytorch_utils import Conv1D
 
-from seqdec.model.probes import evaluating, layers_of, probe_tokens
+from seqdec.model.probes import FOREIGN, evaluating, layers_of, probe_tokens
 
 ATTENTION = "seqdec_bits"  # the name that transformers knows `attend` by
 LEVELS = 1 << 16  # the probability is rounded to one of so many; scaling makes up for it exactly
@@ -145,6 +145,6 @@ def last_mlp(model: nn.Module, num_layers: int, width: int) -> nn.Module | None:
         try:
             with only_at(mlp, places):
                 states = model(inputs_embeds=tokens, use_cache=False).last_hidden_state[:, places]
-        except (TypeError, ValueError, IndexError, RuntimeError, AttributeError):
+        except FOREIGN:
             return None  # an MLP that takes or gives something else
     return mlp if torch.allclose(expected, states, atol=1e-4, rtol=1e-3) else None
