@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicLayer
 
 from seqdec.inference.recorded import record
 from seqdec.model.backbone import Backbone
+from seqdec.model.probes import FOREIGN
 from seqdec.model.shortcuts import only_at
 
 logger = logging.getLogger(__name__)
@@ -189,20 +190,21 @@ def _make_pass(backbone: Backbone) -> Pass | None:
     for num_sequences, num_new, num_old in TRIALS:
         tokens = torch.randn(num_sequences, num_old + num_new, backbone.width, generator=random)
         trials.append(((tokens * backbone.embedding_scale).to(device), num_new))
-    decoder(inputs_embeds=trials[0][0], past_key_values=cache, use_cache=True)
-    shapes: set[tuple[int, int]] = set()
-    for layer in cache.layers:
-        assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
-        shapes |= {(part.shape[1], part.shape[-1]) for part in (layer.keys, layer.values)}
-    if len(shapes) > 1:
-        return None  # a family whose layers, or keys and values, differ in size
-    made = Pass(backbone, (2 * len(cache.layers), *shapes.pop()))
     try:
+        decoder(inputs_embeds=trials[0][0], past_key_values=cache, use_cache=True)
+        parts = [
+            part for layer in cache.layers if isinstance(layer, DynamicLayer) for part in (layer.keys, layer.values)
+        ]
+        shapes = {None if part is None else (part.shape[1], part.shape[-1]) for part in parts}
+        shape = shapes.pop()
+        if shapes or shape is None:
+            return None  # a family whose layers, or keys and values, differ in size
+        made = Pass(backbone, (2 * len(cache.layers), *shape))
         for tokens, num_new in trials:
             expected = decoder(inputs_embeds=tokens, use_cache=False).last_hidden_state[:, -num_new:]
             if not made.agrees(tokens, num_new, expected):
                 return None
-    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+    except FOREIGN as error:
         logger.debug("%s reads by its own cache: %s", backbone.source.name, error)
         return None  # a family whose attention wants something else
     if device.type == "cpu":  # elsewhere a call does not wait for the one before
