@@ -16,6 +16,7 @@ from seqdec.cli.data import spec_of
 from seqdec.cli.options import keywords, options_of, whole_numbers
 from seqdec.data import schema
 from seqdec.data.select import chosen, mix
+from seqdec.data.source import without_damaged
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.finetune import Task, make_layout, split_task, with_prompt_dropout
 from seqdec.formats.columns import columns_from_json
@@ -70,6 +71,7 @@ def stream_task(given: "Train", place: str) -> Task:
     if source is None:
         kinds = "minari:ID, hdf5:FILE, npz:FILE, table:NAME, lerobot:NAME or chat:NAME"
         raise UsageError(f"--streaming reads a source, not {place!r}: give {kinds}")
+    source = without_damaged(source) if given.on_damaged == "drop-episode" else source
     layout = _layout_of(given, source.spec)  # a text that changes within an episode is refused when it is read
 
     from seqdec.sequence.stream import StreamWindows

@@ -34,6 +34,9 @@ class Train:
     best: float | None = fixed(None, "Share of the episodes, the best by return (default: all).", at_least=0, at_most=1)
     streaming: bool = fixed(False, "Read the one source of --data while training, without converting it.")
     columns: str = option("", "JSON file: which column is what, for --streaming of a table (default: seqdec's names).")
+    on_damaged: Literal["refuse", "drop-episode"] = fixed(
+        "refuse", "What to do with an episode of --streaming that cannot be trained on."
+    )
     buffer: int = steering(1024, "Episodes that a process holds at a time while --streaming.", at_least=1)
     reuse: float = steering(1.0, "Uses of a timestep each time it is in the buffer of --streaming.", at_least=0)
     heldout_episodes: int = fixed(0, "First episodes of a stream that are held out.", at_least=0)
@@ -229,7 +232,9 @@ def load_tasks(given: Train) -> dict[str, Task]:
         raise UsageError("--streaming reads one source as it comes: leave other --data, --fraction and --best out")
     if given.streaming and names[0]:
         raise UsageError("--streaming trains one task without a name: leave NAME= out of --data")
-    for flag, value in (("--columns", given.columns), ("--heldout-episodes", given.heldout_episodes)):
+    of_streams = {"--columns": given.columns, "--heldout-episodes": given.heldout_episodes}
+    of_streams["--on-damaged"] = given.on_damaged != "refuse"
+    for flag, value in of_streams.items():
         if value and not given.streaming:
             raise UsageError(f"{flag} is for --streaming: add it, or convert the data first (seqdec data)")
 

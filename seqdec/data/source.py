@@ -76,6 +76,19 @@ def pick(source: Source, episodes: Sequence[int]) -> Source:
     return source_of_attempts(source.spec, partial(_picked, source, frozenset(episodes)), identity, len(episodes))
 
 
+def without_damaged(source: Source) -> Source:
+    """Return the source of those episodes that can be read and trained on; what is left out is said at the end."""
+    return Source(source.spec, partial(_undamaged, source), {**source.identity, "on_damaged": "drop-episode"})
+
+
+def read_along(source: Source) -> Iterator[Row]:
+    """Yield the rows, and raise the first damage where it is: who uses rows as they come does not wait for the end."""
+    for row in _attempts(source):
+        if isinstance(row, DataError):
+            raise row
+        yield row
+
+
 def file_identity(paths: Iterable[Path]) -> list[list[object]]:
     """Return name, size and time of change of files, for a `Source.identity`."""
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(paths)]

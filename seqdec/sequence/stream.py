@@ -19,7 +19,7 @@ import numpy as np
 from seqdec.data.arrow import from_rows
 from seqdec.data.check import check
 from seqdec.data.episode import Row
-from seqdec.data.source import Source
+from seqdec.data.source import Source, read_along
 from seqdec.errors import DataError, StorageError, UsageError
 from seqdec.sequence.draw import Draw
 from seqdec.sequence.layout import Layout
@@ -260,7 +260,7 @@ class _Shard:
         """Read the episodes once, and learn or check how many there are."""
         count = 0
         try:
-            for row in islice(self._source.read(), self._first, None, self._stride):
+            for row in islice(read_along(self._source), self._first, None, self._stride):
                 if count == self.length:
                     raise _changed("more")
                 count += 1

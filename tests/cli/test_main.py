@@ -61,7 +61,7 @@ FLAGS = {
     ),
     "data show": "path output plot debug",
     "train": (
-        "data weights fraction best streaming columns buffer reuse heldout-episodes output backbone init "
+        "data weights fraction best streaming columns on-damaged buffer reuse heldout-episodes output backbone init "
         "num-layers finetune freeze-layers layout head return-head numbers prompt prompt-dropout goal-of goal-entries "
         "demo-length demo-group demo-part fuse text-tokens max-tokens mask-observation language-text language-loss "
         "context-length "

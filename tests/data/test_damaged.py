@@ -13,11 +13,13 @@ import minari_sets
 from lerobot_sets import make_episodes
 from lerobot_sets import write as write_lerobot
 from seqdec.cli.main import main
-from seqdec.data.source import MANY, Source, source_of_attempts
+from seqdec.data.source import MANY, Source, source_of_attempts, without_damaged
 from seqdec.data.source import read as read_source
 from seqdec.errors import DataError, UsageError
 from seqdec.formats.columns import Columns
 from seqdec.formats.load import load_dataset
+from seqdec.sequence.presets import layout_from_spaces
+from seqdec.sequence.stream import StreamWindows
 from seqdec.spaces.spec import EnvironmentSpec
 
 SPEC = EnvironmentSpec(Box(-np.inf, np.inf, (1,)), Discrete(2))
@@ -112,6 +114,40 @@ def test_after_a_hundred_damaged_episodes_the_others_are_not_read():
     assert len(read) == MANY
     with pytest.raises(DataError, match="all 1000 episodes are damaged: episode 0"):
         read_source(source, on_damaged="drop-episode")
+
+
+def test_a_stream_stops_at_the_first_damage_or_goes_on_without_it():
+    sound = [
+        {
+            "observation": np.full((3, 1), index, np.float32),
+            "action": np.array([0, 1, 0]),
+            "reward": np.ones(3, np.float32),
+            "final": np.zeros(1, np.float32),
+            "terminated": True,
+            "truncated": False,
+            "text": "",
+        }
+        for index in range(40)
+    ]
+    read = []
+
+    def attempts():
+        for index, row in enumerate(sound):
+            read.append(index)
+            yield DataError("episode 20: it is damaged") if index == 20 else row
+
+    layout = layout_from_spaces("multi_game", SPEC.observation_space, SPEC.action_space)
+    source = source_of_attempts(SPEC, attempts, {})
+    windows = StreamWindows(source, layout, buffer=16)
+    with pytest.raises(DataError, match="^episode 20: it is damaged$"):
+        for step in range(100):
+            windows.draw(step, 0, 8)
+    assert max(read) == 20
+    rest = Source(SPEC, lambda: iter(sound[:20] + sound[21:]), {})
+    streams = [StreamWindows(one, layout, buffer=16) for one in (without_damaged(source), rest)]
+    for step in range(0, 100, 9):
+        drawn, expected = (stream.draw(step, 0, 8).gather() for stream in streams)
+        assert all((drawn[name] == expected[name]).all() for name in expected)
 
 
 def test_what_breaks_off_the_file_is_no_damaged_episode():
