@@ -58,7 +58,7 @@ class Group:
 
     Attributes:
         place: where in the file; "" of a flat one.
-        names: of its arrays, those in groups with the groups' names; links are among them and are refused when opened.
+        names: of its arrays, with the groups that they are in; links and empty groups are refused when opened.
     """
 
     place: str
@@ -167,7 +167,7 @@ def _demos(file: h5py.File) -> h5py.Group | None:
 
 
 def _names(group: h5py.Group, prefix: str = "", depth: int = MAX_DEPTH) -> list[str]:
-    """Return the names of the arrays and links in a group, and in the groups in it."""
+    """Return the names of the arrays, links and empty groups in a group, and in the groups in it."""
     names: list[str] = []
     for key in group:
         key = str(key)
@@ -176,7 +176,7 @@ def _names(group: h5py.Group, prefix: str = "", depth: int = MAX_DEPTH) -> list[
         if not isinstance(member, h5py.Group):
             names.append(f"{prefix}{key}")
         elif depth:
-            names += _names(member, f"{prefix}{key}/", depth - 1)
+            names += _names(member, f"{prefix}{key}/", depth - 1) or [f"{prefix}{key}"]
         if len(names) > MAX_NAMES:
             raise DataError(f"{place_of(group)} holds more than {MAX_NAMES} arrays: it is not read")
     return names

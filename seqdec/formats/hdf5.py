@@ -161,12 +161,12 @@ def _own_of_flat(names: Sequence[str], said: Sequence[str]) -> dict[str, Names |
     short = [name for name in tops if len(name) < 100]
     own: dict[str, Names | None] = {**_OWN, "truncated": "timeouts" if "timeouts" in names else None, "final": None}
     optional = set(said)
-    if "rewards" not in names and not suggest("rewards", short):
+    if "rewards" not in tops and not suggest("rewards", short):
         optional |= {"reward", "terminated"} if "timeouts" in names else {"reward"}
     if "truncated" in said:
         optional.add("terminated")
     for role, name in _OWN.items():
-        if name in names:
+        if name in tops:
             continue
         if role not in optional and any(name.startswith("episode_") for name in tops):
             hint = "give the folder of the Minari data set"
