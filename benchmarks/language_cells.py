@@ -150,6 +150,7 @@ CELLS: list[Cell] = [
     Cell("any", "any", 200, (Asking(), Asking("dev")), asks_places=False),
     *(cell for num_games in (800, 200, 50, 20) for cell in _baselines(num_games)),
     Cell("pretrained-800", "pretrained", 800, _FULL),
+    Cell("pretrained-800-twice", "pretrained", 800, length=2.0),
     *_rates("random-4"),
     Cell("random-4-800", "random-4", 800),
     Cell("pretrained-200", "pretrained", 200),
