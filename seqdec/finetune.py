@@ -102,7 +102,8 @@ def finetune(
     preset = {"prompt": prompt, "context_length": context_length, "numbers": numbers, "backbone": backbone}
     tasks = _split_tasks(dataset, layout, output, heldout_fraction, seed, training.get("resume", False), **preset)
     parts = {"num_layers": num_layers, "finetune": finetune, "freeze_layers": freeze_layers}
-    models = make_models(tasks, backbone, init=init, seed=seed, **parts)
+    checkpoint = _newest_sound(output) if training.get("resume") else None
+    models = make_models(tasks, backbone, init=init, seed=seed, checkpoint=checkpoint, **parts)
     policy_of(models, seed=seed)  # what it cannot be asked for is refused before it is trained
     training |= {"steps": steps, "batch_size": batch_size, "eval_every": eval_every, "seed": seed}
     with TemporaryDirectory(prefix="seqdec-") if output is None else nullcontext(output) as folder:
@@ -110,6 +111,12 @@ def finetune(
     if outcome.stopped_by is not None:
         signal.raise_signal(signal.Signals[outcome.stopped_by])  # training ended in order: the caller's turn
     return policy_of(models, seed=seed)
+
+
+def _newest_sound(output: "str | Path | None") -> Path | None:
+    from seqdec.training.checkpoints import newest_sound
+
+    return None if output is None else newest_sound(Path(output))
 
 
 def policy_of(models: "Mapping[str, SequenceModel]", *, seed: int) -> "Policy":
@@ -245,13 +252,15 @@ def make_models(
     num_layers: int | None,
     freeze_layers: int | None,
     seed: int,
+    checkpoint: Path | None = None,
     **options: Any,
 ) -> "dict[str, SequenceModel]":
     """Return a model of each task around one backbone, which has room for all their sequences and reads their texts.
 
-    `options` are further keywords of `load_backbone`.
+    That of a `checkpoint` is the one to go on with; adapters need what was under them at first. `options` are further
+    keywords of `load_backbone`.
     """
-    from seqdec.model.backbone import load_backbone
+    from seqdec.model.backbone import load_backbone, reload_backbone
     from seqdec.model.sequence_model import build_model
 
     layouts = [task.windows.layout for task in tasks.values()]
@@ -259,17 +268,32 @@ def make_models(
     if freeze_layers is None:
         is_whole = is_smollm2 and not num_layers and options.get("init") != "random"  # random layers know no words
         freeze_layers = SMOLLM2_FROZEN if is_whole and predicts_words else 0
-    loaded = load_backbone(
-        backbone,
-        num_layers=num_layers or (SMOLLM2_LAYERS if is_smollm2 and not predicts_words else None),
-        freeze_layers=freeze_layers,
-        num_tokens=max(layout.num_tokens for layout in layouts),
-        vocabulary=any(layout.has_words for layout in layouts),
-        predicts_words=predicts_words,
-        seed=seed,
+    parts = {
+        "num_layers": num_layers or (SMOLLM2_LAYERS if is_smollm2 and not predicts_words else None),
+        "freeze_layers": freeze_layers,
         **options,
-    )
+    }
+    if checkpoint is not None and options.get("finetune") != "lora":
+        loaded = reload_backbone(checkpoint / "policy" / "backbone", dropout=options.get("dropout"))
+        _check_same_backbone(vars(loaded.source), {"name": backbone, **parts})
+    else:
+        loaded = load_backbone(
+            backbone,
+            num_tokens=max(layout.num_tokens for layout in layouts),
+            vocabulary=any(layout.has_words for layout in layouts),
+            predicts_words=predicts_words,
+            seed=seed,
+            **parts,
+        )
     return {name: build_model(task.windows, loaded, seed=seed) for name, task in tasks.items()}
+
+
+def _check_same_backbone(before: Mapping[str, object], asked: Mapping[str, object]) -> None:
+    """Refuse to go on with another backbone than a run began with."""
+    for name in ("name", "num_layers", "finetune", "lora_rank", "freeze_layers"):
+        if asked.get(name, before[name]) != before[name]:
+            was = f"the run's backbone has {name} {before[name]!r}, {asked[name]!r} is asked for"
+            raise UsageError(f"{was}: resume with the settings of that run")
 
 
 def train_tasks(

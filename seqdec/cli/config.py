@@ -1,6 +1,7 @@
 """A run's config.json: what it keeps, how it becomes flags again, and whether a run may go on with others."""
 
 import logging
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import Field
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
 
 from seqdec.cli.console import installed_versions, is_main_process
+from seqdec.cli.folders import split_task
 from seqdec.cli.options import Flags, check_limits, expected_values, flag, kept, options_of, without_none
 from seqdec.errors import UsageError, suggest
 
@@ -76,8 +78,25 @@ def make_config(given: "Train", tasks: "Mapping[str, Task]") -> dict[str, object
             "device": str(processes.device),
             "processes": processes.num_processes,
             "threads": torch.get_num_threads(),
+            "directory": os.getcwd(),  # what relative paths are relative to
         },
     }
+
+
+def check_places(given: "Train", config: Mapping[str, object], where: str) -> None:
+    """Refuse relative paths that lead to nothing from here, and say where they were relative to.
+
+    Raises:
+        UsageError: a file or folder is not here, and the config.json was written in another directory.
+    """
+    machine = config.get("machine")
+    begun = machine.get("directory") if isinstance(machine, Mapping) else None
+    if begun is None or begun == os.getcwd():
+        return
+    data = [split_task(word)[1].removeprefix("hdf5:") for word in given.data]
+    for place in (*data, given.columns, given.language_text):
+        if place and ":" not in place and not os.path.exists(place):
+            raise UsageError(f"there is no {place!r} here: {where} has it relative to {begun!r}; give where it is now")
 
 
 def check_same_run(given: "Train", folder: Path, config: Mapping[str, object]) -> None:

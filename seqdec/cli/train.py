@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from seqdec import stops
 from seqdec.cli import folders, options
-from seqdec.cli.config import check_same_run, from_config, make_config
+from seqdec.cli.config import check_places, check_same_run, from_config, make_config
 from seqdec.cli.console import importing, in_columns, is_main_process, recover
 from seqdec.cli.evaluate import make_evaluation
 from seqdec.cli.options import Words, debug, fixed, keywords, numbers, option, steering, to_reset
@@ -142,8 +142,10 @@ def parse_train(words: Sequence[str]) -> Train:
     if config_file:
         from seqdec.storage.files import read_json
 
-        stored = from_config(Train, read_json(Path(config_file)), config_file)
+        config = read_json(Path(config_file))
+        stored = from_config(Train, config, config_file)
         given = options.parse(Train, words, verb="train", default=stored)
+        check_places(given, config, config_file)
     _start_processes(given, words)
     return given
 
@@ -186,6 +188,7 @@ def _train(given: Train, folder: Path) -> int:
 
         from seqdec import storage
         from seqdec.model.backbone import load_backbone
+        from seqdec.training.checkpoints import newest_sound
         from seqdec.training.loop import train
         from seqdec.training.processes import join_processes
 
@@ -194,7 +197,8 @@ def _train(given: Train, folder: Path) -> int:
     config = make_config(given, tasks)
     if given.resume:
         check_same_run(given, folder, config)
-    models = make_models(tasks, given.backbone, **keywords(given, load_backbone))
+    checkpoint = newest_sound(folder) if given.resume else None
+    models = make_models(tasks, given.backbone, checkpoint=checkpoint, **keywords(given, load_backbone))
     if is_main_process():
         print(describe_run(given, folder, tasks, models), flush=True)
         storage.write_json(folder / "config.json", config)

@@ -6,7 +6,7 @@ Imports stay light at the top of the verbs' modules, so that `--help` answers at
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from seqdec.cli import console, data, demo, evaluate, options, record, train
+from seqdec.cli import console, data, demo, evaluate, merge, options, record, train
 from seqdec.errors import DataError, UsageError, suggest
 
 VERBS: dict[str, tuple[type, Callable[[Any], int]]] = {
@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "data show": (data.DataShow, data.data_show),
     "train": (train.Train, train.train_run),
     "eval": (evaluate.Eval, evaluate.evaluate_run),
+    "merge": (merge.Merge, merge.merge_run),
     "env": (console.Env, console.show_environment),
 }
 

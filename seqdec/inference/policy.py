@@ -125,9 +125,9 @@ class Policy:
         folder = folder / "policy" if (folder / "policy").is_dir() else folder
         return cls(load_policy(folder, task=task, merge_adapters=True), target_return, **asked)  # pyright: ignore[reportArgumentType]
 
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Write the model as a policy folder, replacing what is there; what is asked for is not part of it."""
-        save_policy(self.model, folder)
+    def save_pretrained(self, folder: Path | str, *, merge: bool = False) -> None:
+        """Write the model as a policy folder, replacing what is there; with `merge`, LoRA's base becomes part of it."""
+        save_policy(self.model, folder, merge=merge)
 
     def evaluate(
         self,

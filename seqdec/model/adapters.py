@@ -1,5 +1,6 @@
 """LoRA: small trainable matrices beside every linear layer (Hu et al. 2021), saved without the weights under them."""
 
+import copy
 import hashlib
 from pathlib import Path
 from types import ModuleType
@@ -46,6 +47,11 @@ def read_adapters(folder: Path, base: PreTrainedModel, *, merge: bool) -> "PreTr
     with quietly():
         model = peft.PeftModel.from_pretrained(base, folder, is_trainable=not merge)
     return model.merge_and_unload() if merge else model
+
+
+def merged(model: "PreTrainedModel | PeftModel") -> PreTrainedModel:
+    """Return a model whose adapters are added to its weights: a copy, unless it has none."""
+    return model if isinstance(model, PreTrainedModel) else copy.deepcopy(model).merge_and_unload()
 
 
 def base_fingerprint(model: nn.Module) -> str:

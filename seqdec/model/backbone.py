@@ -25,7 +25,7 @@ from transformers import (
 from seqdec import storage
 from seqdec.errors import DataError, UsageError
 from seqdec.hub import quietly
-from seqdec.model.adapters import add_adapters, base_fingerprint, read_adapters
+from seqdec.model.adapters import add_adapters, base_fingerprint, merged, read_adapters
 from seqdec.model.composite import language_config, random_model
 from seqdec.model.lower import LowerLayers
 from seqdec.model.pretrained import first_token, load_weights, locate, one_sentence, read_config, read_tokenizer
@@ -225,8 +225,10 @@ def save_backbone(backbone: Backbone, folder: Path) -> None:
     storage.write_json(folder / "source.json", description)
 
 
-def reload_backbone(folder: Path, *, merge_adapters: bool = False) -> Backbone:
+def reload_backbone(folder: Path, *, merge_adapters: bool = False, dropout: float | None = None) -> Backbone:
     """Read what `save_backbone` wrote; `merge_adapters` adds LoRA's matrices to the weights, for speed.
+
+    `dropout` is that of further training, as `load_backbone` has it.
 
     Raises:
         DataError: if a file is missing or damaged, or the base weights are not those that the adapter was made for.
@@ -242,13 +244,20 @@ def reload_backbone(folder: Path, *, merge_adapters: bool = False) -> Backbone:
     if source.finetune != "lora":
         with one_sentence(f"{folder} holds no backbone that can be used", DataError):
             config = read_config(str(folder), str(folder))
+            _adjust(language_config(config), source.name, None, None, dropout)
             model = load_weights(str(folder), config, str(folder), predicts_words=source.predicts_words)
             return _make_trainable(model, source, scale, tokenizer)
     base = load_backbone(**asdict(replace(source, finetune="full")), dropout=0.0)
     if base_fingerprint(base.model) != base_sha256:
         raise DataError(f"the weights of {source.name!r} here are not those that {folder} is an adapter for")
     model = read_adapters(folder, base.model, merge=merge_adapters)  # pyright: ignore[reportArgumentType]
-    return replace(base, model=model, source=source, embedding_scale=scale, tokenizer=tokenizer)
+    backbone = replace(base, model=model, source=source, embedding_scale=scale, tokenizer=tokenizer)
+    return whole(backbone) if merge_adapters else backbone
+
+
+def whole(backbone: Backbone) -> Backbone:
+    """Return a backbone that needs no other one under it: its adapters, if any, are added to its weights."""
+    return replace(backbone, model=merged(backbone.model), source=replace(backbone.source, finetune="full"))
 
 
 def _small_config(num_tokens: int, vocab_size: int) -> PretrainedConfig:

@@ -16,7 +16,7 @@ from pathlib import Path
 import seqdec
 from seqdec import storage
 from seqdec.errors import DataError, UsageError, suggest
-from seqdec.model.backbone import Backbone, reload_backbone, save_backbone
+from seqdec.model.backbone import Backbone, BackboneSource, reload_backbone, save_backbone, whole
 from seqdec.model.sequence_model import DataSummary, SequenceModel
 from seqdec.model.tasks import TASK_NAME, by_task, check_tasks
 from seqdec.sequence.layout import Layout
@@ -27,26 +27,34 @@ from seqdec.spaces.spec import EnvironmentSpec
 FORMAT = 3
 
 
-def save_policy(models: SequenceModel | Mapping[str, SequenceModel], folder: Path | str) -> None:
+def save_policy(
+    models: SequenceModel | Mapping[str, SequenceModel], folder: Path | str, *, merge: bool = False
+) -> None:
     """Publish a policy folder, replacing what is there, so that it stands whole or not at all.
+
+    With `merge`, LoRA's matrices are added to the weights, and the folder needs no other backbone.
 
     Raises:
         StorageError: it cannot be written; the old folder is kept.
         UsageError: a task has no good name, or a backbone of its own.
     """
     with storage.publish(Path(folder), replace=True) as open_folder:
-        write_policy(models, open_folder)
+        write_policy(models, open_folder, merge=merge)
 
 
-def write_policy(models: SequenceModel | Mapping[str, SequenceModel], open_folder: Path) -> None:
+def write_policy(
+    models: SequenceModel | Mapping[str, SequenceModel], open_folder: Path, *, merge: bool = False
+) -> None:
     """Write a policy's files into a folder that somebody else publishes."""
     tasks = by_task(models)
     check_tasks(tasks)
     (open_folder / "backbone").mkdir(parents=True)
-    save_backbone(next(iter(tasks.values())).backbone_source, open_folder / "backbone")
+    backbone = next(iter(tasks.values())).backbone_source
+    backbone = whole(backbone) if merge else backbone
+    save_backbone(backbone, open_folder / "backbone")
     if "" in tasks:
         _write_task(tasks[""], open_folder)
-        storage.write_text(open_folder / "README.md", _card(tasks[""]))
+        storage.write_text(open_folder / "README.md", _card(tasks[""], backbone.source))
         return
     for name, model in tasks.items():
         (open_folder / "tasks" / name).mkdir(parents=True)
@@ -150,8 +158,8 @@ def _read_task(folder: Path, backbone: Backbone, layout: Layout, data: DataSumma
     return model.eval()
 
 
-def _card(model: SequenceModel) -> str:
-    spec, returns, source = model.data.spec, model.data.returns, model.backbone_source.source
+def _card(model: SequenceModel, source: BackboneSource) -> str:
+    spec, returns = model.data.spec, model.data.returns
     slots = (*model.layout.prompt, *model.layout.step)
     env = storage.plain_text(spec.id or "an unnamed environment")
     return (
@@ -161,18 +169,17 @@ def _card(model: SequenceModel) -> str:
         f"- layout: {' '.join('+'.join(slot) for slot in slots)}, {model.layout.context_length} timesteps\n"
         f"- returns in the data: {returns['min']:.6g} to {returns['max']:.6g}\n\n"
         "Act with it:\n\n```\nseqdec eval PATH_OF_THIS_FOLDER --target-return max\n```\n"
-        f"{_prompt_of(model)}"
+        f"{_prompt_of(model, source)}"
     )
 
 
-def _prompt_of(model: SequenceModel) -> str:
+def _prompt_of(model: SequenceModel, source: BackboneSource) -> str:
     """Return how to ask a language model by whatever reads one; nothing of other models."""
     layout, vocabulary = model.layout, model.vocabulary
     if not layout.is_language or vocabulary is None:
         return ""
     slots = [layout.variable(name) for name in (*layout.prompt_names, *layout.step_names)]
     words = "".join(f"{slot.before}{{{slot.name}}}{slot.end}" for slot in slots)
-    source = model.backbone_source.source
     what = "is a plain Hugging Face causal language model with its tokenizer"
     if source.finetune == "lora":
         what = (

@@ -68,6 +68,24 @@ def save_checkpoint(
         storage.retire(old)
 
 
+def newest_sound(run: Path) -> Path | None:
+    """Return the newest undamaged checkpoint of a run; None where there is none at all.
+
+    Raises:
+        DataError: there are checkpoints, and all of them are damaged.
+    """
+    folders = checkpoints(run)
+    for folder in reversed(folders):
+        try:
+            storage.verify(folder)
+            return folder
+        except DataError as error:
+            if folder == folders[0]:
+                raise
+            logger.warning("%s: going on from the checkpoint before", error)
+    return None
+
+
 def restore_checkpoint(run: Path, models: Models, optimizer: Optimizer, scaler: GradScaler | None = None) -> int:
     """Load the newest undamaged checkpoint into models, an optimizer and a scaler made by the same settings.
 
@@ -78,27 +96,20 @@ def restore_checkpoint(run: Path, models: Models, optimizer: Optimizer, scaler: 
         DataError: if there are checkpoints and all of them are damaged.
         UsageError: if a model is not the one that was saved.
     """
-    folders = checkpoints(run)
-    for folder in reversed(folders):
-        try:
-            storage.verify(folder)
-        except DataError as error:
-            if folder == folders[0]:
-                raise
-            logger.warning("%s: going on from the checkpoint before", error)
-            continue
-        saved = load_tasks(folder / "policy")
-        _check_same_models(folder, models, saved)
-        for name, model in models.items():
-            model.load_state_dict(saved[name].state_dict())
-        state = storage.read_json(folder / "train" / "state.json")
-        moments = storage.read_tensors(folder / "train" / "optimizer.safetensors")
-        _load_optimizer(models, optimizer, moments, state["updates"])
-        if scaler is not None and "scaler" in state:  # older checkpoints, and those of another precision, have none
-            scaler.load_state_dict(state["scaler"])
-        logger.info("resuming from step %d", state["step"])
-        return int(state["step"])
-    return 0
+    folder = newest_sound(run)
+    if folder is None:
+        return 0
+    saved = load_tasks(folder / "policy")
+    _check_same_models(folder, models, saved)
+    for name, model in models.items():
+        model.load_state_dict(saved[name].state_dict())
+    state = storage.read_json(folder / "train" / "state.json")
+    moments = storage.read_tensors(folder / "train" / "optimizer.safetensors")
+    _load_optimizer(models, optimizer, moments, state["updates"])
+    if scaler is not None and "scaler" in state:  # older checkpoints, and those of another precision, have none
+        scaler.load_state_dict(state["scaler"])
+    logger.info("resuming from step %d", state["step"])
+    return int(state["step"])
 
 
 def restore_sums(run: Path, step: int, accelerator: Accelerator) -> Sums:

@@ -75,6 +75,7 @@ FLAGS = {
         "plan-keep plan-outcomes replan-every episodes num-envs async-envs step-seconds seed reset-options "
         "temperature precision env trust-env max-steps output debug"
     ),
+    "merge": "run output debug",
     "env": "debug",
 }
 
