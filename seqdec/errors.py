@@ -5,7 +5,9 @@ command line mends it, the error carries the option's name (`option="missing"`),
 """
 
 import difflib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -49,6 +51,8 @@ def suggest(word: str, choices: Iterable[str]) -> str:
 
 def suggest_beside(path: Path) -> str:
     """Return the same for the name of a path that is not there, of what lies in its folder."""
+    if os.path.lexists(path):
+        return "" if path.is_file() or path.is_dir() else ", but a pipe, a device or a broken link"
     return suggest(path.name, (entry.name for entry in path.parent.iterdir())) if path.parent.is_dir() else ""
 
 
@@ -56,3 +60,16 @@ def in_words(error: BaseException) -> str:
     """Return an error of foreign code as its type and its words, in one line of at most 200 characters."""
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words[:200]}" if words else type(error).__name__
+
+
+@contextmanager
+def foreign(problem: str) -> Iterator[None]:
+    """Turn whatever foreign code raises within the block, an exit included, into a `DataError`: problem and words."""
+    try:
+        yield
+    except (UsageError, DataError, NumericsError, StorageError):
+        raise
+    except PermissionError as error:
+        raise StorageError(f"{problem} ({in_words(error)})") from error
+    except (Exception, SystemExit) as error:
+        raise DataError(f"{problem} ({in_words(error)})") from error

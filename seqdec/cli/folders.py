@@ -54,8 +54,10 @@ def check_run_folder(folder: Path, *, resume: bool) -> None:
     if not set(names) & set(RUN_FILES):
         raise UsageError(f"{folder} is not empty (it has {names[0]!r}). Choose another --output")
     checkpoints = folder / "checkpoints"
-    steps = sorted(checkpoints.glob("step-*/manifest.json")) if checkpoints.is_dir() else []
-    where = f"step {int(steps[-1].parent.name.removeprefix('step-'))}" if steps else "no checkpoint yet"
+    manifests = checkpoints.glob("step-*/manifest.json") if checkpoints.is_dir() else []
+    names = [path.parent.name.removeprefix("step-") for path in manifests]
+    steps = [int(name) for name in names if name.isdecimal()]
+    where = f"step {max(steps)}" if steps else "no checkpoint yet"
     raise UsageError(f"{folder} already holds a run ({where}). Use --resume or another --output")
 
 
@@ -80,6 +82,12 @@ def check_writable(folder: Path) -> None:
         raise StorageError(f"cannot write in {nearest}: no permission, or read-only. Choose another --output")
 
 
+def check_readable(folder: Path) -> None:
+    """Refuse a folder that this user may not look into, which would seem to be empty."""
+    if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):
+        raise StorageError(f"cannot read {folder}: no permission")
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, where they are missing."""
     try:
@@ -94,6 +102,8 @@ def find_policy(folder: Path) -> tuple[Path, Path]:
         raise UsageError(f"'{folder}' is a file: give a run or policy folder")
     if not folder.is_dir():
         raise UsageError(f"no folder '{folder}'{suggest_beside(folder)} (give a run or policy folder)")
+    for place in (folder, folder / "policy"):
+        check_readable(place)
     if (folder / "policy").is_dir():
         return folder / "policy", folder
     if (folder / "policy.json").exists() or (folder / "codecs.safetensors").exists():

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext, suppress
 
 from seqdec import stops
 
-BROKEN_PIPE, CANNOT_WRITE = 141, 74  # as a shell says of a program that SIGPIPE ended; as `StorageError` has it
+BROKEN_PIPE, CANNOT_ACCESS = 141, 74  # as a shell says of a program that SIGPIPE ended; as `StorageError` has it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,6 +66,9 @@ def _end(error: BaseException, signal_name: str | None, shows_traceback: bool) -
     # where it is the output that failed, which forgets what it could not write, an empty line fails like the others
     if isinstance(error, OSError) and (code := _end_output("\n")):
         return code
+    if isinstance(error, OSError) and error.filename is not None and not shows_traceback:
+        _say(f"seqdec: {_one_line(f'{error.filename}: {error.strerror}')}")
+        return CANNOT_ACCESS
     raise error
 
 
@@ -83,7 +86,7 @@ def _end_output(more: str = "") -> int:
         if isinstance(error, BrokenPipeError):
             return BROKEN_PIPE
         _say(f"seqdec: standard output: {error.strerror}")
-        return CANNOT_WRITE
+        return CANNOT_ACCESS
 
 
 def _say(line: str) -> None:

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import MISSING, Field, field, fields
@@ -185,9 +186,10 @@ def without_none(hint: object) -> object:
 def check_limits(where: str, entry: Field[object], value: object) -> None:
     """Refuse a number outside its option's limits."""
     low, high = entry.metadata["limits"]
-    if isinstance(value, int | float) and not (math.isfinite(value) and low <= value <= high):
+    if isinstance(value, int | float) and not (low <= value <= high and value != -math.inf):
         expected = f"{low:g} or more" if high == NO_END and value <= high else f"a number from {low:g} to {high:g}"
-        raise UsageError(f"{where} is {value:g}: give {expected}")
+        shown = f"{value:g}" if isinstance(value, float) or abs(value) <= sys.float_info.max else "too large"
+        raise UsageError(f"{where} is {shown}: give {expected}")
 
 
 def numbers(words: Sequence[str], name: str) -> list[float]:

@@ -134,6 +134,7 @@ def parse_train(words: Sequence[str]) -> Train:
         if given.config:
             raise UsageError("--resume takes the flags of the run in --output: leave --config out")
         output = folders.run_folder(given.output, given.data)
+        folders.check_readable(output)
         config_file = str(output / "config.json")
         if not os.path.exists(config_file):
             raise UsageError(
@@ -264,10 +265,11 @@ def _print_end(given: Train, folder: Path, outcome: "Outcome") -> None:
     task, _ = folders.split_task(given.data[0])
     own = (["--task", task] if task else []) + (["--env", given.env] if given.env else [])
     evaluate = ["seqdec", "eval", str(folder), *own, *["--trust-env"] * given.trust_env]
-    print(f"{_last_numbers(folder)}\npolicy: {folder / 'policy'}\nnext: {shlex.join(evaluate)}", flush=True)
+    done = _last_numbers(folder, outcome.step)
+    print(f"{done}\npolicy: {folder / 'policy'}\nnext: {shlex.join(evaluate)}", flush=True)
 
 
-def _last_numbers(folder: Path) -> str:
+def _last_numbers(folder: Path, step: int) -> str:
     """Return the newest losses and returns of a finished run, as its metrics.jsonl has them."""
     from seqdec import storage
 
@@ -275,7 +277,7 @@ def _last_numbers(folder: Path) -> str:
     for line in storage.read_lines(folder / "metrics.jsonl"):
         newest |= line
     numbers = {name: "not finite" if value is None else f"{value:.4g}" for name, value in newest.items()}
-    rows = [("done", f"step {newest['step']}, loss {numbers['train/loss']}")]
+    rows = [("done", f"step {step}, loss {numbers.get('train/loss', 'not known')}")]
     for prefix, head, words in (("heldout/loss_", "held out", "loss of "), ("eval/return_", "achieved", "asked for ")):
         names = sorted(name for name in numbers if name.startswith(prefix))
         rows.append((head, ", ".join(f"{words}{name.removeprefix(prefix)}: {numbers[name]}" for name in names)))

@@ -10,14 +10,12 @@ import pyarrow as pa
 from datasets import Dataset
 from gymnasium.spaces import Box
 
-from seqdec.data.episode import final_name
+from seqdec.data.episode import MAX_MAGNITUDE, final_name
 from seqdec.data.schema import Column, arrow_chunks, column, columns_of, environment_of, features_of, flat, lengths
 from seqdec.errors import DataError
 from seqdec.spaces.leaves import MISSING, leaf_kind
 from seqdec.spaces.space import describe_space, whole_limits
 
-# Squares and sums of larger numbers leave float32.
-MAX_MAGNITUDE = 1e18
 # Of epoch seconds, map coordinates and ticks float32's 24 binary digits may be too few.
 LARGE = 2.0**17  # numbers up to here are kept to a hundredth
 NO_UNIT = 2.0**24  # from here on whole numbers are not kept one by one

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import pyarrow as pa
 from datasets import Dataset
 from datasets.table import MemoryMappedTable, concat_tables
 
@@ -15,7 +14,7 @@ from seqdec.data.arrow import from_rows
 from seqdec.data.check import check
 from seqdec.data.episode import Episode, Row, final_name, make_row
 from seqdec.data.schema import dataset_of, environment_of, features_of
-from seqdec.errors import DataError, suggest
+from seqdec.errors import DataError, foreign, suggest
 from seqdec.spaces.leaves import MISSING, leaf_dtype, shape_of_missing, split, stack
 from seqdec.spaces.space import kind_of, quote
 from seqdec.spaces.spec import EnvironmentSpec
@@ -77,11 +76,9 @@ def open_folder(folder: Path) -> Dataset:
         raise DataError(f"{folder / 'dataset_info.json'}: {error}") from error
     tables = []
     for path in arrow_files(folder):
-        try:
+        with foreign(f"{path} cannot be read: damaged or cut off; make or fetch the data set again"):
             table = MemoryMappedTable.from_file(str(path))
             table.table.validate()
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read: damaged or cut off; make or fetch the data set again") from error
         if not table.schema.equals(features_of(spec, table.schema).arrow_schema):
             raise DataError(f"{path} has other columns than its environment's data: make the data set again")
         tables.append(table)

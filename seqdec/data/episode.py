@@ -24,6 +24,7 @@ Row = Mapping[str, RowValue]
 Metadata = Mapping[str, bool | int | float | str | None]
 METADATA = "metadata."
 ROLES = ("observation", "action", "reward")
+MAX_MAGNITUDE = 1e18  # squares and sums of larger numbers leave float32
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)

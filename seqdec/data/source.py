@@ -17,9 +17,9 @@ from gymnasium.spaces import Box
 
 from seqdec import storage
 from seqdec.data.arrow import from_rows, write_rows
-from seqdec.data.check import MAX_MAGNITUDE, check
+from seqdec.data.check import check
 from seqdec.data.dataset import load_folder
-from seqdec.data.episode import Row, RowValue
+from seqdec.data.episode import MAX_MAGNITUDE, Row, RowValue
 from seqdec.data.masks import first_missing
 from seqdec.errors import DataError, UsageError
 from seqdec.spaces.space import quote

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 import h5py
-import pyarrow as pa
 import pyarrow.parquet
 
 from seqdec import storage
@@ -24,17 +23,6 @@ from seqdec.spaces.space import is_int, quote
 # Deflate packs at most about 1000 to 1: a file that declares more than it can hold is not read.
 _MAX_RATIO = 1100
 _HARD_LINK = 0  # H5L_TYPE_HARD of the HDF5 format
-_STUMBLES = (
-    OSError,
-    LookupError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    ArithmeticError,
-    EOFError,
-    MemoryError,
-    zlib.error,
-)
 PICKLES = {".pkl", ".pickle", ".pk", ".dill", ".joblib", ".pt", ".pth", ".npy", ".npz"}
 ZIP = b"PK\x03\x04"
 # Tables of text, which may be packed with gzip.
@@ -45,13 +33,14 @@ T = TypeVar("T")
 
 
 @contextmanager
-def reading(path: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Turn whatever a damaged file makes its library raise, also `errors`, into a sentence."""
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file makes its library raise into a sentence; a pipe or a device is not waited for."""
+    storage.check_plain(path)
     try:
         yield
     except (DataError, UsageError):
         raise
-    except (*_STUMBLES, pa.ArrowException, *errors) as error:
+    except Exception as error:
         words = " ".join(str(error).split())
         what = instead_of_data(path) or f"damaged or cut off ({quote(words[:120])[1:-1]})"
         raise DataError(f"{path} cannot be read: {what}; {AGAIN}") from error

@@ -61,7 +61,7 @@ def read_video(path: Path, times: np.ndarray, shape: Shape, *, tolerance: float,
     av = import_av()
     frames = np.empty((len(times), *shape), np.uint8)
     options = {"protocol_whitelist": "file"}
-    with reading(path, av.FFmpegError), av.open(str(path), format="mp4", options=options) as container:
+    with reading(path), av.open(str(path), format="mp4", options=options) as container:
         if not container.streams.video:
             raise DataError(f"{path} holds no video{storage.advice(path)}")
         stream = container.streams.video[0]

@@ -18,7 +18,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from seqdec.data.episode import Episode
+from seqdec.data.episode import MAX_MAGNITUDE, Episode
 from seqdec.errors import UsageError
 from seqdec.inference.report import Report, TargetResult, in_words
 from seqdec.model.sequence_model import SequenceModel
@@ -250,6 +250,8 @@ def resolve_targets(words: Sequence[str | float], data_returns: Mapping[str, flo
             target = named[word] if word in named else word if word == "expert" else float(word)
         except (TypeError, ValueError):
             target = math.nan
+        if not isinstance(target, str) and MAX_MAGNITUDE < abs(target) < math.inf:
+            raise UsageError(f"target return {word!r} is too large: give a number from -1e18 to 1e18")
         if not isinstance(target, str) and not math.isfinite(target):
             names = ", ".join([*named, "expert"])
             raise UsageError(

@@ -25,7 +25,7 @@ from seqdec.inference.planning import Planning, check_plannable, plan
 from seqdec.inference.prompt import Prompt, checked_facts, in_blocks, less_evidence, rows_of
 from seqdec.inference.report import Report
 from seqdec.inference.returns import expert_return
-from seqdec.inference.values import check_observations, checked_rewards, in_space
+from seqdec.inference.values import check_observations, checked_rewards, count_down, in_space
 from seqdec.model.folder import load_policy, save_policy
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.play.legal import mask_leaves
@@ -295,7 +295,7 @@ class Policy:
             rewards = np.zeros_like(rewards)  # it is all paid at the end, and then nobody asks any more
         self._write_or_sample(self._after, self._with_return({"reward": rewards}))
         if self._returns_to_go is not None and rewards is not None:
-            self._returns_to_go = (self._returns_to_go - rewards) / self.model.layout.discount
+            self._returns_to_go = count_down(self._returns_to_go, rewards, self.model.layout.discount)
 
     def _with_return(self, known: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray | None]:
         """Return what is known, and the return that is left where one is asked for."""

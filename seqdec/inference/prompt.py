@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqdec.data.episode import Episode
+from seqdec.data.episode import MAX_MAGNITUDE, Episode
 from seqdec.errors import UsageError
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.sequence.facts import WHEN
@@ -137,8 +137,8 @@ def checked_facts(model: SequenceModel, given: dict[str, object]) -> dict[str, o
         check_expert(layout, model.data.spec.action_leaves)
     elif target is not None:
         asked = np.asarray(target)
-        if asked.dtype.kind not in "iuf" or not np.isfinite(asked).all():
-            raise UsageError(f"target_return is {target!r}: a finite number is needed")
+        if asked.dtype.kind not in "iuf" or not (np.abs(asked) <= MAX_MAGNITUDE).all():
+            raise UsageError(f"target_return is {target!r}: a finite number is needed, from -1e18 to 1e18")
     facts.setdefault("text", model.data.text)
     if model.layout.prompt_dropout == 0:
         is_asked = read and "return_to_go" not in layout.predicted

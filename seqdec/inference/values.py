@@ -13,7 +13,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from seqdec.data.episode import Episode, nonfinite_entry
+from seqdec.data.episode import MAX_MAGNITUDE, Episode, nonfinite_entry
 from seqdec.errors import UsageError
 from seqdec.sequence.layout import Layout
 from seqdec.sequence.variable import Variable, encode_texts
@@ -86,6 +86,13 @@ def checked_rewards(reward: object, num_rows: int) -> np.ndarray:
     if rewards.dtype.kind not in "biuf" or rewards.size != num_rows or not np.isfinite(rewards).all():
         raise UsageError(f"reward is {reward!r}: a finite number is needed for each of {num_rows} environments")
     return rewards.astype(np.float64).reshape(-1)
+
+
+def count_down(returns_to_go: np.ndarray, rewards: np.ndarray, discount: float) -> np.ndarray:
+    """Return what is left of returns; by a discount, a return that nobody earns would grow beyond every number."""
+    with np.errstate(over="ignore"):
+        left = (returns_to_go - rewards) / discount
+    return np.clip(left, -MAX_MAGNITUDE, MAX_MAGNITUDE)
 
 
 def in_space(leaf: gymnasium.Space, sampled: Tensor | list[str]) -> np.ndarray:

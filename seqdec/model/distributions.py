@@ -13,6 +13,10 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from seqdec.errors import NumericsError
+
+COLDEST = 1e-6  # temperature: a lower one is the mode, too, and quotients by it leave float32
+
 
 class Distribution(Protocol):
     """The next value for each of the states [...] that predict it.
@@ -118,6 +122,7 @@ class Categorical:
         return log_probs.gather(-1, index[..., None])[..., 0]
 
     def sample(self, uniform: Tensor) -> Tensor:
+        _check_finite(self.logits.amax(-1))
         upper = self.logits.softmax(-1).cumsum(-1)
         upper = upper / upper[..., -1:]
         is_several = uniform.ndim == upper.ndim
@@ -131,6 +136,7 @@ class Categorical:
         return self.support.value(index[..., 0], share[..., 0])
 
     def mode(self) -> Tensor:
+        _check_finite(self.logits.amax(-1))
         return self.support.value(self.logits.argmax(-1), 0.5)
 
     def guided(self, weights: Tensor) -> Self:
@@ -152,7 +158,7 @@ class Categorical:
         return replace(self, logits=self.logits.masked_fill(~is_kept.gather(-1, order.argsort(-1)), -math.inf))
 
     def tempered(self, temperature: float) -> Self:
-        return replace(self, logits=self.logits / temperature)
+        return replace(self, logits=self.logits / max(temperature, COLDEST))
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +203,7 @@ class CensoredGaussian:
         return self._raw(self.mean)
 
     def _raw(self, normal: Tensor) -> Tensor:
+        _check_finite(self.mean)
         return _clip(normal * self.scale + self.shift, self.low, self.high)
 
     def guided(self, weights: Tensor) -> Self:
@@ -237,9 +244,10 @@ class Point:
         return ((values - self.mean) / self.scale).square().mean(-1)
 
     def sample(self, uniform: Tensor) -> Tensor:
-        return self.mean.expand(uniform.shape)
+        return self.mode().expand(uniform.shape)
 
     def mode(self) -> Tensor:
+        _check_finite(self.mean)
         return self.mean
 
     def guided(self, weights: Tensor) -> Self:
@@ -256,6 +264,11 @@ class Point:
 def _guide(values: Tensor, weights: Tensor) -> Tensor:
     """Return x_0 + sum of weights_i (x_0 - x_i) of values [1 + m, ...]."""
     return values[0] + (weights.reshape(-1, *[1] * (values.ndim - 1)) * (values[0] - values[1:])).sum(0)
+
+
+def _check_finite(values: Tensor) -> None:
+    if not math.isfinite(values.detach().sum()):  # a sum is quicker to look at
+        raise NumericsError("what the model predicts is not finite: its weights, or what it read, are out of range")
 
 
 def _clip(values: Tensor, low: Tensor, high: Tensor) -> Tensor:

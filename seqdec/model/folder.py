@@ -15,9 +15,9 @@ from pathlib import Path
 
 import seqdec
 from seqdec import storage
-from seqdec.errors import DataError, UsageError, suggest
+from seqdec.errors import DataError, UsageError, foreign, suggest
 from seqdec.model.backbone import Backbone, BackboneSource, reload_backbone, save_backbone, whole
-from seqdec.model.sequence_model import DataSummary, SequenceModel
+from seqdec.model.sequence_model import RETURNS, DataSummary, SequenceModel
 from seqdec.model.tasks import TASK_NAME, by_task, check_tasks
 from seqdec.sequence.layout import Layout
 from seqdec.spaces.spec import EnvironmentSpec
@@ -102,9 +102,10 @@ def load_tasks(folder: Path | str, *, merge_adapters: bool = False) -> dict[str,
         if not isinstance(names, list) or not names or not all(TASK_NAME.fullmatch(str(name)) for name in names):
             raise DataError(f"{folder} is no policy of several tasks: its policy.json names none")
         parts = {str(name): folder / "tasks" / str(name) for name in names}
-    described = {name: _read_description(part) for name, part in parts.items()}
-    backbone = reload_backbone(folder / "backbone", merge_adapters=merge_adapters)
-    return {name: _read_task(parts[name], backbone, *described[name]) for name in parts}
+    with foreign(f"{folder} is no policy that this seqdec can load: get it again"):
+        described = {name: _read_description(part) for name, part in parts.items()}
+        backbone = reload_backbone(folder / "backbone", merge_adapters=merge_adapters)
+        return {name: _read_task(parts[name], backbone, *described[name]) for name in parts}
 
 
 def _write_task(model: SequenceModel, folder: Path) -> None:
@@ -137,8 +138,8 @@ def _read_description(folder: Path) -> tuple[Layout, DataSummary]:
         if policy["format"] < 3:
             layout = replace(layout, timed_words=any(layout.variable(slot[0]).is_words for slot in layout.step))
         spec = EnvironmentSpec.from_json(policy["environment"])
-        returns = {str(key): float(value) for key, value in policy["data_returns"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        returns = {name: float(policy["data_returns"][name]) for name in RETURNS}
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise DataError(f"{folder / 'policy.json'} is no policy description: {error}") from error
     return layout, DataSummary(spec, returns, str(policy.get("text", "")))
 

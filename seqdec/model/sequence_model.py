@@ -33,6 +33,9 @@ if TYPE_CHECKING:  # acting needs no data
     from seqdec.sequence.windows import Windows
 
 
+RETURNS = ("min", *(f"q{10 * tenth}" for tenth in range(1, 10)), "max")  # quantiles, in tenths
+
+
 @dataclass(frozen=True)
 class DataSummary:
     """What a policy keeps of the data that it was trained on.
@@ -48,8 +51,7 @@ class DataSummary:
 
 def summarize_returns(returns: np.ndarray) -> dict[str, float]:
     """Quantiles of the episodes' returns by name, in tenths."""
-    names = ["min", *(f"q{10 * tenth}" for tenth in range(1, 10)), "max"]
-    return dict(zip(names, map(float, np.quantile(returns, np.linspace(0, 1, 11))), strict=True))
+    return dict(zip(RETURNS, map(float, np.quantile(returns, np.linspace(0, 1, 11))), strict=True))
 
 
 class SequenceModel(nn.Module):

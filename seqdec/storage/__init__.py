@@ -13,6 +13,7 @@ from seqdec.storage.files import (
     MANIFEST,
     advice,
     append_line,
+    check_plain,
     difference,
     plain_text,
     read_json,
@@ -39,7 +40,8 @@ from seqdec.storage.folders import (
 )
 
 __all__ = [
-    "FORMAT", "LARGEST_JSON", "LEFTOVER", "MANIFEST", "advice", "append_line", "await_lock", "difference",
+    "FORMAT", "LARGEST_JSON", "LEFTOVER", "MANIFEST", "advice", "append_line", "await_lock", "check_plain",
+    "difference",
     "lock_folder", "path_inside", "plain_text", "publish", "published", "read_json", "read_lines", "read_tensors",
     "recover", "retire", "stand_in", "truncate_lines", "unique", "verify", "write_json", "write_manifest",
     "write_tensors", "write_text",

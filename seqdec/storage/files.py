@@ -160,6 +160,7 @@ def stand_in(beginning: bytes) -> str | None:
 
 
 def _text_of(path: Path) -> str:
+    check_plain(path)
     with explained(path):
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
@@ -234,7 +235,19 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def check_plain(path: Path) -> None:
+    """Refuse what stands in a file's place and would be waited for: a pipe, a device, a socket.
+
+    Raises:
+        DataError: it is there, and neither a file nor a folder.
+    """
+    with explained(path):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise DataError(f"{path} is not a plain file: pipes and devices are not read")
+
+
 def _num_bytes(path: Path) -> int:
+    check_plain(path)
     with explained(path):
         if not path.is_file():
             raise DataError(f"no file {path}")

@@ -16,6 +16,7 @@ from seqdec.storage.files import (
     MANIFEST,
     advice,
     beside,
+    check_plain,
     explained,
     leftover,
     plain_text,
@@ -170,6 +171,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: another process has it.
     """
+    check_plain(folder / ".lock")
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".lock").touch()
@@ -183,6 +185,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 def await_lock(path: Path) -> Iterator[None]:
     """Be the only process that works at `path`, which need not be there yet; wait until it is free."""
     lock = path.with_name(f".lock-{path.name}")
+    check_plain(lock)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _lock_file(lock)

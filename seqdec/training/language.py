@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqdec import storage
 from seqdec.errors import DataError, UsageError
 from seqdec.model.sequence_model import SequenceModel
 
@@ -41,6 +42,7 @@ class Language:
             raise UsageError("only a model that predicts words keeps a language", option="language_text")
         if not 0 < weight < math.inf:
             raise UsageError(f"language_loss is {weight:g}: give a number above 0", option="language_loss")
+        storage.check_plain(path)
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

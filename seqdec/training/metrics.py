@@ -94,6 +94,12 @@ class Sums:
         return dict(zip(names, stacked.tolist(), strict=True))
 
 
+def _is_of(line: Mapping[str, object]) -> bool:
+    """Say whether a line is one of ours: numbers by name, at a step."""
+    is_whole = isinstance(line.get("step"), int)
+    return is_whole and all(value is None or isinstance(value, int | float) for value in line.values())
+
+
 class Metrics:
     """Writes a run's metrics; `log` takes numbers by name, such as "train/loss".
 
@@ -107,10 +113,10 @@ class Metrics:
     def __init__(self, folder: Path, *, step: int, tracker: str, config: Mapping[str, object]):
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
-            storage.truncate_lines(self.path, lambda line: line.get("step", 0) <= step)
+            storage.truncate_lines(self.path, lambda line: _is_of(line) and line["step"] <= step)
         self.measured: dict[int, list[str]] = {}  # beside training, by step: names
         for line in storage.read_lines(self.path) if self.path.exists() else []:
-            self._remember(line.get("step", 0), line)
+            self._remember(line["step"], line)
         self._name, self._tracker = tracker, None
         if tracker != "none":
             self._worker = Worker(TRACKER_SECONDS)
