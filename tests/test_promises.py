@@ -25,7 +25,6 @@ from conftest import box_spec, discrete_spec, is_local
 from minari_sets import make_episodes, spoil, write_minari
 from seqdec import storage
 from seqdec.cli.main import main
-from seqdec.cli.train import EXIT_CODES
 from seqdec.data.dataset import from_episodes, save
 from seqdec.data.episode import Episode
 from seqdec.data.schema import environment_of, lengths, returns
@@ -39,6 +38,7 @@ from seqdec.play import scripted_cartpole
 from seqdec.sequence.presets import layout_from_spaces
 from seqdec.sequence.windows import Windows
 from seqdec.spaces.spec import EnvironmentSpec
+from seqdec.stops import EXIT_CODES
 from seqdec.training.loop import train
 
 ROOT = Path(__file__).parent.parent

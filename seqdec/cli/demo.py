@@ -28,7 +28,7 @@ TWC_TRAIN = f"--finetune lora --steps 400 --backbone-learning-rate 2e-3 {_EVERY}
 TWC_TWIN = f"--init random --num-layers 4 --steps 640 --backbone-learning-rate 1e-3 {_EVERY}"
 TWC_EVAL = f"--env {TWC_TEST} --target-return 0 50 100 --episodes 104 --num-envs 16 --precision bf16"
 STORED = (
-    "stored (python benchmarks/language.py, benchmarks/results/language.md): three seeds earn 22, 51 and 74 on average,\n"
+    "stored (python benchmarks/language.py, benchmarks/results/language.md): three seeds earn 22, 51 and 74,\n"
     "random weights, trained as long, 13, 25 and 34; a program that matches words 75, the most frequent\n"
     "place 33, any action 17. To train the random weights as well:\n"
     "seqdec demo --with-twin\n"

@@ -181,7 +181,7 @@ def box_layout(**options: float) -> Layout:
 
 def test_a_plan_keeps_the_branches_that_score_best_with_all_their_outcomes(backbone: Backbone):
     model, _ = prompted_model(backbone, [], "trajectory")
-    search = _Search(begun(model), Planning(horizon=2, num_candidates=4, keep=2, num_outcomes=3), 1.0, None)
+    search = _Search(begun(model), Planning(horizon=2, num_candidates=4, keep=2, num_outcomes=3), 1.0, None, {})
     search.deepen(0)
     search._scores = torch.tensor([[0.0, 3.0, 1.0, 2.0], [5.0, 1.0, 4.0, 0.0]])
     first, earned = search._actions[0]["action"].clone(), search._earned.clone()
