@@ -31,7 +31,7 @@ from seqdec.data.episode import Episode, Row
 from seqdec.data.schema import column, environment_of, lengths
 from seqdec.data.source import Source, convert, read
 from seqdec.errors import DataError, StorageError, UsageError
-from seqdec.formats import hdf5
+from seqdec.formats import array_files, hdf5
 from seqdec.formats.load import load_dataset
 from seqdec.sequence.presets import layout_from_spaces
 from seqdec.sequence.windows import Windows
@@ -209,8 +209,13 @@ class Slow:
     """Lets a child be stopped in the middle of a file: HDF5 says when it has come there, and waits."""
 
     def __init__(self) -> None:
-        self.ready, self._tell = os.pipe()
+        self._ready, self._tell = os.pipe()
         self._wait, self.go = os.pipe()
+
+    def wait(self) -> None:
+        """Wait until the child has come to the middle, or has ended without."""
+        os.close(self._tell)
+        assert os.read(self._ready, 1) == b"!", "the child has ended before"
 
     def install(self) -> None:
         """Make this process stop in the middle."""
@@ -226,7 +231,7 @@ class Slow:
             return found
 
         h5py.Dataset.__getitem__ = read  # pyright: ignore[reportAttributeAccessIssue]
-        hdf5.BLOCK_ROWS, arrow.CHUNK_BYTES = 100, 2000
+        array_files.BLOCK_ROWS, arrow.CHUNK_BYTES = 100, 2000
 
 
 def converting(words: list[str], slow: Slow | None, said: Path) -> Callable[[], int]:
@@ -245,7 +250,7 @@ def test_a_killed_conversion_leaves_nothing_under_its_name_and_the_same_command_
     path, slow = flat_file(tmp_path / "flat.hdf5"), Slow()
     words = ["data", "hdf5", str(path), "--output", str(tmp_path / "data" / "a")]
     pid = fork(converting(words, slow, tmp_path / "said"))
-    os.read(slow.ready, 1)
+    slow.wait()
     (leftover,) = leftovers(tmp_path / "data")
     assert (tmp_path / "data" / leftover / "data-00000.arrow").stat().st_size > 1000, "it has begun to write"
     assert storage.recover(tmp_path / "data") == [], "a living writer is left alone"
@@ -273,7 +278,7 @@ def test_a_stopped_conversion_leaves_what_was_there(number, code, sentence, is_t
         convert(source_of(box_episodes(2)), folder)
     words = ["data", "hdf5", str(path), "--output", str(folder), "--replace"]
     pid = fork(converting(words, slow, tmp_path / "said"))
-    os.read(slow.ready, 1)
+    slow.wait()
     os.kill(pid, number)
     assert exit_code(pid) == code
     assert (tmp_path / "said").read_text().splitlines()[-1] == sentence
@@ -286,7 +291,7 @@ def test_two_processes_that_convert_at_once_leave_one_data_set(tmp_path: Path):
     path, slow = flat_file(tmp_path / "flat.hdf5"), Slow()
     words = ["data", "hdf5", str(path), "--output", str(tmp_path / "data" / "a")]
     first = fork(converting(words, slow, tmp_path / "first"))
-    os.read(slow.ready, 1)
+    slow.wait()
     waiting, tell = os.pipe()
 
     def second() -> int:
@@ -377,7 +382,7 @@ def test_memory_holds_a_few_chunks_of_what_is_converted(tmp_path: Path):
     path, chunk = flat_file(tmp_path / "flat.hdf5", 600_000, dim=17, every=1000), 2**21
 
     def child() -> int:
-        hdf5.BLOCK_BYTES, arrow.CHUNK_BYTES = 2**18, chunk
+        array_files.BLOCK_BYTES, arrow.CHUNK_BYTES = 2**18, chunk
         source = hdf5.source(path)
         convert(source_of(box_episodes()), tmp_path / "warm")
         before = most = private_bytes()
