@@ -116,7 +116,7 @@ def finetune(
 def _newest_sound(output: "str | Path | None") -> Path | None:
     from seqdec.training.checkpoints import newest_sound
 
-    return None if output is None else newest_sound(Path(output))
+    return None if output is None else newest_sound(Path(output), quiet=True)
 
 
 def policy_of(models: "Mapping[str, SequenceModel]", *, seed: int) -> "Policy":
@@ -271,11 +271,10 @@ def make_models(
     parts = {
         "num_layers": num_layers or (SMOLLM2_LAYERS if is_smollm2 and not predicts_words else None),
         "freeze_layers": freeze_layers,
-        **options,
     }
     if checkpoint is not None and options.get("finetune") != "lora":
         loaded = reload_backbone(checkpoint / "policy" / "backbone", dropout=options.get("dropout"))
-        _check_same_backbone(vars(loaded.source), {"name": backbone, **parts})
+        _check_same_backbone(vars(loaded.source), {"name": backbone, **parts, **options})
     else:
         loaded = load_backbone(
             backbone,
@@ -284,6 +283,7 @@ def make_models(
             predicts_words=predicts_words,
             seed=seed,
             **parts,
+            **options,
         )
     return {name: build_model(task.windows, loaded, seed=seed) for name, task in tasks.items()}
 

@@ -1,6 +1,7 @@
 """Words given to the command line, and what it leaves."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,3 +26,10 @@ def errors_of(argv: str, code: int, capsys: pytest.CaptureFixture[str]) -> str:
     lines = captured.err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("seqdec: "), captured.err
     return lines[0]
+
+
+def instead(words: str, flag: str) -> str:
+    """Return words with `--flag value` in place of the one of the same name that they have."""
+    name, value = flag.split()
+    assert len(re.findall(rf"{name} ", words)) == 1, words
+    return re.sub(rf"{name} \S+", f"{name} {value}", words)

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 
+from command_lines import instead
 from conftest import box_spec, discrete_spec, is_local
 from minari_sets import make_episodes, spoil, write_minari
 from seqdec import storage
@@ -94,10 +95,12 @@ def stop(words: list[str], folder: Path, step: int, number: int) -> tuple[int, l
 
 def test_a_run_that_is_stopped_damaged_and_continued_twice_equals_an_unbroken_one(data: Path, tmp_path: Path, capsys):
     """SIGTERM and Ctrl-C through the real command line; each time the printed words go on."""
-    steps = "--steps 80 --eval-every 0 --checkpoint-every 20"
+    flags = TINY
+    for flag in ("--steps 80", "--eval-every 0", "--checkpoint-every 20"):
+        flags = instead(flags, flag)
     unbroken, folder = tmp_path / "unbroken", tmp_path / "broken"
-    assert main(f"train --data {data} --output {unbroken} {TINY} {steps}".split()) == 0
-    code, said = stop(f"train --data {data} --output {folder} {TINY} {steps}".split(), folder, 25, signal.SIGTERM)
+    assert main(f"train --data {data} --output {unbroken} {flags}".split()) == 0
+    code, said = stop(f"train --data {data} --output {folder} {flags}".split(), folder, 25, signal.SIGTERM)
     assert code == 143, said
     assert said[-1].startswith("seqdec: stopped by SIGTERM at step ") and ", saved. Continue: seqdec " in said[-1]
     first_stop = int(said[-1].split("at step ")[1].split(",")[0])

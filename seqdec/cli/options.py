@@ -100,11 +100,12 @@ def parse(kind: type[Flags], words: Sequence[str], *, verb: str = "", default: F
         default: Values for what was not typed, instead of the record's own.
 
     Raises:
-        UsageError: A flag is unknown (the nearest one is named), or a value is missing, of the wrong type or out of
-            range.
+        UsageError: A flag is unknown (the nearest one is named) or there twice, or a value is missing, of the wrong
+            type or out of range.
     """
     import tyro
 
+    _check_once(kind, words)
     config = [tyro.conf.PositionalRequiredArgs, tyro.conf.DisallowNone]
     if {"-h", "--help"} & set(words):
         config.append(tyro.conf.FlagCreatePairsOff)  # --no-streaming is taken, and not shown
@@ -124,6 +125,15 @@ def parse(kind: type[Flags], words: Sequence[str], *, verb: str = "", default: F
             raise UsageError(f"{flag(name)} has no value: give one or more")
         check_limits(flag(name), entry, value)
     return given
+
+
+def _check_once(kind: type, words: Sequence[str]) -> None:
+    """Refuse a flag that is typed twice, of which the last would count, in silence."""
+    names = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+    for shown in map(flag, options_of(kind)):
+        typed = [name for name in names if name in (shown, shown.replace("--", "--no-", 1))]
+        if len(typed) > 1:
+            raise UsageError(f"{' and '.join(dict.fromkeys(typed))} is typed {len(typed)} times: give it once")
 
 
 @contextmanager

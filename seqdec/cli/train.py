@@ -198,7 +198,7 @@ def _train(given: Train, folder: Path) -> int:
     config = make_config(given, tasks)
     if given.resume:
         check_same_run(given, folder, config)
-    checkpoint = newest_sound(folder) if given.resume else None
+    checkpoint = newest_sound(folder, quiet=True) if given.resume else None
     models = make_models(tasks, given.backbone, checkpoint=checkpoint, **keywords(given, load_backbone))
     if is_main_process():
         print(describe_run(given, folder, tasks, models), flush=True)

@@ -96,9 +96,9 @@ def open_envs(spec: EnvironmentSpec, num_envs: int, **place: Unpack[Place]) -> t
     Raises:
         UsageError: the environment cannot be made, or its spaces are not the data's.
     """
-    env, others = place.get("env"), {name: value for name, value in place.items() if name != "env"}
+    env = place.pop("env", None)
     sizes = [num_envs - num_envs // 2, num_envs // 2] if place.get("asynchronous") and num_envs > 1 else [num_envs]
-    envs = [make_envs(spec, size, env_id=env, **others) for size in sizes]  # pyright: ignore[reportArgumentType]
+    envs = [make_envs(spec, size, env_id=env, **place) for size in sizes]  # pyright: ignore[reportCallIssue]
     check_spaces(spec, envs[0])
     if env and parse_id(env)[0].split(":")[-1] != spec.id:  # package:ID is the same environment
         spec = replace(spec, id=env, reference_returns=None)

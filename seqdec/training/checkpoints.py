@@ -68,8 +68,10 @@ def save_checkpoint(
         storage.retire(old)
 
 
-def newest_sound(run: Path) -> Path | None:
+def newest_sound(run: Path, *, quiet: bool = False) -> Path | None:
     """Return the newest undamaged checkpoint of a run; None where there is none at all.
+
+    Those that are damaged are told of, unless `quiet`.
 
     Raises:
         DataError: there are checkpoints, and all of them are damaged.
@@ -82,7 +84,8 @@ def newest_sound(run: Path) -> Path | None:
         except DataError as error:
             if folder == folders[0]:
                 raise
-            logger.warning("%s: going on from the checkpoint before", error)
+            if not quiet:
+                logger.warning("%s: going on from the checkpoint before", error)
     return None
 
 

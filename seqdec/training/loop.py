@@ -26,6 +26,7 @@ from seqdec.sequence.stream import StreamWindows
 from seqdec.sequence.windows import Windows
 from seqdec.training.checkpoints import Models, restore_checkpoint, restore_sums
 from seqdec.training.language import Language
+from seqdec.training.memory import enough_memory
 from seqdec.training.processes import agree, allow_precision, join_processes
 from seqdec.training.run import Run
 from seqdec.training.step import (
@@ -124,7 +125,7 @@ def train(
         progress: show a bar.
 
     Raises:
-        UsageError: for settings that do not fit each other.
+        UsageError: for settings that do not fit each other, or that need more memory than there is.
         DataError: when a stream comes to an episode that cannot be trained on; what was learned before is saved.
         NumericsError: when the gradient was not finite three times in a row.
         StorageError: when a checkpoint cannot be written; the one before is kept. When a stream breaks off.
@@ -147,7 +148,12 @@ def train(
         language=language,
     )  # fmt: skip
     sums, done = restore_sums(out, first_step, accelerator), first_step
-    with stops.noted() as stop, _bar(progress and accelerator.is_main_process, first_step, steps) as bar:
+    context_lengths = [model.layout.context_length for model in models.values()]
+    with (
+        stops.noted() as stop,
+        _bar(progress and accelerator.is_main_process, first_step, steps) as bar,
+        enough_memory(batch_size, context_lengths),
+    ):
         # a run that was stopped between a checkpoint and its evaluation begins with that
         if is_due(done, steps, eval_every) or (language is not None and done == 0):
             run.measure(done)

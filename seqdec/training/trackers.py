@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from seqdec import storage
 from seqdec.errors import DataError, UsageError
+from seqdec.training.secrets import without_secrets
 
 TRACKERS = ("none", "wandb", "tensorboard", "trackio")
 IDS = "tracker.json"
@@ -32,7 +33,7 @@ def open_tracker(name: str, folder: Path, config: Config, *, step: int) -> Track
     Args:
         name: one of `TRACKERS`.
         folder: the run's folder.
-        config: what the tracker shows as the run's settings.
+        config: what the tracker shows as the run's settings, but for the secrets in them.
         step: the step that the run goes on from; from 0 on, it is a run of its own.
 
     Raises:
@@ -46,6 +47,7 @@ def open_tracker(name: str, folder: Path, config: Config, *, step: int) -> Track
     run_id = ids.get(name)
     if not isinstance(run_id, str | None):
         raise DataError(f"{path} has no text as the run's id: take the file away to begin another run of {name}")
+    config = without_secrets(config)
     try:
         if name == "wandb":
             tracker = _open_wandb(folder, config, run_id)
@@ -91,7 +93,11 @@ def _open_wandb(folder: Path, config: Config, run_id: str | None) -> Tracker:
     run = wandb.init(
         project="seqdec", name=folder.name, dir=str(folder), config=dict(config),
         id=run_id, resume=None if run_id is None else "allow", allow_val_change=run_id is not None, mode=wandb_mode(),
-        settings=wandb.Settings(init_timeout=20, silent=True, disable_git=True),
+        # what it would take beside the metrics can hold secrets: the words that were typed, the output, the packages
+        settings=wandb.Settings(
+            init_timeout=20, silent=True, disable_git=True, console="off", x_disable_meta=True,
+            x_save_requirements=False,
+        ),
     )  # fmt: skip
     run.define_metric("*", step_metric="step")
     return Tracker(lambda values, step: run.log({**values, "step": step}), run.finish, run.id)

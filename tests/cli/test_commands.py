@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 import lerobot_sets as lerobot
 import table_files as table
-from command_lines import HEAVY, errors_of, in_new_process
+from command_lines import HEAVY, errors_of, in_new_process, instead
 from conftest import box_episodes, box_spec, discrete_episodes, discrete_spec
 from dim_room import UNSEEN
 from faults import Malice
@@ -356,9 +356,9 @@ def test_an_extra_that_is_not_installed_is_named_with_the_way_around(root: Path,
 
 
 def test_two_tasks_are_trained_stopped_resumed_and_evaluated_by_name(root: Path, tmp_path: Path, capsys):
-    words = f"train --data pole={root}/cartpole swing={root}/pendulum --weights 1 3 --prompt text {TINY}"
-    run(f"{words} --steps 6 --output {tmp_path}/unbroken")
-    run(f"{words} --steps 3 --output {tmp_path}/a")
+    words = f"train --data pole={root}/cartpole swing={root}/pendulum --weights 1 3 --prompt text"
+    run(f"{words} {instead(TINY, '--steps 6')} --output {tmp_path}/unbroken")
+    run(f"{words} {instead(TINY, '--steps 3')} --output {tmp_path}/a")
     run(f"train --output {tmp_path}/a --resume --steps 6")
     assert weights(tmp_path / "a" / "policy") == weights(tmp_path / "unbroken" / "policy")
     ends = [line for line in losses(tmp_path / "a") if line["step"] in (1, 2, 4, 5, 6)]
@@ -425,13 +425,14 @@ def test_hidden_observations_teach_nothing_and_resume_exactly(tmp_path: Path):
             for episode in episodes
         ]
         keep(tmp_path / name, turned, box_spec())
-    words = f"{TINY} --layout behaviour_cloning --steps 4 --heldout-fraction 0"
+    words = f"{instead(TINY, '--steps 4')} --layout behaviour_cloning --heldout-fraction 0"
     for name in ("a", "b"):
         run(f"train --data {tmp_path}/{name} --output {tmp_path}/hidden-{name} {words} --mask-observation 1")
         run(f"train --data {tmp_path}/{name} --output {tmp_path}/half-{name} {words} --mask-observation 0.5")
     assert losses(tmp_path / "hidden-a") == losses(tmp_path / "hidden-b")
     assert losses(tmp_path / "half-a") != losses(tmp_path / "half-b")
-    run(f"train --data {tmp_path}/a --output {tmp_path}/again {words} --mask-observation 0.5 --steps 2")
+    words = instead(words, "--steps 2")
+    run(f"train --data {tmp_path}/a --output {tmp_path}/again {words} --mask-observation 0.5")
     run(f"train --output {tmp_path}/again --resume --steps 4")
     assert weights(tmp_path / "again" / "policy") == weights(tmp_path / "half-a" / "policy")
 
@@ -507,8 +508,8 @@ def test_a_columns_file_with_a_value_of_another_type_is_refused_by_its_key(given
 
 def streamed(words: str, folder: Path) -> None:
     """Train six steps at a stretch, and three and three; both have the same weights."""
-    run(f"train --streaming {words} {TINY} --steps 6 --buffer 3 --output {folder}/unbroken")
-    run(f"train --streaming {words} {TINY} --steps 3 --buffer 3 --output {folder}/a")
+    run(f"train --streaming {words} {instead(TINY, '--steps 6')} --buffer 3 --output {folder}/unbroken")
+    run(f"train --streaming {words} {instead(TINY, '--steps 3')} --buffer 3 --output {folder}/a")
     run(f"train --output {folder}/a --resume --steps 6")
     assert weights(folder / "a" / "policy") == weights(folder / "unbroken" / "policy")
     assert losses(folder / "a")[-1] == losses(folder / "unbroken")[-1]
@@ -559,7 +560,8 @@ def test_a_bad_episode_of_a_stream_is_named_and_the_run_goes_on_once_it_is_mende
     spoilt[9 * 4 + 2]["observation"] = [None, 0.5]
     (tmp_path / "columns.json").write_text('{"episode": "run"}')
     walk = tmp_path / "walk.jsonl"
-    words = f"train --streaming --data table:{walk} --columns {tmp_path}/columns.json {TINY} --buffer 4 --steps 30"
+    words = f"train --streaming --data table:{walk} --columns {tmp_path}/columns.json --buffer 4"
+    words = f"{words} {instead(TINY, '--steps 30')}"
     table.write(spoilt, walk)
     assert main(f"{words} --output {tmp_path}/a".split()) == 65
     said = capsys.readouterr().err.splitlines()
@@ -600,7 +602,8 @@ def test_images_words_and_mixed_actions_go_from_flags_to_a_report(name, options,
 
 
 def test_a_policy_with_a_text_is_told_what_to_do(root: Path, tmp_path: Path):
-    run(f"train --data {root}/room --output {tmp_path}/a {TINY} --prompt text --steps 12 --learning-rate 1e-2")
+    words = f"{instead(TINY, '--steps 12')} --prompt text --learning-rate 1e-2"
+    run(f"train --data {root}/room --output {tmp_path}/a {words}")
     found = []
     for index, text in enumerate(("open the door", "open the door", "go")):
         words = ["eval", f"{tmp_path}/a", "--episodes", "3", "--target-return", "1", "--output", f"{tmp_path}/{index}"]
@@ -631,7 +634,8 @@ def test_constant_entries_and_episodes_of_one_step_train_to_finite_numbers(tmp_p
     dataset = load_dataset(tmp_path / "data" / "walk")
     assert lengths(dataset).tolist() == [5, 1, 5, 1, 5, 1, 5, 1, 5]
     for layout in ("trajectory", "fused"):
-        run(f"train --data {tmp_path}/data/walk --output {tmp_path}/{layout} {TINY} --layout {layout} --steps 6")
+        words = f"{instead(TINY, '--steps 6')} --layout {layout}"
+        run(f"train --data {tmp_path}/data/walk --output {tmp_path}/{layout} {words}")
         assert all(np.isfinite(value) for line in metrics(tmp_path / layout) for value in line.values())
         codec = load_policy(tmp_path / layout / "policy").codec("observation")
         assert codec.embed_values.std[[0, 2]].tolist() == [1.0, 1.0]  # pyright: ignore

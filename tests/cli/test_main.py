@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from command_lines import HEAVY, ROOT, errors_of, in_new_process
+from command_lines import HEAVY, ROOT, errors_of, in_new_process, instead
 from seqdec.cli import demo, folders, options
 from seqdec.cli.config import from_config, to_config
 from seqdec.cli.console import Env
@@ -172,6 +172,9 @@ def test_version_and_help_answer(capsys: pytest.CaptureFixture[str]):
         ("data cartpol", "no 'cartpol'; did you mean 'cartpole'?"),
         ("train --lerning_rate 3", "no place for --lerning_rate, 3; did you mean '--learning-rate'?"),
         ("train --learning-rate=3 --stpes=4", "no place for --stpes=4; did you mean '--steps'?"),
+        ("train --steps 3 --seed 1 --steps=4", "--steps is typed 2 times: give it once"),
+        ("train --eval_every 3 --eval-every 4", "--eval-every is typed 2 times: give it once"),
+        ("train --streaming --no-streaming", "--streaming and --no-streaming is typed 2 times: give it once"),
         ("eval a -x", "no place for -x"),
         ("eval", "missing from seqdec eval: RUN Run folder"),
         ("eval a b", "no place for b"),
@@ -208,7 +211,7 @@ def test_what_cannot_be_trained_is_said_in_one_line(data: Path, tmp_path: Path, 
     assert "did you mean 'multi_game'?" in said
     assert "neither a finite number" in errors_of(f"{train} --target-return best", 2, capsys)
     assert "nan" in errors_of(f"{train} --target-return nan", 2, capsys)
-    assert "no backbone" in errors_of(f"{train} --backbone smolm2", 2, capsys)
+    assert "no backbone" in errors_of(instead(train, "--backbone smolm2"), 2, capsys)
     assert "registered" in errors_of(f"{train} --env CartPole-v11", 2, capsys)
     assert "--columns is for --streaming" in errors_of(f"{train} --columns columns.json", 2, capsys)
     assert "--heldout-episodes is for --streaming" in errors_of(f"{train} --heldout-episodes 3", 2, capsys)
@@ -446,7 +449,7 @@ def test_a_run_goes_on_as_the_model_it_is_and_a_refusal_loses_nothing(run: Path,
 
 def test_a_run_that_was_refused_before_its_first_step_is_not_in_the_way(data: Path, tmp_path: Path, capsys):
     train = f"train --data {data} --output {tmp_path / 'a'} {QUICK}"
-    assert "cannot be split" in errors_of(f"{train} --batch-size 5 --accumulate 2", 2, capsys)
+    assert "cannot be split" in errors_of(f"{instead(train, '--batch-size 5')} --accumulate 2", 2, capsys)
     assert main(train.split()) == 0
     last = capsys.readouterr().out.splitlines()[-5:]
     assert [line.split()[0] for line in last] == ["done", "held", "achieved", "policy:", "next:"]
@@ -524,7 +527,7 @@ def test_the_demo_and_train_flags_that_are_fixed_in_one_place_parse():
 
 
 def test_a_run_says_what_it_is_trained_on_and_how_to_evaluate_it(data: Path, tmp_path: Path, capsys):
-    train = f"train --output {tmp_path / 'run'} {QUICK} --steps 1"
+    train = f"train --output {tmp_path / 'run'} {instead(QUICK, '--steps 1')}"
     assert main(f"{train} --data pole={data} --best 0.5 --env CartPole-v1".split()) == 0
     shown = capsys.readouterr().out
     assert re.search(r": 6 of 12 episodes, [\d,]+ timesteps, returns ", shown)
@@ -551,7 +554,7 @@ def test_a_request_for_two_processes_that_got_one_is_refused(data: Path, tmp_pat
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the loopback interface is named as on Linux")
 def test_two_processes_write_once_and_are_gone_when_their_launcher_is_terminated(data: Path, tmp_path: Path):
     folder = tmp_path / "two"
-    words = f"--data {data} --output {folder} {QUICK} --steps 100000 --nproc 2"
+    words = f"--data {data} --output {folder} {instead(QUICK, '--steps 100000')} --nproc 2"
     launcher = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *words.split()],
         stdout=subprocess.DEVNULL,

@@ -18,11 +18,12 @@ from seqdec.training.loop import train
 from seqdec.training.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
+SECRET = "https://ada:SECRET@host/data.csv"
 
 
 def log(folder: Path, tracker: str, *steps: int, after: int = 0):
     """Log some steps, going on after one of them."""
-    metrics = Metrics(folder, step=after, tracker=tracker, config={"steps": max(steps)})
+    metrics = Metrics(folder, step=after, tracker=tracker, config={"steps": max(steps), "data": SECRET})
     for step in steps:
         metrics.log(step, {"train/loss": 1.0 / step})
     metrics.close()
@@ -49,10 +50,13 @@ def test_a_resumed_run_goes_on_with_the_run_of_wandb(tmp_path: Path, offline: No
     assert first == second == json.loads((tmp_path / "run" / "tracker.json").read_text())["wandb"]
 
 
-def test_another_run_in_the_same_folder_is_another_run_of_wandb(tmp_path: Path, offline: None):
+def test_another_run_in_the_same_folder_is_another_run_of_wandb(tmp_path: Path, offline: None, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["seqdec", "train", "--data", SECRET])
     for _ in range(2):
         log(tmp_path, "wandb", 1)
     assert len(set(wandb_runs(tmp_path))) == 2
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in files if b"SECRET" in path.read_bytes()]  # in what is logged, or kept beside it
     (tmp_path / "tracker.json").unlink()  # a run of before this file was kept
     log(tmp_path, "wandb", 2, after=1)
     log(tmp_path, "wandb", 3, after=2)
