@@ -5,6 +5,7 @@ old ones, evenly in all rows, or `at` places of each row's own.
 """
 
 import logging
+import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from weakref import WeakKeyDictionary
@@ -16,7 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from seqdec.inference.recorded import record
 from seqdec.model.backbone import Backbone
-from seqdec.model.probes import FOREIGN
+from seqdec.model.probes import FOREIGN, evaluating
 from seqdec.model.shortcuts import only_at
 
 logger = logging.getLogger(__name__)
@@ -166,18 +167,17 @@ def future(num_tokens: int, like: Tensor) -> Tensor:
 
 # by backbone: the pass of one, None where it cannot be made
 _PASSES: WeakKeyDictionary[Backbone, Pass | None] = WeakKeyDictionary()
+_making = threading.Lock()  # of threads that begin to act together, one tries the pass out
 
 
 def pass_of(backbone: Backbone) -> Pass | None:
-    if backbone not in _PASSES:
-        was_training = backbone.model.training
-        backbone.model.eval()
-        device = next(backbone.model.parameters()).device.type
-        # mixed precision would agree with nothing exactly
-        with torch.inference_mode(), torch.autocast(device, enabled=False):
-            _PASSES[backbone] = _make_pass(backbone)
-        backbone.model.train(was_training)
-    return _PASSES[backbone]
+    with _making:
+        if backbone not in _PASSES:
+            device = next(backbone.model.parameters()).device.type
+            # mixed precision would agree with nothing exactly
+            with evaluating(backbone.model), torch.inference_mode(), torch.autocast(device, enabled=False):
+                _PASSES[backbone] = _make_pass(backbone)
+        return _PASSES[backbone]
 
 
 def _make_pass(backbone: Backbone) -> Pass | None:

@@ -10,6 +10,7 @@ is needed only where something is predicted: at one token of three in Decision T
 acting. The other states are then not those of the decoder, and nobody reads them.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -104,33 +105,47 @@ def use_shortcuts(model: PreTrainedModel) -> None:
         model.set_attn_implementation(ATTENTION)
 
 
+class _Reading(threading.local):
+    """The tokens that a thread needs of an MLP; a model is shared, so nothing of its callers is kept on it."""
+
+    mlp: nn.Module | None = None
+    places: Tensor
+    whole: Tensor
+
+
+_reading = _Reading()
+
+
 @contextmanager
 def only_at(mlp: nn.Module, places: Tensor) -> Iterator[None]:
-    """Let a layer's MLP compute these tokens of the sequence only, int64 [n], and give the others anything.
+    """Let an MLP that `last_mlp` gave compute these tokens only, int64 [n], for this thread; others get anything.
 
     Example:
-        >>> with only_at(decoder.layers[-1].mlp, torch.tensor([4, 7])):
+        >>> with only_at(last_mlp(decoder, 12, 768), torch.tensor([4, 7])):
         ...     states = decoder(inputs_embeds=tokens).last_hidden_state[:, [4, 7]]
     """
-    whole: list[Tensor] = []
-
-    def select(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
-        (tokens,) = given  # [B, L, D]
-        whole.append(tokens)
-        return (tokens.index_select(1, places),)
-
-    def spread(_: nn.Module, given: tuple[Tensor], output: Tensor) -> Tensor:
-        tokens = whole.pop()
-        if len(places) == 1:
-            return output.expand_as(tokens)
-        return torch.zeros_like(tokens, dtype=output.dtype).index_copy(1, places, output)
-
-    hooks = [mlp.register_forward_pre_hook(select), mlp.register_forward_hook(spread)]
+    _reading.mlp, _reading.places = mlp, places
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        _reading.mlp = None
+
+
+def _select(mlp: nn.Module, given: tuple[Tensor]) -> tuple[Tensor] | None:
+    if _reading.mlp is not mlp:
+        return None
+    (_reading.whole,) = given  # [B, L, D]
+    return (_reading.whole.index_select(1, _reading.places),)
+
+
+def _spread(mlp: nn.Module, given: tuple[Tensor], output: Tensor) -> Tensor | None:
+    if _reading.mlp is not mlp:
+        return None
+    tokens, places = _reading.whole, _reading.places
+    del _reading.whole
+    if len(places) == 1:
+        return output.expand_as(tokens)
+    return torch.zeros_like(tokens, dtype=output.dtype).index_copy(1, places, output)
 
 
 def last_mlp(model: nn.Module, num_layers: int, width: int) -> nn.Module | None:
@@ -142,9 +157,14 @@ def last_mlp(model: nn.Module, num_layers: int, width: int) -> nn.Module | None:
     tokens, places = probe_tokens(2, width), torch.tensor([2, 5])
     with evaluating(model):
         expected = model(inputs_embeds=tokens, use_cache=False).last_hidden_state[:, places]
+        hooks = [mlp.register_forward_pre_hook(_select), mlp.register_forward_hook(_spread)]
         try:
             with only_at(mlp, places):
                 states = model(inputs_embeds=tokens, use_cache=False).last_hidden_state[:, places]
+            works = torch.allclose(expected, states, atol=1e-4, rtol=1e-3)
         except FOREIGN:
-            return None  # an MLP that takes or gives something else
-    return mlp if torch.allclose(expected, states, atol=1e-4, rtol=1e-3) else None
+            works = False  # an MLP that takes or gives something else
+    if not works:
+        for hook in hooks:
+            hook.remove()
+    return mlp if works else None

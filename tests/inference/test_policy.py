@@ -1,5 +1,8 @@
 """Policies: the return counted down, what is known written, what is not sampled."""
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import pytest
@@ -10,7 +13,8 @@ from seqdec.data.schema import environment_of
 from seqdec.errors import UsageError
 from seqdec.inference.policy import Policy
 from seqdec.model.backbone import load_backbone
-from seqdec.model.sequence_model import build_model
+from seqdec.model.folder import load_policy, save_policy
+from seqdec.model.sequence_model import SequenceModel, build_model
 from seqdec.play import make_envs, rollout, scripted_cartpole
 from seqdec.sequence.presets import PRESETS, layout_from_spaces
 from seqdec.sequence.windows import Windows
@@ -182,3 +186,25 @@ def test_the_same_seed_gives_the_same_actions(backbone):
         return policy.act(np.zeros((3, 3)), None)
 
     assert np.array_equal(actions(1), actions(1)) and not np.array_equal(actions(1), actions(2))
+
+
+def test_threads_that_begin_with_one_model_act_as_each_would_alone(tmp_path: Path):
+    """As a server's do: what a caller needs of a model is kept on no module, and is tried out by one of them."""
+    windows, spec = make_windows()
+    save_policy(build_model(windows, load_backbone("small", num_layers=2)), tmp_path / "policy")
+    observations = [spec.observation_space.sample() for _ in range(8)]
+
+    def play(model: SequenceModel) -> np.ndarray:
+        policy, rewards = Policy(model, 20.0, temperature=0), None
+        policy.reset(1)
+        actions = []
+        for observation in observations:
+            actions.append(policy.act(observation[None], rewards))
+            rewards = np.ones(1)
+        return np.concatenate(actions)
+
+    alone = play(load_policy(tmp_path / "policy"))
+    for _ in range(4):  # a fresh model each time: the first use is what can go wrong
+        model = load_policy(tmp_path / "policy")
+        with ThreadPoolExecutor(4) as threads:
+            assert all(np.array_equal(alone, found) for found in threads.map(play, [model] * 4))
