@@ -8,21 +8,23 @@ import logging
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import cached_property, partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from seqdec.inference.recorded import record
+from seqdec.inference.recorded import Arguments, Function, record
 from seqdec.model.backbone import Backbone
 from seqdec.model.probes import FOREIGN, evaluating
 from seqdec.model.shortcuts import only_at
 
 logger = logging.getLogger(__name__)
-# Sequences, new tokens and tokens before them: what a pass is tried out with. The first is recorded, with lengths that
-# no decoder has among its own numbers.
+# Sequences, new tokens and tokens before them: what a pass is tried out with. The first is what is recorded, with
+# lengths that no decoder has among its own numbers.
 TRIALS = ((11, 13, 24), (1, 1, 6), (3, 5, 0), (2, 1, 9))
 
 
@@ -57,7 +59,7 @@ class Pass:
 
     def __init__(self, backbone: Backbone, shape: tuple[int, int, int]):
         self._decoder, self._mlp, self._shape = backbone.decoder, backbone.last_mlp, shape
-        self._run, self._run_at = self._forward, self._forward_at
+        self._trials = partial(_trials, backbone.decoder, backbone.width, backbone.embedding_scale)
 
     def room(self, like: Tensor, num_sequences: int, num_tokens: int) -> Tensor:
         """Return memory for keys and values of every layer, of the type of `like`."""
@@ -66,9 +68,8 @@ class Pass:
 
     def __call__(self, tokens: Tensor, places: Tensor, mask: Tensor, newest: Tensor, held: Tensor) -> Tensor:
         """Return the state of the newest of tokens [B, n, D], whose keys and values go into `held`, evenly."""
-        known, lengths = self._parts_of(tokens, mask, held)
         run = self._run if self._is_recordable(tokens) else self._forward
-        return run(tokens, places, mask, newest, known, *lengths)
+        return run(*self._arguments(tokens, places, mask, newest, held))
 
     def at(self, tokens: Tensor, positions: Tensor, places: Tensor, mask: Tensor, held: Tensor) -> Tensor:
         """Return the states of tokens [B, n, D], whose keys and values go into `held` at `places`, int64 [B, n].
@@ -80,18 +81,25 @@ class Pass:
             mask: what attention adds for each place: minus infinity where it is not seen, [B, 1, n, end].
             held: what `room` gave.
         """
-        known, lengths = self._parts_of(tokens, mask, held)
         run = self._run_at if self._is_recordable(tokens) else self._forward_at
-        return run(tokens, positions, places[:, None, :, None], mask, known, *lengths)
+        return run(*self._arguments_at(tokens, positions, places, mask, held))
 
     def _is_recordable(self, tokens: Tensor) -> bool:
         is_mixed = torch.is_autocast_enabled(tokens.device.type)  # which a replay, of one precision, knows nothing of
         return tokens.device.type == "cpu" and not self._decoder.training and not is_mixed
 
-    def _parts_of(self, tokens: Tensor, mask: Tensor, held: Tensor) -> tuple[Tensor, tuple[int, int, int, int]]:
+    def _arguments(self, tokens: Tensor, places: Tensor, mask: Tensor, newest: Tensor, held: Tensor) -> tuple[Any, ...]:
+        return (tokens, places, mask, newest, *self._parts_of(tokens, mask, held))
+
+    def _arguments_at(
+        self, tokens: Tensor, positions: Tensor, places: Tensor, mask: Tensor, held: Tensor
+    ) -> tuple[Any, ...]:
+        return (tokens, positions, places[:, None, :, None], mask, *self._parts_of(tokens, mask, held))
+
+    def _parts_of(self, tokens: Tensor, mask: Tensor, held: Tensor) -> tuple[Tensor, int, int, int, int]:
         """Return what is held of all tokens, the new ones included, and the lengths that a recording names."""
         num_sequences, num_new, end = *tokens.shape[:2], mask.shape[-1]
-        return held.narrow(3, 0, end), (num_sequences * num_new, num_sequences, num_new, end)
+        return held.narrow(3, 0, end), num_sequences * num_new, num_sequences, num_new, end
 
     def _forward(
         self, tokens: Tensor, places: Tensor, mask: Tensor, newest: Tensor, known: Tensor, *lengths: int
@@ -129,9 +137,10 @@ class Pass:
         new, new_at = self.inputs(tokens, num_new), self.inputs_at(tokens, num_new)
         if num_old > 0:
             old = tokens[:, :num_old]
-            self(*self.inputs(old, num_old)[:4], new[4])
-            self.at(*self.inputs_at(old, num_old)[:4], new_at[4])
-        pairs = (self(*new), expected[:, -1]), (self.at(*new_at), expected)
+            self._forward(*self._arguments(*self.inputs(old, num_old)[:4], new[4]))
+            self._forward_at(*self._arguments_at(*self.inputs_at(old, num_old)[:4], new_at[4]))
+        states, states_at = self._forward(*self._arguments(*new)), self._forward_at(*self._arguments_at(*new_at))
+        pairs = (states, expected[:, -1]), (states_at, expected)
         return all(torch.allclose(*pair, atol=1e-4, rtol=1e-3) for pair in pairs)
 
     def inputs(self, tokens: Tensor, num_new: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -148,16 +157,29 @@ class Pass:
         places = places.expand(len(tokens), -1).contiguous()
         return new, places, places, mask.expand(len(tokens), -1, -1, -1).contiguous(), held
 
-    def record(self, trials: Sequence[tuple[Tensor, int]]) -> None:
-        """Replay the pass from now on, where that does the same."""
-        examples, examples_at = [], []
-        for tokens, num_new in trials:
-            *new, held = self.inputs(tokens, num_new)
-            known, lengths = self._parts_of(new[0], new[2], held)
-            examples.append((*new, known, *lengths))
-            _, positions, places, mask, _ = self.inputs_at(tokens, num_new)
-            examples_at.append((new[0], positions, places[:, None, :, None], mask, known, *lengths))
-        self._run, self._run_at = record(self._forward, examples), record(self._forward_at, examples_at)
+    @cached_property
+    def _run(self) -> Function:
+        """The pass as a replay, where that does the same; made when first used, which mixed precision never does."""
+        return _recorded(self._forward, [self._arguments(*self.inputs(*trial)) for trial in self._trials()])
+
+    @cached_property
+    def _run_at(self) -> Function:
+        return _recorded(self._forward_at, [self._arguments_at(*self.inputs_at(*trial)) for trial in self._trials()])
+
+
+def _recorded(function: Function, examples: Sequence[Arguments]) -> Function:
+    with torch.inference_mode():
+        return record(function, examples)
+
+
+def _trials(decoder: nn.Module, width: int, scale: float) -> list[tuple[Tensor, int]]:
+    """Return tokens [B, L, D] to try a pass out with, and how many of them are new."""
+    random, device = torch.Generator().manual_seed(0), next(decoder.parameters()).device
+    trials = []
+    for num_sequences, num_new, num_old in TRIALS:
+        tokens = torch.randn(num_sequences, num_old + num_new, width, generator=random)
+        trials.append(((tokens * scale).to(device), num_new))
+    return trials
 
 
 def future(num_tokens: int, like: Tensor) -> Tensor:
@@ -184,12 +206,8 @@ def _make_pass(backbone: Backbone) -> Pass | None:
     cache = DynamicCache(config=backbone.config)
     if not backbone.takes_positions or any(type(layer) is not DynamicLayer for layer in cache.layers):
         return None
-    decoder, random = backbone.decoder, torch.Generator().manual_seed(0)
-    device = next(decoder.parameters()).device
-    trials = []
-    for num_sequences, num_new, num_old in TRIALS:
-        tokens = torch.randn(num_sequences, num_old + num_new, backbone.width, generator=random)
-        trials.append(((tokens * backbone.embedding_scale).to(device), num_new))
+    decoder = backbone.decoder
+    trials = _trials(decoder, backbone.width, backbone.embedding_scale)[1:]
     try:
         decoder(inputs_embeds=trials[0][0], past_key_values=cache, use_cache=True)
         parts = [
@@ -207,6 +225,4 @@ def _make_pass(backbone: Backbone) -> Pass | None:
     except FOREIGN as error:
         logger.debug("%s reads by its own cache: %s", backbone.source.name, error)
         return None  # a family whose attention wants something else
-    if device.type == "cpu":  # elsewhere a call does not wait for the one before
-        made.record(trials)
     return made

@@ -101,7 +101,7 @@ def test_recording_says_nothing():
     script = (
         "import torch; from seqdec import load_backbone; from seqdec.inference.memory import Memory; "
         "from seqdec.inference.passes import pass_of; "
-        "backbone = load_backbone('small'); Memory(backbone, 1, 4); made = pass_of(backbone); "
+        "backbone = load_backbone('small'); backbone.model.eval(); Memory(backbone, 1, 4); made = pass_of(backbone); "
         "print(made._run != made._forward)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
