@@ -20,7 +20,7 @@ PAGES = [
     ROOT / "docs" / f"{name}.md"
     for name in (
         *("acting", "backbones", "codecs", "command-line", "data", "index", "layouts", "performance", "questions"),
-        *("pretrained", "text-worlds", "training"),
+        *("pretrained", "reliability", "text-worlds", "training"),
     )
 ]
 LINKED = [*PAGES, *(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md"))]

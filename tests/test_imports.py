@@ -97,6 +97,8 @@ def test_nothing_evaluates_unpickles_or_imports_by_name():
                 assert node.func.id not in forbidden, (module, node.lineno)
                 if node.func.id == "import_module":
                     assert module.endswith("__init__") and ast.unparse(node.args[0]).startswith("f'seqdec."), module
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in {"extract", "extractall", "unpack_archive"}, (module, "unpacks an archive")
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 pair = (node.value.id, node.attr)
                 assert pair not in {("torch", "load"), ("yaml", "load"), ("np", "load"), ("os", "system")}, module
