@@ -22,6 +22,8 @@ from seqdec.spaces.space import is_int, quote
 
 # Deflate packs at most about 1000 to 1: a file that declares more than it can hold is not read.
 _MAX_RATIO = 1100
+_FREE_CHUNK = 2**25
+FREE_TABLE = 2**25  # bytes that a table may take up, however well it is packed: constant columns shrink to nothing
 _HARD_LINK = 0  # H5L_TYPE_HARD of the HDF5 format
 PICKLES = {".pkl", ".pickle", ".pk", ".dill", ".joblib", ".pt", ".pth", ".npy", ".npz"}
 ZIP = b"PK\x03\x04"
@@ -73,7 +75,7 @@ def opened_hdf5(path: Path) -> Iterator[h5py.File]:
 
 @contextmanager
 def opened_parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
-    """Open a Parquet file, if it is large enough for the rows that it declares.
+    """Open a Parquet file, if it is large enough for what it declares.
 
     Rows that are all equal pack without end, but no real table has only these.
     """
@@ -82,8 +84,13 @@ def opened_parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
         reading(path),
         pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**16, page_checksum_verification=True) as file,
     ):
-        if file.metadata.num_rows > _MAX_RATIO * path.stat().st_size:
-            raise DataError(f"{path} declares {file.metadata.num_rows} rows: it is too small for them")
+        size, metadata = path.stat().st_size, file.metadata
+        if metadata.num_rows > _MAX_RATIO * size:
+            raise DataError(f"{path} declares {metadata.num_rows} rows: it is too small for them")
+        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+        columns = [group.column(index) for group in groups for index in range(metadata.num_columns)]
+        declared = sum(max(column.total_uncompressed_size, column.num_values) for column in columns)
+        refuse_swollen(str(path), declared, size, FREE_TABLE)
         yield file
 
 
@@ -182,8 +189,21 @@ def checked_array(data: h5py.Group | h5py.Dataset) -> h5py.Dataset:
         raise DataError(f"{place_of(data)} keeps its numbers in other files: they are not followed")
     if data.shape is None:
         raise DataError(f"{place_of(data)} is empty")
-    refuse_swollen(place_of(data), math.prod(data.shape) * data.dtype.itemsize, data.id.get_storage_size())
+    num_bytes = math.prod(data.shape) * data.dtype.itemsize
+    refuse_swollen(place_of(data), num_bytes, data.id.get_storage_size())
+    chunk = math.prod(data.chunks or ()) * data.dtype.itemsize  # is unpacked whole, however little of it is the array's
+    if chunk > max(num_bytes, _FREE_CHUNK):
+        raise DataError(f"{place_of(data)} has {num_bytes} bytes in chunks of {chunk}: it is not read")
+    if _num_packings(data) > 1:
+        raise DataError(f"{place_of(data)} is packed more than once: it is not read")
     return data
+
+
+def _num_packings(data: h5py.Dataset) -> int:
+    """Return how many filters of an array's chunks give more bytes than they take."""
+    filters = data.id.get_create_plist()
+    kinds = [filters.get_filter(index)[0] for index in range(filters.get_nfilters())]
+    return sum(kind not in (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32) for kind in kinds)
 
 
 def refuse_swollen(place: str, num_bytes: int, stored: int, free: int = 4096) -> None:

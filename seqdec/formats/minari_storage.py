@@ -25,6 +25,7 @@ from seqdec.data.episode import Metadata
 from seqdec.errors import DataError
 from seqdec.formats.arrays import is_image, known_values, opened_image, plain
 from seqdec.formats.guard import (
+    FREE_TABLE,
     checked_array,
     hdf5_array,
     hdf5_member,
@@ -43,7 +44,6 @@ from seqdec.spaces.spec import EnvironmentSpec
 ENDS = ("rewards", "terminations", "truncations")
 _NAMES = ("observations", "actions", *ENDS)
 _MAX_NAME = 100  # characters in the name of a metadatum
-_FREE_BYTES = 2**25  # what a table may take up, however well it is packed: constant columns shrink to nothing
 _PIECE_BYTES = 2**28
 Node = h5py.Group | h5py.Dataset | pa.Array
 
@@ -206,7 +206,7 @@ def _pieces(data: h5py.Dataset) -> list:
 
 def _images(contents: Sequence[bytes], leaf: gymnasium.Space, place: str, stored: int) -> np.ndarray:
     """Return [T, *shape] uint8 of JPEG files."""
-    refuse_swollen(place, len(contents) * num_entries(leaf), stored, _FREE_BYTES)
+    refuse_swollen(place, len(contents) * num_entries(leaf), stored, FREE_TABLE)
     shape = tuple(leaf.shape or ())
     images = np.empty((len(contents), *shape), np.uint8)
     for step, content in enumerate(contents):
@@ -220,26 +220,14 @@ def _images(contents: Sequence[bytes], leaf: gymnasium.Space, place: str, stored
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     """Yield a table of Arrow or Parquet in parts, until they take up more than the file can hold."""
-    size, num_bytes = path.stat().st_size, 0
     if path.suffix == ".parquet":
-        _check_parquet(path, size)
+        with opened_parquet(path) as file:
+            # Reading what a damaged file says of a column can end the process; scanning it first, which takes little
+            # memory however much is declared, raises instead.
+            file.scan_contents()
     for block in read_files([path], _NAMES, {}):
-        num_bytes += block.rows.nbytes
-        refuse_swollen(str(path), num_bytes, size, _FREE_BYTES)
         block.rows.validate(full=True)
         yield block.rows
-
-
-def _check_parquet(path: Path, size: int) -> None:
-    with opened_parquet(path) as file:
-        # Reading what a damaged file says of a column can end the process; scanning it first, which takes little
-        # memory however much is declared, raises instead.
-        file.scan_contents()
-        metadata = file.metadata
-        for group in range(metadata.num_row_groups):
-            for column in range(metadata.num_columns):
-                num_values = metadata.row_group(group).column(column).num_values
-                refuse_swollen(str(path), max(num_values, metadata.num_rows), size, _FREE_BYTES)
 
 
 def _table_leaf(column: pa.Array, leaf: gymnasium.Space, name: str, stored: int) -> np.ndarray:

@@ -18,15 +18,28 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+import pyarrow.parquet
 
 from seqdec.errors import DataError
 from seqdec.formats.arrays import json_lines, plain
-from seqdec.formats.guard import AGAIN, LINES, check_columns, opened_parquet, reading, suffix_of, unpacked
+from seqdec.formats.guard import (
+    AGAIN,
+    FREE_TABLE,
+    LINES,
+    check_columns,
+    opened_parquet,
+    reading,
+    refuse_swollen,
+    suffix_of,
+    unpacked,
+)
 from seqdec.spaces.space import quote
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 BLOCK_BYTES = 8 * 2**20
 BLOCK_ROWS = 4096
+_UNSEEN_BYTES = 2 * 2**20  # what rows may take up before anyone has looked at their size, and how many times
+_UNSEEN_RATIO = 64  # the size of their file besides
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of Arrow's stream format
 _ARROW_FILE = b"ARROW1"
 _NULLS = ("", "#N/A", "N/A", "n/a", "NA", "NULL", "null", "NaN", "nan", "-NaN", "-nan", "None")
@@ -79,12 +92,20 @@ def blocks(batches: Iterable[pa.RecordBatch], file: str) -> Iterator[Block]:
 
 
 def read_files(paths: Sequence[Path], names: Sequence[str], kinds: Kinds) -> Iterator[Block]:
-    """Yield the rows of files of one format, in blocks; the columns of a CSV are of the `kinds` that are named."""
+    """Yield the rows of files of one format, in blocks; the columns of a CSV are of the `kinds` that are named.
+
+    Raises:
+        DataError: a column is not there, or the rows take up more than their file can hold.
+    """
     for path in paths:
         form = FORMATS[suffix_of(path)]
         if form is not _LINES:  # where a key that an object lacks is null
             check_columns(path, form.names(path), names)
-        yield from blocks(form.read(path, names, kinds), str(path))
+        num_bytes, stored = 0, path.stat().st_size
+        for block in blocks(form.read(path, names, kinds), str(path)):
+            num_bytes += block.rows.nbytes
+            refuse_swollen(str(path), num_bytes, stored, FREE_TABLE)
+            yield block
 
 
 def column_of(rows: pa.RecordBatch, name: str) -> pa.Array:
@@ -115,16 +136,39 @@ def csv_kinds(paths: Sequence[Path], names: Sequence[str]) -> tuple[dict[str, pa
 
 
 def _parquet_rows(path: Path, names: Sequence[str], kinds: Kinds) -> Iterator[pa.RecordBatch]:
-    num_rows = 0
+    num_rows, held, num_held, num_bytes = 0, list[pa.RecordBatch](), 0, 0
     with opened_parquet(path) as file:
-        declared = file.metadata.num_rows
-        size = sum(file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups))
-        fitting = BLOCK_BYTES * max(declared, 1) // max(size, 1)
-        for batch in file.iter_batches(max(1, min(BLOCK_ROWS, fitting)), columns=list(names), use_threads=False):
-            yield batch
-            num_rows += len(batch)
+        declared, most = file.metadata.num_rows, _rows_at_once(file.metadata, names, path.stat().st_size)
+        for batch in file.iter_batches(most, columns=list(names), use_threads=False):
+            batch = pa.RecordBatch.from_arrays([plain(column) for column in batch.columns], batch.schema.names)
+            held.append(batch)
+            num_rows, num_held, num_bytes = num_rows + len(batch), num_held + len(batch), num_bytes + batch.nbytes
+            if num_held >= BLOCK_ROWS or num_bytes >= BLOCK_BYTES // 2:
+                rows, held, num_held, num_bytes = pa.concat_batches(held), [], 0, 0
+                yield rows
+        if held:
+            yield pa.concat_batches(held)
     if num_rows != declared:
         raise DataError(f"{path}: expected {declared} rows, found {num_rows}; {AGAIN}")
+
+
+def _rows_at_once(metadata: pyarrow.parquet.FileMetaData, names: Sequence[str], stored: int) -> int:
+    """Return how many rows of some columns are unpacked before their size can be looked at.
+
+    A long text that many rows have is stored once: what a group has of texts may be the size of each one of them.
+    """
+    most = BLOCK_ROWS
+    for group in (metadata.row_group(index) for index in range(metadata.num_row_groups)):
+        num_bytes, num_most = 0, 0
+        for column in (group.column(index) for index in range(group.num_columns)):
+            if any(f"{column.path_in_schema}.".startswith(f"{name}.") for name in names):
+                num_bytes += column.total_uncompressed_size
+                if column.physical_type.endswith("BYTE_ARRAY"):
+                    num_most += column.total_uncompressed_size * column.num_values
+        usual = BLOCK_BYTES * group.num_rows // max(num_bytes, 1)
+        fitting = (_UNSEEN_BYTES + _UNSEEN_RATIO * stored) * group.num_rows // max(num_most, 1)
+        most = min(most, max(usual, 1), max(fitting, 1))
+    return most
 
 
 def _arrow_rows(path: Path, names: Sequence[str], kinds: Kinds) -> Iterator[pa.RecordBatch]:
