@@ -101,7 +101,9 @@ def arrow_files(folder: Path) -> list[Path]:
 
 def load_folder(folder: Path) -> Dataset:
     """Open a folder that `save` or `convert` wrote, memory-mapped, once its files and values are checked."""
-    storage.verify(folder)
+    listed = storage.verify(folder)
+    storage.check_named(folder, listed, ("dataset_info.json", "state.json"))
+    storage.check_named(folder, listed, [path.relative_to(folder).as_posix() for path in arrow_files(folder)])
     dataset = open_folder(folder)
     check(dataset, warns=True)
     return dataset

@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 from gymnasium.spaces import Box
 
+from seqdec import storage
 from seqdec.data.episode import Row, make_row
 from seqdec.data.source import Attempt, Source, file_identity, source_of_attempts
 from seqdec.errors import DataError, UsageError
@@ -33,7 +34,7 @@ from seqdec.formats import table_rows, video
 from seqdec.formats.arrays import NO_REWARDS, known_values, leaf_values, per_step, step_values
 from seqdec.formats.columns import Columns
 from seqdec.formats.guard import AGAIN, attempt, opened_parquet
-from seqdec.formats.lerobot_meta import Info, Recording, member
+from seqdec.formats.lerobot_meta import Info, Recording
 from seqdec.formats.lerobot_plan import Cameras, Plan, named_features, plan_of
 from seqdec.formats.table_formats import read_files
 from seqdec.spaces.leaves import leaf_kind, split
@@ -119,7 +120,7 @@ def _attempts(plan: Plan, recordings: Sequence[Recording]) -> Iterator[Attempt]:
 
 def _tables(plan: Plan, name: str, recordings: Sequence[Recording]) -> Iterator[tuple[Recording, pa.Table]]:
     """Yield the frames of each episode of one file, which is read once; what comes before its turn is held."""
-    path = member(plan.info.folder, name)
+    path = storage.path_inside(plan.info.folder, name)
     with opened_parquet(path) as file:
         if file.metadata.num_rows > plan.info.num_frames:
             raise DataError(f"{path} declares {file.metadata.num_rows} rows, the data set has {plan.info.num_frames}")
@@ -217,7 +218,7 @@ def _seen(
     if name in plan.videos:
         path, begin = recording.videos[name]
         times, tolerance = begin + times.astype(np.float64), 0.5 / plan.info.fps + 1e-6
-        path = member(plan.info.folder, path)
+        path = storage.path_inside(plan.info.folder, path)
         return video.read_video(path, times, shape, tolerance=tolerance, resize=plan.resize)
     frames = np.empty((table.num_rows, *shape), np.uint8)
     for step, value in enumerate(table.column(name)):
@@ -227,7 +228,7 @@ def _seen(
 
 def _present(info: Info, names: Sequence[str]) -> list[Path]:
     """Return all files that are read; those named must be there."""
-    paths = [member(info.folder, name) for name in names]
+    paths = [storage.path_inside(info.folder, name) for name in names]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise DataError(f"{missing[0]} is missing ({len(missing)} of {len(paths)} files are); {AGAIN}")

@@ -14,15 +14,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import huggingface_hub
-from pyarrow.parquet import ParquetFile
 
 from seqdec import storage
 from seqdec.errors import DataError, UsageError
 from seqdec.formats.arrays import json_lines
-from seqdec.formats.guard import AGAIN, at, check_columns, count, opened_parquet
+from seqdec.formats.guard import AGAIN, at, count, opened_parquet
+from seqdec.formats.table_formats import read_files
 from seqdec.hub import cached, download
 from seqdec.spaces.leaves import role_of
 from seqdec.spaces.space import MAX_ENTRIES, is_int, kind_of, quote
@@ -118,27 +118,13 @@ def fetch(repo_id: str, folder: Path, names: Iterable[str], *, whole: bool) -> N
         download(repo_id, repo_type="dataset", patterns=sorted(patterns), revision=folder.name)
 
 
-def member(folder: Path, name: str) -> Path:
-    """Return where a file of the data set is. The only links followed are those of the Hub's cache to its own files.
-
-    Raises:
-        DataError: the name leads out of the folder, or through another link.
-    """
-    parts = PurePosixPath(name).parts
-    path, snapshot = folder.joinpath(*parts), folder.resolve()
-    is_of_snapshot = snapshot.parent.name == "snapshots" and ".." not in parts and path.is_symlink()
-    if is_of_snapshot and path.resolve().parent == snapshot.parent.parent / "blobs":
-        return path
-    return storage.path_inside(folder, name)
-
-
 def read_info(folder: Path, names: Sequence[str] = ()) -> Info:
     """Read meta/info.json; `names` are of further features that are read.
 
     Raises:
         DataError: it is missing, of an unknown version, or a feature is not described.
     """
-    path = member(folder, "meta/info.json")
+    path = storage.path_inside(folder, "meta/info.json")
     if not path.is_file():
         raise DataError(f"{folder} has no meta/info.json: it is not a LeRobot data set of v2.0 or later")
     value = storage.read_json(path)
@@ -202,15 +188,14 @@ def read_recordings(info: Info, cameras: Sequence[str]) -> list[Recording]:
 def read_tasks(info: Info) -> dict[int, str]:
     """Read the texts of the tasks by task_index."""
     if info.version != "v3.0":
-        path = member(info.folder, "meta/tasks.jsonl")
+        path = storage.path_inside(info.folder, "meta/tasks.jsonl")
         pairs = [(entry.get("task_index"), entry.get("task")) for _, entry in json_lines(path)]
     else:
-        path = member(info.folder, "meta/tasks.parquet")
+        path = storage.path_inside(info.folder, "meta/tasks.parquet")
         with opened_parquet(path) as file:
             # pandas keeps the texts as an index, which older versions of LeRobot left without a name
             text = next((name for name in ("task", "__index_level_0__") if name in file.schema_arrow.names), "task")
-            entries = _entries(file, ["task_index", text], path)
-        pairs = [(entry["task_index"], entry[text]) for entry in entries]
+        pairs = [(entry["task_index"], entry[text]) for entry in _entries(path, ["task_index", text])]
     for index, task in pairs:
         if not is_int(index) or not isinstance(task, str):
             raise DataError(f"{path}: a task is {quote(task)} of index {quote(index)}: expected a text and a number")
@@ -240,7 +225,7 @@ def _feature(name: str, value: object) -> Feature:
 
 def _episode_lines(info: Info, cameras: Sequence[str]) -> Iterator[Recording]:
     """Yield the entries of v2: the number of an episode tells its files."""
-    path = member(info.folder, "meta/episodes.jsonl")
+    path = storage.path_inside(info.folder, "meta/episodes.jsonl")
     for _, entry in json_lines(path):
         with at(path):
             index, length, tasks = _episode(entry)
@@ -257,11 +242,11 @@ def _episode_table(info: Info, cameras: Sequence[str]) -> Iterator[Recording]:
         raise DataError(f"{info.folder / 'meta' / 'episodes'} holds no chunk-000/file-000.parquet; {AGAIN}")
     names = ["episode_index", "length", "data/chunk_index", "data/file_index"]
     names += [f"videos/{camera}/{name}" for camera in cameras for name in _VIDEO]
-    for path in [member(info.folder, name) for name in paths]:
+    for path in [storage.path_inside(info.folder, name) for name in paths]:
         with opened_parquet(path) as file:
             # frames name their tasks too, and some data sets leave it to them
-            entries = _entries(file, [*names, *["tasks"] * ("tasks" in file.schema_arrow.names)], path)
-        for entry in entries:
+            columns = [*names, *["tasks"] * ("tasks" in file.schema_arrow.names)]
+        for entry in _entries(path, columns):
             with at(path):
                 yield _recording(entry, info, cameras)
 
@@ -300,10 +285,9 @@ def _placed(template: str, fields: Mapping[str, int | str], info: Info) -> str:
     if set("{}") & set(_FIELD.sub("", template)):
         raise DataError(f"{info.path}: {quote(template)} holds braces that name no field")
     name = _FIELD.sub(fill, template)
-    member(info.folder, name)
+    storage.path_inside(info.folder, name)
     return name
 
 
-def _entries(file: ParquetFile, names: Sequence[str], path: Path) -> list[dict[str, object]]:
-    check_columns(path, file.schema_arrow.names, names)
-    return file.read(columns=[*names]).to_pylist()
+def _entries(path: Path, names: Sequence[str]) -> list[dict[str, object]]:
+    return [row for block in read_files([path], names, {}) for row in block.rows.to_pylist()]

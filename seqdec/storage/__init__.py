@@ -29,6 +29,7 @@ from seqdec.storage.files import (
 from seqdec.storage.folders import (
     FORMAT,
     await_lock,
+    check_named,
     lock_folder,
     path_inside,
     publish,
@@ -40,9 +41,8 @@ from seqdec.storage.folders import (
 )
 
 __all__ = [
-    "FORMAT", "LARGEST_JSON", "LEFTOVER", "MANIFEST", "advice", "append_line", "await_lock", "check_plain",
-    "difference",
-    "lock_folder", "path_inside", "plain_text", "publish", "published", "read_json", "read_lines", "read_tensors",
-    "recover", "retire", "stand_in", "truncate_lines", "unique", "verify", "write_json", "write_manifest",
-    "write_tensors", "write_text",
+    "FORMAT", "LARGEST_JSON", "LEFTOVER", "MANIFEST", "advice", "append_line", "await_lock", "check_named",
+    "check_plain", "difference", "lock_folder", "path_inside", "plain_text", "publish", "published", "read_json",
+    "read_lines", "read_tensors", "recover", "retire", "stand_in", "truncate_lines", "unique",
+    "verify", "write_json", "write_manifest", "write_tensors", "write_text",
 ]  # fmt: skip

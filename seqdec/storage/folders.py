@@ -5,7 +5,7 @@ A published folder has a manifest: the size and sha256 of every file in it. Ever
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
@@ -123,8 +123,8 @@ def write_manifest(folder: Path) -> None:
     sync(folder)
 
 
-def verify(folder: Path, *, hashes: bool = False) -> None:
-    """Check that every file of a published folder is the one that was written.
+def verify(folder: Path, *, hashes: bool = False) -> frozenset[str]:
+    """Check that every file of a published folder is the one that was written; return their names.
 
     Sizes are always compared; contents for files under 256 MB or, with `hashes`, for all. Files that the
     manifest does not name are ignored.
@@ -145,13 +145,33 @@ def verify(folder: Path, *, hashes: bool = False) -> None:
         raise DataError(f"{folder / MANIFEST} is not a manifest of seqdec: copy or download the folder again")
     for name, entry in files.items():
         _check_file(folder, name, entry if isinstance(entry, dict) else {}, hashes)
+    return frozenset(files)
+
+
+def check_named(folder: Path, names: Collection[str], read: Iterable[str]) -> None:
+    """Refuse files that are to be read and that the manifest of their folder does not name.
+
+    Args:
+        folder: of the manifest.
+        names: those in the manifest, as `verify` returns them.
+        read: those that are read, where they are there.
+
+    Raises:
+        DataError: one is a link, or is not in the manifest.
+    """
+    for name in read:
+        path = path_inside(folder, name)
+        if name not in names and os.path.lexists(path):
+            raise DataError(
+                f"{path} is not in {folder / MANIFEST}, so it is not read: copy or download the folder again"
+            )
 
 
 def path_inside(folder: Path, name: str) -> Path:
     """Join a name that stands in a file to the folder of that file.
 
     Raises:
-        DataError: the name leads out of the folder, or passes through a link.
+        DataError: the name leads out of the folder, or passes through a link that is none of the Hub's cache.
     """
     parts = PurePosixPath(name).parts
     if not parts or ".." in parts or "/" in parts or not name.isprintable() or len(os.fsencode(name)) > 255:
@@ -159,9 +179,15 @@ def path_inside(folder: Path, name: str) -> Path:
     path = folder
     for part in parts:
         path = path / part
-        if os.path.islink(path):
+        if os.path.islink(path) and not _is_of_snapshot(path):
             raise DataError(f"{path} is a link, only files are read: copy the folder with cp -rL")
     return path
+
+
+def _is_of_snapshot(link: Path) -> bool:
+    """Return whether a link is one of the Hub's cache: from one of a repository's snapshots to a file of its blobs."""
+    blobs = Path(os.path.realpath(link)).parent
+    return blobs.name == "blobs" and blobs.parent / "snapshots" in link.parent.resolve().parents
 
 
 @contextmanager

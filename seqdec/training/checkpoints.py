@@ -25,6 +25,7 @@ from seqdec.model.sequence_model import SequenceModel
 from seqdec.training.metrics import Sums
 
 Models = Mapping[str, SequenceModel]
+STATE, OPTIMIZER = "train/state.json", "train/optimizer.safetensors"
 logger = logging.getLogger(__name__)
 
 
@@ -57,10 +58,10 @@ def save_checkpoint(
             storage.write_manifest(open_folder / "policy")  # so that it can be loaded, or copied away, by itself
             (open_folder / "train").mkdir()
             tensors, counts = _optimizer_state(models, optimizer)
-            storage.write_tensors(open_folder / "train" / "optimizer.safetensors", tensors)
+            storage.write_tensors(open_folder / OPTIMIZER, tensors)
             more = {} if scaler is None else {"scaler": scaler.state_dict()}
             more |= {} if not_logged is None else {"not_logged": not_logged}
-            storage.write_json(open_folder / "train" / "state.json", {"step": step, "updates": counts, **more})
+            storage.write_json(open_folder / STATE, {"step": step, "updates": counts, **more})
     except StorageError as error:
         kept = f"{checkpoints(run)[-1].name} is kept" if checkpoints(run) else "there is no earlier checkpoint"
         raise StorageError(f"could not save step {step}: {error}; {kept}") from error
@@ -79,7 +80,7 @@ def newest_sound(run: Path, *, quiet: bool = False) -> Path | None:
     folders = checkpoints(run)
     for folder in reversed(folders):
         try:
-            storage.verify(folder)
+            storage.check_named(folder, storage.verify(folder), (STATE, OPTIMIZER))
             return folder
         except DataError as error:
             if folder == folders[0]:
@@ -106,8 +107,8 @@ def restore_checkpoint(run: Path, models: Models, optimizer: Optimizer, scaler: 
     _check_same_models(folder, models, saved)
     for name, model in models.items():
         model.load_state_dict(saved[name].state_dict())
-    state = storage.read_json(folder / "train" / "state.json")
-    moments = storage.read_tensors(folder / "train" / "optimizer.safetensors")
+    state = storage.read_json(folder / STATE)
+    moments = storage.read_tensors(folder / OPTIMIZER)
     _load_optimizer(models, optimizer, moments, state["updates"])
     if scaler is not None and "scaler" in state:  # older checkpoints, and those of another precision, have none
         scaler.load_state_dict(state["scaler"])
@@ -117,7 +118,7 @@ def restore_checkpoint(run: Path, models: Models, optimizer: Optimizer, scaler: 
 
 def restore_sums(run: Path, step: int, accelerator: Accelerator) -> Sums:
     """Return what the steps before `step` came to that are not logged yet; nothing where none is kept."""
-    state = storage.read_json(_folder_of(run, step) / "train" / "state.json") if step else {}
+    state = storage.read_json(_folder_of(run, step) / STATE) if step else {}
     return Sums.from_json(state["not_logged"], accelerator) if "not_logged" in state else Sums()
 
 

@@ -2,6 +2,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium
 import h5py
@@ -105,10 +106,14 @@ def test_a_missing_folder_names_the_nearest(tmp_path):
         load_dataset(str(tmp_path / "cartpol"))
 
 
+def planted(folder: Path) -> frozenset[str]:
+    return frozenset(path.name for path in folder.iterdir())
+
+
 @pytest.mark.parametrize("name", ["../elsewhere.arrow", "/etc/passwd", 7])
 def test_files_that_a_folder_names_stay_inside_it(tmp_path, name, monkeypatch):
     save(from_episodes(make_episodes(), BOX), tmp_path / "set")
-    monkeypatch.setattr("seqdec.storage.verify", lambda folder: None)  # as if the planted folder had its manifest
+    monkeypatch.setattr("seqdec.storage.verify", planted)  # as if the planted folder had its manifest
     (tmp_path / "set" / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
     with pytest.raises(DataError):
         load_dataset(tmp_path / "set")
@@ -116,7 +121,7 @@ def test_files_that_a_folder_names_stay_inside_it(tmp_path, name, monkeypatch):
 
 def test_a_folder_whose_columns_are_not_its_environments_is_refused(tmp_path, monkeypatch):
     save(from_episodes(make_episodes(), BOX), tmp_path / "set")
-    monkeypatch.setattr("seqdec.storage.verify", lambda folder: None)
+    monkeypatch.setattr("seqdec.storage.verify", planted)
     info = json.loads((tmp_path / "set" / "dataset_info.json").read_text())
     info["description"] = json.dumps(DISCRETE.to_json())
     (tmp_path / "set" / "dataset_info.json").write_text(json.dumps(info))
