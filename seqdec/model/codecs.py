@@ -70,7 +70,7 @@ class VectorEmbedding(nn.Module):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
         for name, bounds, none in (("low", variable.low, -math.inf), ("high", variable.high, math.inf)):
-            bounds = torch.tensor(bounds or (none,) * size)
+            bounds = torch.full((size,), none) if bounds is None else torch.tensor(bounds)
             self.register_buffer(name, bounds, persistent=False)  # the layout carries the bounds
 
     def fit(self, values: np.ndarray) -> None:
@@ -131,7 +131,8 @@ class Regression(nn.Module):
         self.head = _head(variable, width, variable.size)
         low, high = self.embed_values.low, self.embed_values.high
         is_bounded = low.isfinite() & high.isfinite()
-        self.all_bounded = bool(is_bounded.all())
+        bounds = (*(variable.low or (-math.inf,)), *(variable.high or (math.inf,)))
+        self.all_bounded = all(map(math.isfinite, bounds))
         self.register_buffer("is_bounded", is_bounded, persistent=False)
         self.register_buffer("squashed_low", torch.where(is_bounded, low, -1.0), persistent=False)
         self.register_buffer("squashed_span", torch.where(is_bounded, high - low, 2.0) / 2, persistent=False)
@@ -215,11 +216,11 @@ class Discrete(nn.Module):
     def __init__(self, variable: Variable, width: int, scale: float):
         super().__init__()
         self.variable, self.is_single = variable, variable.shape == ()
-        sizes = torch.tensor([variable.size] if self.is_single else variable.sizes)
-        starts = torch.tensor([variable.start] if self.is_single else variable.starts)
-        num_values, most = int(sizes.sum()), int(sizes.max())
+        counts = (variable.size,) if self.is_single else variable.sizes
+        num_values, most, sizes = sum(counts), max(counts), torch.tensor(counts)
+        starts = torch.tensor((variable.start,) if self.is_single else variable.starts)
         self.embedding = nn.Embedding(num_values, width)
-        nn.init.normal_(self.embedding.weight, std=scale / math.sqrt(len(sizes)))
+        nn.init.normal_(self.embedding.weight, std=scale / math.sqrt(len(counts)))
         self.unknown = nn.Parameter(torch.randn(width) * scale)
         self.head = _head(variable, width, num_values)
         firsts = sizes.cumsum(0) - sizes  # where the values of each entry begin in the embedding and in the head

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 import seqdec
 from seqdec import storage
 from seqdec.errors import DataError, UsageError, foreign, suggest
@@ -25,6 +27,8 @@ from seqdec.spaces.spec import EnvironmentSpec
 # 1 had discount, delayed_reward and prompt_dropout in policy.json, which the layout tells now; up to 2, words had an
 # embedding of their timestep.
 FORMAT = 3
+OWN_FILES = ("policy.json", "layout.json", "codecs.safetensors")
+READABLE = (".json", ".safetensors", ".model", ".txt", ".tiktoken", ".jinja")  # by transformers and tokenizers
 
 
 def save_policy(
@@ -95,17 +99,27 @@ def load_tasks(folder: Path | str, *, merge_adapters: bool = False) -> dict[str,
         DataError: as `load_policy`.
     """
     folder = Path(folder)
-    storage.verify(folder)
+    listed = storage.verify(folder)
+    storage.check_named(folder, listed, ["policy.json", *_read_by_transformers(folder)])
     parts = {"": folder}
     if (folder / "tasks").is_dir():
         names = storage.read_json(folder / "policy.json").get("tasks")
         if not isinstance(names, list) or not names or not all(TASK_NAME.fullmatch(str(name)) for name in names):
             raise DataError(f"{folder} is no policy of several tasks: its policy.json names none")
         parts = {str(name): folder / "tasks" / str(name) for name in names}
+    files = [(part / file).relative_to(folder).as_posix() for part in parts.values() for file in OWN_FILES]
+    storage.check_named(folder, listed, files)
     with foreign(f"{folder} is no policy that this seqdec can load: get it again"):
         described = {name: _read_description(part) for name, part in parts.items()}
         backbone = reload_backbone(folder / "backbone", merge_adapters=merge_adapters)
         return {name: _read_task(parts[name], backbone, *described[name]) for name in parts}
+
+
+def _read_by_transformers(folder: Path) -> list[str]:
+    """Return the names of what is in a policy's backbone and could be read from there; pickles are not."""
+    backbone = storage.path_inside(folder, "backbone")
+    paths = [path for path in backbone.rglob("*") if path.is_symlink() or path.suffix in READABLE]
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
 def _write_task(model: SequenceModel, folder: Path) -> None:
@@ -145,17 +159,21 @@ def _read_description(folder: Path) -> tuple[Layout, DataSummary]:
 
 
 def _read_task(folder: Path, backbone: Backbone, layout: Layout, data: DataSummary) -> SequenceModel:
-    model, source = SequenceModel(layout, backbone, data), folder / "codecs.safetensors"
-    tensors = storage.read_tensors(source)
-    expected = model.own_state()
-    for name, tensor in expected.items():
-        if name not in tensors or tensors[name].shape != tensor.shape:
-            shape = tuple(tensors[name].shape) if name in tensors else "nothing"
-            raise DataError(f"{source}: {name} should have shape {tuple(tensor.shape)}, found {shape}")
-    unknown = sorted(tensors.keys() - expected.keys())
+    source = folder / "codecs.safetensors"
+    shapes = storage.tensor_shapes(source)
+    # what a layout declares takes memory when it is made: its shapes alone are made first, and compared
+    with torch.device("meta"):
+        expected = {
+            name: tuple(value.shape) for name, value in SequenceModel(layout, backbone, data).own_state().items()
+        }
+    for name, shape in expected.items():
+        if shapes.get(name) != shape:
+            raise DataError(f"{source}: {name} should have shape {shape}, found {shapes.get(name, 'nothing')}")
+    unknown = sorted(shapes.keys() - expected.keys())
     if unknown:
         raise DataError(f"{source} holds {unknown[0]!r}, which the layout does not know")
-    model.load_state_dict(dict(tensors), strict=False)
+    model = SequenceModel(layout, backbone, data)
+    model.load_state_dict(storage.read_tensors(source), strict=False)
     return model.eval()
 
 

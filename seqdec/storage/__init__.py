@@ -20,6 +20,7 @@ from seqdec.storage.files import (
     read_lines,
     read_tensors,
     stand_in,
+    tensor_shapes,
     truncate_lines,
     unique,
     write_json,
@@ -43,6 +44,6 @@ from seqdec.storage.folders import (
 __all__ = [
     "FORMAT", "LARGEST_JSON", "LEFTOVER", "MANIFEST", "advice", "append_line", "await_lock", "check_named",
     "check_plain", "difference", "lock_folder", "path_inside", "plain_text", "publish", "published", "read_json",
-    "read_lines", "read_tensors", "recover", "retire", "stand_in", "truncate_lines", "unique",
+    "read_lines", "read_tensors", "recover", "retire", "stand_in", "tensor_shapes", "truncate_lines", "unique",
     "verify", "write_json", "write_manifest", "write_tensors", "write_text",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import uuid4
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from seqdec.errors import DataError, StorageError
 
@@ -103,18 +103,30 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
     import torch
     from safetensors.torch import load_file
 
-    _num_bytes(path)
-    try:
-        with explained(path):
-            tensors = load_file(path)
-    except (SafetensorError, ValueError, RuntimeError) as error:
-        reason = plain_text(str(error))
-        raise DataError(f"{path} is not a whole safetensors file ({reason}){advice(path)}") from error
+    with _whole_tensors(path):
+        tensors = load_file(path)
     for name, tensor in tensors.items():
         wide = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
         if not torch.isfinite(wide).all():
             raise DataError(f"tensor '{plain_text(name)}' of {path} holds nan or infinity: use an earlier save")
     return tensors
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of a safetensors file, all of which is there; no tensor is read."""
+    with _whole_tensors(path), safe_open(path, "np") as tensors:
+        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _whole_tensors(path: Path) -> Iterator[None]:
+    _num_bytes(path)
+    try:
+        with explained(path):
+            yield
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        reason = plain_text(str(error))
+        raise DataError(f"{path} is not a whole safetensors file ({reason}){advice(path)}") from error
 
 
 def append_line(path: Path, value: Mapping[str, object]) -> None:
