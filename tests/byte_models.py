@@ -6,8 +6,6 @@ import torch
 
 from seqdec.model.backbone import Backbone, load_backbone
 
-CANNOT_SKIP_PADDING = ("mistral", "gemma3_text")  # their window of 8 tokens counts the padding
-
 
 def load_with_bytes(backbone: Backbone, folder: Path) -> Backbone:
     """The family's own tiny architecture, with a tokenizer of single bytes beside it and a table as large."""

@@ -5,7 +5,8 @@
 
 transformers' own cache joins old and new tokens in fresh memory at every step, and its decoders spend most of a short
 pass in Python. So keys and values are written into memory that was given, and the pass is recorded. Both are tried out
-against the plain decoder (`passes`); where a family cannot do the one or the other, it reads as transformers has it.
+against the plain decoder (`passes`); where a family cannot do the one or the other, it reads as transformers has it,
+and where that cannot go on as acting must, everything is read again each time (`caches`).
 Rows may have read different numbers of tokens: each one's stand together, from the first place on.
 """
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
+from seqdec.inference.caches import continues
 from seqdec.inference.passes import Pass, future, pass_of
 from seqdec.model.backbone import Backbone
 from seqdec.model.packed import pack
@@ -35,8 +37,9 @@ class Memory:
     """
 
     def __init__(self, backbone: Backbone, num_sequences: int, num_tokens: int, *, use_cache: bool = True):
-        self._backbone, self._num_tokens, self._use_cache = backbone, num_tokens, use_cache
+        self._backbone, self._num_tokens = backbone, num_tokens
         self._pass: Pass | None = pass_of(backbone) if use_cache else None
+        self._use_cache = use_cache and (self._pass is not None or continues(backbone))
         self._held: Tensor | None = None  # keys and values of each layer, [2 * layers, B, heads, num_tokens, width]
         self._cache: Cache | None = None
         self.num_sequences = num_sequences

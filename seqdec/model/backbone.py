@@ -205,7 +205,7 @@ def load_backbone(
                 model = load_weights(folder, config, name, predicts_words=predicts_words)
             scale = scale_of(model)
             _fit_vocabulary(model, tokenizer, name)
-            try_out(model, name, with_words=vocabulary, predicts_words=predicts_words)
+            try_out(model, name, predicts_words=predicts_words)
             return _make_trainable(model, source, scale, tokenizer)
 
 

@@ -1,6 +1,5 @@
 """What a decoder can do, tried out on six tokens instead of looked up."""
 
-import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from seqdec.errors import UsageError
 from seqdec.model.pretrained import one_sentence
@@ -79,12 +78,11 @@ def probe_tokens(seed: int, width: int, length: int = 6) -> Tensor:
     return torch.randn(2, length, width, generator=torch.Generator().manual_seed(seed))
 
 
-def try_out(model: PreTrainedModel, name: str, *, with_words: bool, predicts_words: bool) -> None:
-    """Check that a model is a decoder with a cache, and if asked that it reads and predicts words.
+def try_out(model: PreTrainedModel, name: str, *, predicts_words: bool) -> None:
+    """Check that a model is a decoder of embeddings, and if asked that it predicts words by its output embeddings.
 
     Raises:
-        UsageError: it is an encoder, cannot continue from a cache, padding changes its states, or its output
-            embeddings do not give its logits.
+        UsageError: it is not.
     """
     width, decoder = table_of(model).embedding_dim, decoder_of(model)
     tokens = probe_tokens(0, width)
@@ -101,32 +99,9 @@ def try_out(model: PreTrainedModel, name: str, *, with_words: bool, predicts_wor
         if not torch.allclose(states[:, :4], read("read embeddings", changed)[:, :4], atol=1e-5):
             raise UsageError(f"backbone {name!r} is an encoder: its states see the future; a decoder is needed")
 
-        cache, rows = DynamicCache(config=model.config), torch.tensor([1, 1, 0])
-        read("continue from a key-value cache", tokens[:, :4], past_key_values=cache, use_cache=True)
-        forked = copy.deepcopy(cache)
-        rest = read("continue from a key-value cache", tokens[:, 4:], past_key_values=cache, use_cache=True)
-        if not torch.allclose(states[:, 4:], rest, atol=1e-4, rtol=1e-3):
-            raise UsageError(f"backbone {name!r} does not continue from a key-value cache: no rollouts are possible")
-        cannot = "go on with some of the sequences that it has read, as acting must"
-        with one_sentence(f"backbone {name!r} cannot {cannot}", UsageError):
-            forked.batch_select_indices(rows)
-        rest = read(cannot, tokens[rows, 4:], past_key_values=forked, use_cache=True)
-        if not torch.allclose(states[rows, 4:], rest, atol=1e-4, rtol=1e-3):
-            raise UsageError(f"backbone {name!r} cannot {cannot}: their states change")
-
         if predicts_words and not torch.allclose(
             model(inputs_embeds=tokens, use_cache=False).logits, logits_of(model, states), atol=1e-4, rtol=1e-3
         ):
             raise UsageError(
                 f"backbone {name!r} makes more of its states than its output embeddings say: not supported"
             )
-
-        if with_words:
-            padded = torch.cat([tokens[:, :2], probe_tokens(1, width, 3), tokens[:, 2:]], 1)
-            is_word = torch.tensor([[1, 1, 0, 0, 0, 1, 1, 1, 1]] * 2)
-            places = {"position_ids": (is_word.cumsum(1) - 1).clamp(min=0)} if takes_positions_of(decoder) else {}
-            words = read("read texts of unequal length", padded, attention_mask=is_word, **places)[:, is_word[0] == 1]
-            if not torch.allclose(states, words, atol=1e-4, rtol=1e-3):
-                raise UsageError(
-                    f"backbone {name!r} does not skip padding: texts of unequal length would change its states"
-                )

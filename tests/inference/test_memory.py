@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from conftest import FAMILIES
 from seqdec.inference.memory import Memory
 from seqdec.inference.passes import pass_of
 from seqdec.model.backbone import load_backbone
+from sweep import save_tiny
 
 OTHERS = ("mistral", "gemma3_text", "bloom")  # sliding windows, and places that cannot be given
 
@@ -106,3 +108,20 @@ def test_recording_says_nothing():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stderr == "" and done.stdout.strip() == "True"
+
+
+@pytest.mark.parametrize("family", ["mamba", "lfm2", "qwen3_5_text", "openai-gpt"])
+def test_what_cannot_go_on_reads_everything_again_and_says_so(family: str, tmp_path: Path, caplog):
+    """Recurrent and hybrid decoders: no rows of their states can be selected, or nothing is kept at all."""
+    save_tiny(family, tmp_path)
+    backbone = load_backbone(str(tmp_path), num_tokens=13)
+    backbone.model.eval()
+    tokens, rows = torch.randn(3, 12, backbone.width), torch.tensor([2, 0, 2, 1])
+    expected = whole_states(backbone, tokens)
+    with torch.inference_mode():
+        memory = Memory(backbone, 3, 12)
+        torch.testing.assert_close(memory.read(tokens[:, :5]), expected[:, 4], atol=1e-5, rtol=1e-4)
+        memory.select(rows)
+        torch.testing.assert_close(memory.read(tokens[rows, 5:9]), expected[rows, 8], atol=1e-5, rtol=1e-4)
+        Memory(backbone, 1, 12)
+    assert caplog.text.count("cannot go on from what it has read as acting must") == 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from byte_models import CANNOT_SKIP_PADDING, load_with_bytes
+from byte_models import load_with_bytes
 from conftest import FAMILIES
 from seqdec import Context, load_backbone
 from seqdec.model.sequence_model import SequenceModel
@@ -20,8 +20,6 @@ Pair = tuple[Context, Context]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_cached_context_is_as_the_uncached_one_whatever_is_done_to_it(family, numbers, family_folder):
     folder = family_folder(family)
-    if family in CANNOT_SKIP_PADDING:
-        pytest.skip("this family reads no texts")
     backbone = load_with_bytes(load_backbone(str(folder)), folder)
     options = {"prompt": ["target_return", "text"], "prompt_dropout": 0.2, "max_tokens": 150, "text_tokens": 64}
     model, _ = language(backbone, numbers=numbers, **options)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gymnasium.spaces import Text
 
-from byte_models import CANNOT_SKIP_PADDING, load_with_bytes
+from byte_models import load_with_bytes
 from conftest import FAMILIES
 from seqdec import Context, EnvironmentSpec, Episode, Policy, Windows, build_model, layout_from_spaces, load_backbone
 from seqdec.data.dataset import from_episodes
@@ -63,8 +63,6 @@ def begun(model: SequenceModel, rows: list[str], *, use_cache: bool = True) -> C
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_tree_of_candidates_scores_each_as_it_scores_alone_in_every_family(family, numbers, family_folder):
     folder = family_folder(family)
-    if family in CANNOT_SKIP_PADDING:
-        pytest.skip("this family reads no texts")
     backbone = load_with_bytes(load_backbone(str(folder)), folder)
     model, _ = text_model(backbone, numbers=numbers)
     together = begun(model, ROOMS).predict("action", candidates=LISTS).logits  # pyright: ignore

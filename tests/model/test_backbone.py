@@ -105,13 +105,6 @@ def test_an_encoder_decoder_is_refused(tmp_path: Path):
         load_backbone(str(tmp_path))
 
 
-def test_a_model_without_a_key_value_cache_is_refused(tmp_path: Path):
-    config = transformers.MambaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=16, state_size=4)
-    transformers.MambaModel(config).save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match="key-value cache"):
-        load_backbone(str(tmp_path))
-
-
 @pytest.mark.parametrize("name", ["smalll", "./nowhere", "/nowhere/at/all", "too/many/parts"])
 def test_names_that_lead_nowhere_are_refused_with_what_is_possible(name: str):
     with pytest.raises(UsageError, match="use smollm2, small, an existing folder, or a Hub id"):

@@ -164,10 +164,3 @@ def test_an_adapter_is_named_as_such(tmp_path: Path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UsageError, match="is an adapter .* merge it into its model"):
         load_backbone(str(tmp_path))
-
-
-@pytest.mark.parametrize("family", ["lfm2", "qwen3_5_text"])
-def test_states_that_cannot_be_selected_are_refused_before_training(family: str, tmp_path: Path):
-    AutoModelForCausalLM.from_config(tiny_config(family)).save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match="cannot go on with some of the sequences that it has read"):
-        load_backbone(str(tmp_path))
