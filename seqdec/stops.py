@@ -86,15 +86,20 @@ def sentence(name: str, where: str = "") -> str:
     return f"seqdec: stopped by {'Ctrl-C' if name == 'SIGINT' else name}{where}"
 
 
+def end_process(code: int, line: str = "") -> NoReturn:
+    """End this process and its children without anything else, and leave a line."""
+    processes = sys.modules.get("multiprocessing.process")  # where nobody imported it, there are no children
+    for child in processes.active_children() if processes else ():
+        child.kill()
+    with suppress(OSError):
+        os.write(2, f"{line}\n".encode() if line else b"")
+    os._exit(code)
+
+
 def _end_at_once(number: int) -> NoReturn:
     """End as the owner of the process would: by a line and a code, or as Python does by itself."""
     if _blocks[0].is_last:
-        processes = sys.modules.get("multiprocessing.process")  # where nobody imported it, there are no children
-        for child in processes.active_children() if processes else ():
-            child.kill()
-        with suppress(OSError):
-            os.write(2, f"{sentence(signal.Signals(number).name)}\n".encode())
-        os._exit(128 + number)
+        end_process(128 + number, sentence(signal.Signals(number).name))
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     signal.signal(number, signal.SIG_DFL)

@@ -14,7 +14,7 @@ import torch
 
 from conftest import box_episodes, box_spec, make_windows
 from seqdec.data.source import Source
-from seqdec.errors import DataError
+from seqdec.errors import DataError, StorageError
 from seqdec.model.backbone import load_backbone
 from seqdec.model.sequence_model import SequenceModel, build_model
 from seqdec.sequence.draw import Draw
@@ -154,6 +154,15 @@ if __name__ == "__main__":
     at_step(model, 4, stop)
     outcome = train(model, windows, out=folder / f"{sys.argv[2]}-stopped", steps=50, batch_size=12)
     assert (outcome.step, outcome.stopped_by) == (5, "SIGTERM"), outcome
+    model, windows = fresh()
+    checkpoints = folder / f"{sys.argv[2]}-blocked" / "checkpoints"
+    if RANK == 0:
+        checkpoints.mkdir(parents=True)
+        (checkpoints / "step-000003").write_text("in the way")
+    try:
+        train(model, windows, out=checkpoints.parent, steps=6, batch_size=12, checkpoint_every=3)
+    except StorageError as error:
+        (folder / f"{sys.argv[2]}-blocked-{RANK}").write_text(str(error))
     model, windows, part = fresh_on_a_stream()
     settings = {"batch_size": 12, "log_every": 1}
     train(model, windows, out=folder / f"{sys.argv[2]}-stream", steps=12, heldout=part.heldout, **settings)

@@ -17,6 +17,7 @@ from seqdec.cli.evaluate import make_evaluation
 from seqdec.cli.options import Words, debug, fixed, keywords, numbers, option, steering, to_reset
 from seqdec.errors import UsageError
 from seqdec.finetune import Task, make_models, train_tasks
+from seqdec.training.launcher import end_with_launcher
 
 if TYPE_CHECKING:
     from seqdec.model.sequence_model import SequenceModel
@@ -153,6 +154,7 @@ def parse_train(words: Sequence[str]) -> Train:
 
 def _start_processes(given: Train, words: Sequence[str]) -> None:
     """Refuse a launcher that did not do what was asked; where there is none, let torchrun take this process over."""
+    end_with_launcher()
     world = os.environ.get("WORLD_SIZE")
     if world is None and {"ACCELERATE_MIXED_PRECISION", "MASTER_PORT"} <= os.environ.keys():
         # What `accelerate launch --num_processes 2` leaves behind when it starts a single process after all.

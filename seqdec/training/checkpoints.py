@@ -23,6 +23,7 @@ from seqdec.errors import DataError, StorageError, UsageError
 from seqdec.model.folder import load_tasks, write_policy
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.training.metrics import Sums
+from seqdec.training.processes import join_processes
 
 Models = Mapping[str, SequenceModel]
 STATE, OPTIMIZER = "train/state.json", "train/optimizer.safetensors"
@@ -61,7 +62,8 @@ def save_checkpoint(
             storage.write_tensors(open_folder / OPTIMIZER, tensors)
             more = {} if scaler is None else {"scaler": scaler.state_dict()}
             more |= {} if not_logged is None else {"not_logged": not_logged}
-            storage.write_json(open_folder / STATE, {"step": step, "updates": counts, **more})
+            state = {"step": step, "processes": join_processes().num_processes, "updates": counts, **more}
+            storage.write_json(open_folder / STATE, state)
     except StorageError as error:
         kept = f"{checkpoints(run)[-1].name} is kept" if checkpoints(run) else "there is no earlier checkpoint"
         raise StorageError(f"could not save step {step}: {error}; {kept}") from error
@@ -112,6 +114,11 @@ def restore_checkpoint(run: Path, models: Models, optimizer: Optimizer, scaler: 
     _load_optimizer(models, optimizer, moments, state["updates"])
     if scaler is not None and "scaler" in state:  # older checkpoints, and those of another precision, have none
         scaler.load_state_dict(state["scaler"])
+    processes = join_processes()
+    before = state.get("processes", processes.num_processes)  # 0.1.0 did not keep it
+    if before != processes.num_processes and processes.is_main_process:
+        change = f"processes were {before}, are {processes.num_processes}"
+        logger.warning("%s: the run will not equal an unbroken one", change)
     logger.info("resuming from step %d", state["step"])
     return int(state["step"])
 

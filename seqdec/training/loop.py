@@ -27,7 +27,7 @@ from seqdec.sequence.windows import Windows
 from seqdec.training.checkpoints import Models, restore_checkpoint, restore_sums
 from seqdec.training.language import Language
 from seqdec.training.memory import enough_memory
-from seqdec.training.processes import agree, allow_precision, join_processes
+from seqdec.training.processes import agree, allow_precision, join_processes, named_if_absent
 from seqdec.training.run import Run
 from seqdec.training.step import (
     Schedule,
@@ -151,6 +151,7 @@ def train(
     context_lengths = [model.layout.context_length for model in models.values()]
     with (
         stops.noted() as stop,
+        named_if_absent(accelerator, lambda: done),
         _bar(progress and accelerator.is_main_process, first_step, steps) as bar,
         enough_memory(batch_size, context_lengths),
     ):

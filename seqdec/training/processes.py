@@ -2,14 +2,22 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import cache
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
+from torch import distributed
 
-from seqdec.errors import StorageError, UsageError
+from seqdec.errors import StorageError, UsageError, in_words
+from seqdec.training.launcher import end_with_launcher
+
+PROCESS_SECONDS = "SEQDEC_PROCESS_SECONDS"  # how long processes wait for each other within a step: 600
+ALONE = timedelta(days=1)  # how long they wait while the main one evaluates or saves
+ANSWER_SECONDS = 5.0
 
 
 def join_processes() -> PartialState:
@@ -18,11 +26,13 @@ def join_processes() -> PartialState:
     Raises:
         UsageError: if several processes were started that cannot work together.
     """
+    end_with_launcher()
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    limit = {"timeout": timedelta(seconds=_process_seconds())} if num_processes > 1 else {}
     kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     # without this word accelerate leaves processes on CPUs apart: each would train alone, over the others' files
     try:
-        state = PartialState(cpu=num_processes > 1 and (kind is None or kind.type == "mps"))
+        state = PartialState(cpu=num_processes > 1 and (kind is None or kind.type == "mps"), **limit)
     except ValueError as error:
         PartialState._reset_state()  # a half-made state would look initialised to the next caller
         raise UsageError(
@@ -33,6 +43,59 @@ def join_processes() -> PartialState:
     if state.num_processes != num_processes:
         raise UsageError(f"{num_processes} processes were started, but accelerate sees {state.num_processes}")
     return state
+
+
+def _process_seconds() -> float:
+    text = os.environ.get(PROCESS_SECONDS, "600")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= ALONE.total_seconds():
+        raise UsageError(f"{PROCESS_SECONDS} is {text!r}: give seconds, more than 0 and at most a day's")
+    return seconds
+
+
+@contextlib.contextmanager
+def named_if_absent(accelerator: Accelerator, step: Callable[[], int]) -> Iterator[None]:
+    """Run a block in which processes wait for each other; where one does not come, say which, and to which step.
+
+    Raises:
+        StorageError: a process hangs or is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        is_theirs = isinstance(error, distributed.DistError) or "/gloo/" in str(error)
+        if accelerator.num_processes == 1 or not is_theirs:
+            raise
+        names = [f"process {index} of {accelerator.num_processes}" for index in _absent(accelerator)]
+        within = f"within {_process_seconds():g} s" if "imed out" in str(error) else "any more"
+        raise StorageError(
+            f"{' and '.join(names) or 'a process'} (counted from 0) did not reach step {step()} {within}: it hangs "
+            f"or is gone ({in_words(error)})"
+        ) from error
+
+
+def _absent(accelerator: Accelerator) -> list[int]:
+    """Tell the others that this process gave up waiting, and return those that do not say the same."""
+    store, name = distributed.distributed_c10d._get_default_store(), "seqdec gave up: {}"
+    mine, ends = accelerator.process_index, time.monotonic() + ANSWER_SECONDS
+    absent = [index for index in range(accelerator.num_processes) if index != mine]
+    with contextlib.suppress(RuntimeError):  # the store is the launcher's, which may be gone
+        store.set(name.format(mine), "")
+        while absent and time.monotonic() < ends:
+            absent = [index for index in absent if not store.check([name.format(index)])]
+            time.sleep(0.1)
+    return absent
+
+
+@cache
+def _patient_group() -> distributed.ProcessGroup:
+    """Return the processes as a group that waits for what the main one does alone; all of them ask for it."""
+    group = distributed.new_group(timeout=ALONE)
+    assert isinstance(group, distributed.ProcessGroup)
+    return group
 
 
 def allow_precision(precision: str) -> None:
@@ -54,7 +117,7 @@ def on_main_process(accelerator: Accelerator) -> Iterator[bool]:
     except Exception as own:  # noqa: BLE001 - raised again below, after every process has heard of it
         error, failure = own, [f"{type(own).__name__}: {own}"]
     if accelerator.num_processes > 1:
-        broadcast_object_list(failure)
+        distributed.broadcast_object_list(failure, src=0, group=_patient_group())
     if error is not None:
         raise error
     if failure[0] is not None:
@@ -67,5 +130,5 @@ def agree(accelerator: Accelerator, name: str | None) -> str | None:
         return name
     names = (None, "SIGINT", "SIGTERM")
     highest = torch.tensor([float(names.index(name))], device=accelerator.device)
-    torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
+    distributed.all_reduce(highest, distributed.ReduceOp.MAX)
     return names[int(highest.item())]

@@ -32,6 +32,7 @@ from seqdec.model.backbone import load_backbone
 from seqdec.play import scripted_cartpole
 from seqdec.storage.files import read_json
 from seqdec.training import processes
+from seqdec.training.checkpoints import checkpoints
 
 TINY = "--backbone small --steps 6 --batch-size 4 --context-length 4 --log-every 2 --eval-every 3 --checkpoint-every 3"
 QUICK = f"{TINY} --episodes 2 --num-envs 2 --max-steps 20"
@@ -551,27 +552,60 @@ def test_a_request_for_two_processes_that_got_one_is_refused(data: Path, tmp_pat
         assert "2 processes were started, but accelerate sees 1" in errors_of(train, 2, capsys)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the loopback interface is named as on Linux")
-def test_two_processes_write_once_and_are_gone_when_their_launcher_is_terminated(data: Path, tmp_path: Path):
-    folder = tmp_path / "two"
-    words = f"--data {data} --output {folder} {instead(QUICK, '--steps 100000')} --nproc 2"
-    launcher = subprocess.Popen(
+def launched(words: str) -> subprocess.Popen[str]:
+    """Start `train.py` by its launcher."""
+    command, environment = (
         [sys.executable, str(ROOT / "train.py"), *words.split()],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+        os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
     )
-    while not (folder / "checkpoints" / "step-000003" / "manifest.json").exists() and launcher.poll() is None:
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+
+
+def children_once_there(path: Path, launcher: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return the processes of a launcher once there is a file."""
+    while not path.exists() and launcher.poll() is None:
         time.sleep(0.05)
     children = psutil.Process(launcher.pid).children(recursive=True)
+    assert len(children) >= 2
+    return children
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the loopback interface is named as on Linux")
+def test_two_processes_write_once_are_gone_with_their_launcher_and_go_on_as_one_and_as_two(data, tmp_path, capsys):
+    folder = tmp_path / "two"
+    many = instead(QUICK, "--steps 100000")
+    launcher = launched(f"--data {data} --output {folder} {many} --nproc 2")
+    children = children_once_there(folder / "checkpoints" / "step-000003" / "manifest.json", launcher)
     launcher.send_signal(signal.SIGTERM)
     _, said = launcher.communicate(timeout=60)
     assert launcher.returncode != 0 and said.count("seqdec: stopped by SIGTERM at step ") == 1, said
-    assert len(children) >= 2 and not psutil.wait_procs(children, timeout=5)[1]
+    assert not psutil.wait_procs(children, timeout=5)[1]
     assert read_json(folder / "config.json")["machine"]["processes"] == 2
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps.count(2) == 1, "one process writes, though both train"
+
+    stopped = newest_step(folder)
+    assert main(f"train --output {folder} --resume --steps {stopped + 2}".split()) == 0
+    said = capsys.readouterr().err
+    assert "processes were 2, are 1: the run will not equal an unbroken one" in said
+    assert f"resuming from step {stopped}" in said and newest_step(folder) == stopped + 2
+
+    launcher = launched(f"--output {folder} --resume --steps 100000 --nproc 2")
+    later = 3 * ((stopped + 2) // 3 + 2)  # a checkpoint every three steps
+    children = children_once_there(folder / "checkpoints" / f"step-{later:06d}" / "manifest.json", launcher)
+    launcher.kill()
+    alive = psutil.wait_procs(children, timeout=5)[1]
+    for process in alive:
+        process.kill()
+    _, said = launcher.communicate(timeout=60)
+    assert not alive and "the launcher of this process is gone: stopped" in said
+    assert "processes were 1, are 2: the run will not equal an unbroken one" in said
+
+
+def newest_step(folder: Path) -> int:
+    return read_json(checkpoints(folder)[-1] / "train" / "state.json")["step"]
 
 
 def test_the_environment_is_described(capsys: pytest.CaptureFixture[str]):

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
@@ -37,6 +38,16 @@ from seqdec.training.run import heldout_losses
 from small_runs import SETTINGS, assert_same_weights, os_signal_at
 
 ROOT = Path(__file__).parents[2]
+TWO = [
+    "-m",
+    "torch.distributed.run",
+    "--nproc_per_node",
+    "2",
+    "--rdzv-backend",
+    "c10d",
+    "--rdzv-endpoint",
+    "127.0.0.1:0",
+]
 
 
 def fresh(seed: int = 0, *, dropout: float = 0.1, finetune: str = "full", **options) -> tuple[SequenceModel, Windows]:
@@ -420,9 +431,7 @@ def test_two_processes_follow_one(tmp_path: Path):
     """The same global batch on one process and on two (gloo): equal losses, one writer."""
     command = [str(ROOT / "tests" / "train_small.py"), str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
-    for name, launch in (("one", []), ("two", launcher)):
+    for name, launch in (("one", []), ("two", TWO)):
         subprocess.run([sys.executable, *launch, *command, name], check=True, env=environment, timeout=120)
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
     assert [line["step"] for line in one] == [line["step"] for line in two]
@@ -448,10 +457,38 @@ def test_two_processes_follow_one(tmp_path: Path):
     # an evaluation that fails on the one that evaluates: the run goes on
     evaluated = [line for line in lines(tmp_path / "two") if "eval/return" in line]
     assert [(line["step"], line["eval/return"]) for line in evaluated] == [(6, None), (12, None)]
+    # a save that fails on the one that saves: both end
+    failures = [(tmp_path / f"two-blocked-{rank}").read_text() for rank in range(2)]
+    assert failures[0].startswith("could not save step 3: ") and failures[1].endswith(failures[0]), failures
     # not a number on one process alone: both skip that step
     assert lines(tmp_path / "two-spoilt")[-1]["train/skipped_steps"] == 1
     # a signal to one process alone: both stop after that step, with a checkpoint
     assert [folder.name for folder in checkpoints(tmp_path / "two-stopped")] == ["step-000005"]
+
+
+def test_a_process_that_hangs_is_named_and_one_that_dies_ends_the_others(tmp_path: Path):
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", processes.PROCESS_SECONDS: "3"}
+    launcher = subprocess.Popen(
+        [sys.executable, *TWO, str(ROOT / "tests" / "train_hanging.py"), str(tmp_path)],
+        env=environment, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (tmp_path / "said").exists() and launcher.poll() is None:
+        time.sleep(0.05)
+    first, second = (int((tmp_path / f"pid-{rank}").read_text()) for rank in range(2))
+    os.kill(second, signal.SIGKILL)
+    _, errors = launcher.communicate(timeout=60)
+    said = (tmp_path / "said").read_text()
+    assert said.startswith("process 1 of 2 (counted from 0) did not reach step 3 within 3 s: it hangs or is gone (")
+    assert launcher.returncode != 0 and not psutil.pid_exists(first)
+    assert f"Signal 9 (SIGKILL) received by PID {second}" in errors and "rank      : 1" in errors
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon", "86401"])
+def test_a_limit_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(processes.PROCESS_SECONDS, text)
+    with pytest.raises(UsageError, match="SEQDEC_PROCESS_SECONDS is '.*': give seconds, more than 0 and at most a day"):
+        processes.join_processes()
 
 
 def test_asking_for_more_earns_more(tmp_path: Path):
