@@ -1,7 +1,7 @@
 """The same function for less work: dropout from raw random bits, and a last layer only where its states are read.
 
 Dropout: on a CPU torch draws a random number for each entry; a mask needs 16 bits of one. Elsewhere torch's own kernel
-is used.
+is used. Attention on a CPU is learned by separate operations where these are quicker.
 
 GPT-2's linear layers: one call of torch for each, not three, because acting is short passes of many calls.
 
@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from seqdec.model.probes import FOREIGN, evaluating, layers_of, probe_tokens
 
 ATTENTION = "seqdec_bits"  # the name that transformers knows `attend` by
+SHORT = 256  # tokens: of longer sequences, separate operations take more memory than they save time
 LEVELS = 1 << 16  # the probability is rounded to one of so many; scaling makes up for it exactly
 
 
@@ -65,20 +66,29 @@ def attend(
     is_causal: bool | None = None,
     **words: object,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend as transformers' "sdpa" does; causal attention that drops weights on a CPU draws them by bits.
+    """Attend as transformers' "sdpa" does; on a CPU, causal attention is learned quicker by separate operations.
 
-    There torch's own falls back to separate operations anyway, with a mask of drawn numbers among them.
+    Where weights are dropped, torch's own falls back to them anyway, with a mask of drawn numbers among them; of short
+    sequences in bfloat16 its backward pass takes several times as long.
     """
-    is_plain = attention_mask is None and is_causal is not False and query.shape == key.shape
+    is_plain = attention_mask is None and (getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    is_plain = is_plain and query.shape[2:] == key.shape[2:] and query.device.type == "cpu"
     is_plain = is_plain and all(words.get(word) is None for word in ("position_bias", "softcap", "cache"))
-    if dropout == 0.0 or not is_plain or query.device.type != "cpu":
+    is_slow = query.requires_grad and query.shape[2] <= SHORT and torch.bfloat16 in (query.dtype, _mixed_with())
+    if not is_plain or (dropout == 0.0 and not is_slow):
         words |= {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **words)  # pyright: ignore
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    future = query.new_full((query.shape[2], query.shape[2]), -torch.inf).triu(1)
-    scores = torch.baddbmm(future, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=scale)
-    read = torch.bmm(drop(scores.softmax(-1), dropout), value.flatten(0, 1))  # [B * heads, L, width]
-    return read.unflatten(0, query.shape[:2]).transpose(1, 2), None
+    times, length = query.shape[1] // key.shape[1], query.shape[2]  # so many heads read the same keys and values
+    future = query.new_full((length, length), -torch.inf).triu(1).repeat(times, 1)
+    heads = query.reshape(-1, times * length, query.shape[3])
+    scores = torch.baddbmm(future, heads, key.flatten(0, 1).transpose(1, 2), alpha=scale)
+    read = torch.bmm(drop(scores.softmax(-1), dropout), value.flatten(0, 1))  # [B * heads of keys, times * L, width]
+    return read.view(*query.shape[:3], value.shape[3]).transpose(1, 2), None
+
+
+def _mixed_with() -> torch.dtype | None:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
 
 
 AttentionInterface.register(ATTENTION, attend)
@@ -100,8 +110,7 @@ def use_shortcuts(model: PreTrainedModel) -> None:
             module.__class__ = BitDropout
         elif type(module) is Conv1D:
             module.__class__ = Affine
-    drops = any(model.config.to_dict().get(key) for key in ("attn_pdrop", "attention_dropout"))
-    if drops and model.config._attn_implementation == "sdpa":
+    if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)
 
 

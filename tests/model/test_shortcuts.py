@@ -93,10 +93,34 @@ def test_attention_drops_weights_and_keeps_their_mean():
     torch.testing.assert_close(first[first != 0], torch.full_like(first[first != 0], 1 / 0.7), atol=1e-3, rtol=0.0)
 
 
-def test_a_backbone_that_drops_attention_does_so_by_bits_and_is_saved_without_it(tmp_path):
-    for name, dropout, expected in (("small", 0.1, ATTENTION), ("small", 0.0, "sdpa")):
-        backbone = load_backbone(name, dropout=dropout)
-        assert backbone.model.config._attn_implementation == expected
+@pytest.mark.parametrize("is_mixed", [False, True])
+@pytest.mark.parametrize("num_keys", [1, 2, 4])
+def test_short_attention_in_bfloat16_is_learned_by_separate_operations(num_keys: int, is_mixed: bool):
+    """Heads that share keys, and mixed precision, too: the same within bfloat16's digits."""
+    module = load_backbone("small").model.h[0].attn
+    module.num_key_value_groups = 4 // num_keys
+    torch.manual_seed(0)
+    inputs, upstream = [torch.randn(3, heads, 9, 8) for heads in (4, num_keys, num_keys)], torch.randn(3, 9, 4, 8)
+    found = {}
+    for function in (attend, sdpa_attention_forward):
+        leaves = [(part if is_mixed else part.bfloat16()).clone().requires_grad_() for part in inputs]
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
+            states, _ = function(module, *leaves, None)
+        (states * upstream).sum().backward()
+        found[function] = [states.detach(), *(leaf.grad for leaf in leaves)]
+        kernels = {type(node).__name__ for node in _nodes(states.grad_fn)}
+        assert any("DotProduct" in kernel for kernel in kernels) == (function is sdpa_attention_forward)
+    for mine, other in zip(*found.values(), strict=True):
+        torch.testing.assert_close(mine.float(), other.float(), atol=0.03, rtol=0.03)
+
+
+def _nodes(node) -> list:
+    return [] if node is None else [node, *(each for follower, _ in node.next_functions for each in _nodes(follower))]
+
+
+def test_a_backbone_attends_our_way_and_is_saved_without_it(tmp_path):
+    for dropout in (0.1, 0.0):
+        assert load_backbone("small", dropout=dropout).model.config._attn_implementation == ATTENTION
     save_backbone(load_backbone("small"), tmp_path)
     assert ATTENTION not in (tmp_path / "config.json").read_text()
     assert reload_backbone(tmp_path).model.config._attn_implementation == ATTENTION
