@@ -16,7 +16,7 @@ from seqdec.cli.train import Train, train_run
 from seqdec.errors import UsageError
 
 # What `seqdec demo` and the README run, beside --data and --output: games whose objects no game of the data has, once
-# each. The twin has random weights, 4 layers, and about as much time (benchmarks/language_cells.py).
+# each by the most likely actions, and some with actions as they come. The twin has random weights, 4 layers, and about as much time (benchmarks/language_cells.py).
 TWC = "TextWorldExpress/twc-v0"
 TWC_DEV, TWC_TEST = (f"{TWC},fold={fold},distinct=true" for fold in ("dev", "test"))
 TWC_RECORD = "--policy expert --episodes 800 --num-envs 16"
@@ -26,7 +26,8 @@ _EVERY = (
 )
 TWC_TRAIN = f"--finetune lora --steps 400 --backbone-learning-rate 2e-3 {_EVERY}"
 TWC_TWIN = f"--init random --num-layers 4 --steps 640 --backbone-learning-rate 1e-3 {_EVERY}"
-TWC_EVAL = f"--env {TWC_TEST} --target-return 0 50 100 --episodes 104 --num-envs 16 --precision bf16"
+_ASK = f"--env {TWC_TEST} --target-return 0 50 100 --num-envs 16 --precision bf16"
+TWC_EVAL, TWC_SAMPLED = f"{_ASK} --episodes 104 --temperature 0", f"{_ASK} --episodes 32 --temperature 1"
 STORED = (
     "stored (python benchmarks/language.py, benchmarks/results/language.md): three seeds earn 22, 51 and 74,\n"
     "random weights, trained as long, 13, 25 and 34; a program that matches words 75, the most frequent\n"
@@ -95,13 +96,9 @@ def demo_cartpole(given: DemoCartpole) -> int:
 
 
 def _train_and_ask(data: str, output: str, flags: str) -> int:
-    """Train on the games, and ask for returns twice: with the most likely actions, and with actions as they come."""
+    """Train on the games, and ask for returns: by the most likely actions, and with actions as they come."""
     sampled = shlex.quote(str(Path(output) / "sampled"))
-    return (
-        _train(data, output, flags)
-        or _ask(output, f"{TWC_EVAL} --temperature 0")
-        or _ask(output, f"{TWC_EVAL} --temperature 1 --output {sampled}")
-    )
+    return _train(data, output, flags) or _ask(output, TWC_EVAL) or _ask(output, f"{TWC_SAMPLED} --output {sampled}")
 
 
 def _make(data: str, kind: type[Flags], words: str, run: Callable[[Any], int]) -> None:

@@ -524,7 +524,8 @@ def test_the_demo_and_train_flags_that_are_fixed_in_one_place_parse():
     options.parse(Eval, ["runs/demo", *demo.CARTPOLE_NEXT.split()])
     for flags in (demo.TWC_TRAIN, demo.TWC_TWIN):
         options.parse(Train, flags.split())
-    options.parse(Eval, ["runs/twc", *demo.TWC_EVAL.split()])
+    for flags in (demo.TWC_EVAL, demo.TWC_SAMPLED):
+        options.parse(Eval, ["runs/twc", *flags.split()])
 
 
 def test_a_run_says_what_it_is_trained_on_and_how_to_evaluate_it(data: Path, tmp_path: Path, capsys):
@@ -621,7 +622,8 @@ def test_the_demo_in_words_is_the_commands_it_prints_and_a_game_asked_for_in_two
     monkeypatch.setattr("seqdec.cli.demo.TWC_RECORD", "--policy expert --episodes 6 --num-envs 2")
     monkeypatch.setattr("seqdec.cli.demo.TWC_TRAIN", f"{quick} --text-tokens 400 --max-tokens 0 --env {demo.TWC_DEV}")
     asked = f"--env {demo.TWC_TEST} --target-return 0 100 --episodes 2 --precision bf16"
-    monkeypatch.setattr("seqdec.cli.demo.TWC_EVAL", asked)
+    monkeypatch.setattr("seqdec.cli.demo.TWC_EVAL", f"{asked} --temperature 0")
+    monkeypatch.setattr("seqdec.cli.demo.TWC_SAMPLED", f"{asked} --temperature 1")
     monkeypatch.setattr("seqdec.cli.demo.TWC_TWIN", f"{demo.TWC_TRAIN} --init random")
     assert main(["demo"]) == 0
     shown = capsys.readouterr().out
