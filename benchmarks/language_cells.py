@@ -153,6 +153,7 @@ CELLS: list[Cell] = [
     Cell("pretrained-800-twice", "pretrained", 800, length=2.0),
     *_rates("random-4"),
     Cell("random-4-800", "random-4", 800),
+    Cell("random-4-800-twice", "random-4", 800, length=2.0),
     Cell("pretrained-200", "pretrained", 200),
     Cell("random-4-200", "random-4", 200),
     *_rates("random-10"),
