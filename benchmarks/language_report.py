@@ -209,25 +209,14 @@ def picture(lines: Sequence[Line], path: Path) -> None:
     figure = Figure(figsize=(10, 4.4), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    shown = cells[f"pretrained-{games}"]
-    asked = sorted({part["asked"] for part in shown[0]["played"] if part["fold"] == "test"})
-    for line in shown:
-        points = [(target, value.mean()) for target in asked if (value := returns_of(line, target)) is not None]
-        left.plot(*zip(*points, strict=True), marker="o", ms=3, lw=0.8, alpha=0.5, color="#1f5fa8")
-    values = {target: [value for line in shown if (value := returns_of(line, target)) is not None] for target in asked}
-    values = {target: of_seeds for target, of_seeds in values.items() if of_seeds}
-    means = [np.mean([value.mean() for value in of_seeds]) for of_seeds in values.values()]
-    ends = np.array([interval(of_seeds) for of_seeds in values.values()])
-    seeds = ", ".join(str(line["seed"]) for line in shown)
-    left.errorbar(
-        list(values), means, yerr=[means - ends[:, 0], ends[:, 1] - means], marker="o", lw=1.8, capsize=4,
-        color="#1f5fa8", label=f"pretrained, mean of seeds {seeds}, 95 % interval",
-    )  # fmt: skip
+    lasting = {"pretrained": f"pretrained-{games}", "twice the steps": f"pretrained-{games}-twice"}
+    for (label, name), colour in zip(lasting.items(), ("#8fb3dc", "#1f4f8f"), strict=True):
+        if name in cells:
+            _curve(left, cells[name], label, colour)
+    num_objects = len(cells[f"pretrained-{games}"][0]["folds"]["test"]["is_met"])
     left.plot([0, 100], [0, 100], ls=(0, (5, 4)), lw=1, color="#555555", label="asked = achieved")
     left.set(xlabel="score asked for", ylabel="score achieved", ylim=(-5, 105))
-    left.set_title(
-        f"{games} train games, {len(next(iter(values.values()))[0])} objects never met", loc="left", fontsize=11
-    )
+    left.set_title(f"{games} train games, {num_objects} objects never met", loc="left", fontsize=11)
     left.legend(frameon=False, fontsize=8.5)
     _bars(right, cells, games)
     for axes in (left, right):
@@ -237,11 +226,30 @@ def picture(lines: Sequence[Line], path: Path) -> None:
     figure.savefig(path, format="png")
 
 
+def _curve(axes: Any, lines: Sequence[Line], label: str, colour: str) -> None:
+    """Draw what is achieved for each return that is asked for: a thin line a seed, and the mean with its interval."""
+    asked = sorted({part["asked"] for part in lines[0]["played"] if part["fold"] == "test"})
+    for line in lines:
+        points = [(target, value.mean()) for target in asked if (value := returns_of(line, target)) is not None]
+        axes.plot(*zip(*points, strict=True), marker="o", ms=3, lw=0.8, alpha=0.6, color=colour)
+    values = {target: [value for line in lines if (value := returns_of(line, target)) is not None] for target in asked}
+    values = {target: of_seeds for target, of_seeds in values.items() if of_seeds}
+    means = [np.mean([value.mean() for value in of_seeds]) for of_seeds in values.values()]
+    ends = np.array([interval(of_seeds) for of_seeds in values.values()])
+    seeds = ", ".join(str(line["seed"]) for line in lines)
+    axes.errorbar(
+        list(values), means, yerr=[means - ends[:, 0], ends[:, 1] - means], marker="o", lw=1.8, capsize=4,
+        color=colour, label=f"{label}, mean of seeds {seeds}, 95 % interval",
+    )  # fmt: skip
+
+
 def _bars(axes: Any, cells: Mapping[str, Sequence[Line]], games: int) -> None:
     """Draw the success of methods by nouns, each with its interval and a point a seed."""
     names = {
-        f"pretrained-{games}": "pretrained", f"random-30-{games}": "random,\n30 layers",
+        f"pretrained-{games}": "pretrained", f"pretrained-{games}-twice": "twice\nthe steps",
+        f"random-30-{games}": "random,\n30 layers",
         f"random-10-{games}": "random,\n10 layers", f"random-4-{games}": "random,\n4 layers",
+        f"random-4-{games}-twice": "random, 4,\n2 x steps",
         f"random-4-{games}-long": "random, 4,\n10 x tokens", f"neighbour-{games}": "nearest\nneighbour",
         f"neighbour-again-{games}": "neighbour,\n2nd try", f"majority-{games}": "majority\nplace",
     }  # fmt: skip

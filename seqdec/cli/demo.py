@@ -16,7 +16,8 @@ from seqdec.cli.train import Train, train_run
 from seqdec.errors import UsageError
 
 # What `seqdec demo` and the README run, beside --data and --output: games whose objects no game of the data has, once
-# each by the most likely actions, and some with actions as they come. The twin has random weights, 4 layers, and about as much time (benchmarks/language_cells.py).
+# each by the most likely actions, and some with actions as they come. The twin has random weights, 4 layers, and about
+# as much time (benchmarks/language_cells.py).
 TWC = "TextWorldExpress/twc-v0"
 TWC_DEV, TWC_TEST = (f"{TWC},fold={fold},distinct=true" for fold in ("dev", "test"))
 TWC_RECORD = "--policy expert --episodes 800 --num-envs 16"
