@@ -73,6 +73,8 @@ class Report:
         for result in results:
             _check_keys(result, TargetResult, "a report's target")
             intervals = {name: result.get(name) for name in ("ci95", "success_ci95")}
+            if not all(isinstance(interval, list | tuple | None) for interval in intervals.values()):
+                raise DataError("a report's intervals must be lists of two; write it again with `seqdec eval`")
             pairs = {name: None if value is None else tuple(value) for name, value in intervals.items()}
             targets.append(TargetResult(**{**result, **pairs}))
         return cls(**{**value, "targets": targets})  # pyright: ignore[reportArgumentType]

@@ -213,7 +213,7 @@ class Layout:
             return cls(**{**value, **slots, **numbers, "variables": variables, "late": tuple(value.get("late", ()))})
         except DataError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise DataError(f"this is no layout: {type(error).__name__}: {error}") from error
 
 

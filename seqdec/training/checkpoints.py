@@ -19,7 +19,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from seqdec import storage
-from seqdec.errors import DataError, StorageError, UsageError
+from seqdec.errors import DataError, StorageError, UsageError, foreign
 from seqdec.model.folder import load_tasks, write_policy
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.training.metrics import Sums
@@ -111,22 +111,26 @@ def restore_checkpoint(run: Path, models: Models, optimizer: Optimizer, scaler: 
         model.load_state_dict(saved[name].state_dict())
     state = storage.read_json(folder / STATE)
     moments = storage.read_tensors(folder / OPTIMIZER)
-    _load_optimizer(models, optimizer, moments, state["updates"])
-    if scaler is not None and "scaler" in state:  # older checkpoints, and those of another precision, have none
-        scaler.load_state_dict(state["scaler"])
+    with foreign(f"{folder / STATE} does not say how training goes on: delete this checkpoint"):
+        step = int(state["step"])
+        _load_optimizer(models, optimizer, moments, state["updates"])
+        if scaler is not None and "scaler" in state:  # older checkpoints, and those of another precision, have none
+            scaler.load_state_dict(state["scaler"])
     processes = join_processes()
     before = state.get("processes", processes.num_processes)  # 0.1.0 did not keep it
     if before != processes.num_processes and processes.is_main_process:
         change = f"processes were {before}, are {processes.num_processes}"
         logger.warning("%s: the run will not equal an unbroken one", change)
-    logger.info("resuming from step %d", state["step"])
-    return int(state["step"])
+    logger.info("resuming from step %d", step)
+    return step
 
 
 def restore_sums(run: Path, step: int, accelerator: Accelerator) -> Sums:
     """Return what the steps before `step` came to that are not logged yet; nothing where none is kept."""
-    state = storage.read_json(_folder_of(run, step) / STATE) if step else {}
-    return Sums.from_json(state["not_logged"], accelerator) if "not_logged" in state else Sums()
+    path = _folder_of(run, step) / STATE
+    state = storage.read_json(path) if step else {}
+    with foreign(f"{path} does not say what is not logged yet: delete this checkpoint"):
+        return Sums.from_json(state["not_logged"], accelerator) if "not_logged" in state else Sums()
 
 
 def _folder_of(run: Path, step: int) -> Path:

@@ -74,6 +74,7 @@ def test_a_mistyped_preset_is_answered_with_the_nearest():
         ({"step": [["observation"]]}, "places 'action' 0 times"),
         ({"context_length": 0}, "context_length is 0"),
         ({"late": ["reward"]}, "late variable"),
+        ({"discount": 10**400}, "no layout"),
     ],
 )
 def test_malformed_layouts_are_refused_by_name(change: dict, complaint: str):
