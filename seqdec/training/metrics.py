@@ -42,12 +42,14 @@ class Sums:
     num_valid: int = 0
     num_steps: int = 0
     seconds: float = 0.0  # that these steps took before the run was resumed
+    largest_norm: float = 0.0  # of the gradients of steps that were not skipped
     num_skipped: int = 0  # steps, of the whole run
     num_skipped_in_a_row: int = 0
 
     def add(self, mine: Draw, losses: Mapping[str, Tensor], counts: Counts, norm: float) -> None:
         """Count a step, which was skipped where its gradient's norm is not finite."""
         is_skipped = not math.isfinite(norm)
+        self.largest_norm = self.largest_norm if is_skipped else max(self.largest_norm, norm)
         self.num_skipped += is_skipped
         self.num_skipped_in_a_row = self.num_skipped_in_a_row + 1 if is_skipped else 0
         self.num_valid += counts.num_valid
@@ -62,7 +64,7 @@ class Sums:
     def clear(self) -> None:
         """Begin anew, but for the number of steps that were skipped."""
         self.losses, self.num_known, self.num_present = {}, {}, {}
-        self.num_valid, self.num_steps, self.seconds = 0, 0, 0.0
+        self.num_valid, self.num_steps, self.seconds, self.largest_norm = 0, 0, 0.0, 0.0
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """Return the mean loss of each variable over all processes, and of all together, as they were weighted."""

@@ -74,6 +74,7 @@ class Run:
         self._began = time.perf_counter()
         values = sums.means(self.accelerator)
         values |= {"train/gradient_norm": norm, "train/skipped_steps": float(sums.num_skipped)}
+        values |= {"train/largest_gradient_norm": sums.largest_norm}
         values |= {"train/learning_rate": self.optimizer.param_groups[0]["lr"]}
         values |= {"speed/steps_per_second": sums.num_steps / seconds}
         values |= {"speed/timesteps_per_second": sums.num_valid / seconds}

@@ -1,9 +1,12 @@
 """The front door: a policy from a folder, one observation in, one action out, in the space's own type."""
 
+import gc
+import sys
 from dataclasses import replace
 
 import gymnasium
 import numpy as np
+import psutil
 import pytest
 from datasets import Dataset
 
@@ -18,6 +21,7 @@ from seqdec.inference.report import Report
 from seqdec.model.backbone import Backbone, load_backbone
 from seqdec.model.sequence_model import SequenceModel, build_model
 from seqdec.play import make_envs, rollout, scripted_cartpole
+from seqdec.play.closing import closing_envs
 from seqdec.sequence.layout import Layout
 from seqdec.sequence.presets import layout_from_spaces
 from seqdec.sequence.variable import Head
@@ -243,3 +247,17 @@ def test_a_target_is_a_number_of_any_type_or_a_word(cartpole: SequenceModel):
     ):
         with pytest.raises(UsageError, match=words):
             Policy(cartpole, 20.0, **options)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is counted as on Linux")
+def test_memory_does_not_grow_with_the_number_of_episodes(cartpole: SequenceModel):
+    policy, held = Policy(cartpole, 50.0), []
+    gc.freeze()  # so that looking for garbage is quick
+    with closing_envs(make_envs("CartPole-v1", 20, max_steps=3)) as envs:
+        for _ in range(13):
+            rollout(policy, envs, num_episodes=40, seed=0)
+            gc.collect()
+            held.append(psutil.Process().memory_info().rss)
+    gc.unfreeze()
+    slope = np.polyfit(np.arange(10), held[3:], 1)[0]
+    assert slope < 2**17, "bytes in 40 episodes"

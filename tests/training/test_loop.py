@@ -1,5 +1,6 @@
 """The training loop: exact to resume, equal over processes, honest about what goes wrong."""
 
+import itertools
 import json
 import logging
 import math
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
-from conftest import make_windows
+from conftest import box_episodes, box_spec, make_windows
 from seqdec import storage
+from seqdec.data.dataset import from_episodes
 from seqdec.data.schema import environment_of
 from seqdec.errors import DataError, NumericsError, StorageError, UsageError
 from seqdec.inference.evaluation import spearman
@@ -59,6 +62,12 @@ def fresh(seed: int = 0, *, dropout: float = 0.1, finetune: str = "full", **opti
 
 def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def parameters_of(models: list[SequenceModel]) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Return each parameter of two models, by name."""
+    for (name, one), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        yield name, one.detach(), other.detach()
 
 
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path: Path):
@@ -336,6 +345,50 @@ def test_gradients_are_clipped_to_the_norm(tmp_path: Path):
         patch.setattr(torch.optim.AdamW, "step", watch)
         train(model, windows, out=tmp_path, steps=5, batch_size=8, clip_norm=0.1)
     assert len(norms) == 5 and max(norms) <= 0.1 + 1e-5
+
+
+def test_a_spike_is_seen_in_the_log_and_does_not_throw_the_weights_far(tmp_path: Path):
+    models = []
+    for name in ("plain", "spiked"):
+        model, windows = fresh(dropout=0.0)
+        if name == "spiked":  # a step of the first six, of which the last is logged
+            calls = itertools.count(1)
+
+            def grow(module, inputs, losses, calls=calls):
+                return {key: value * 1e6 for key, value in losses.items()} if next(calls) == 3 else losses
+
+            model.register_forward_hook(grow)
+        train(model, windows, out=tmp_path / name, steps=12, batch_size=8, log_every=6, learning_rate=1e-3)
+        models.append(model)
+    plain, spiked = (
+        [line["train/largest_gradient_norm"] for line in lines(tmp_path / name)] for name in ("plain", "spiked")
+    )
+    assert spiked[0] > 1e3 * plain[0] and spiked[1] < 10 * plain[1]
+    assert all(line["train/gradient_norm"] <= line["train/largest_gradient_norm"] for line in lines(tmp_path / "plain"))
+    for name, one, other in parameters_of(models):
+        assert (one - other).abs().max() < 0.02, name  # as far as twelve steps of 1e-3 can go apart, and little more
+
+
+def test_another_number_of_threads_gives_nearly_the_same_weights(tmp_path: Path):
+    models = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        model, windows = fresh()
+        train(model, windows, out=tmp_path / str(count), steps=6, batch_size=8)
+        models.append(model)
+    torch.set_num_threads(1)
+    for name, one, other in parameters_of(models):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_an_episode_of_a_million_steps_trains_beside_one_of_one_step(tmp_path: Path):
+    model, _ = fresh()
+    episodes = box_episodes(2, lengths=(1, 2)) + box_episodes(1, lengths=(10**6, 10**6 + 1))
+    dataset = from_episodes(episodes, box_spec())
+    windows = Windows(dataset, model.layout)
+    assert len(windows) > 10**6
+    train(model, windows, out=tmp_path, steps=3, batch_size=8, log_every=1)
+    assert all(math.isfinite(line["train/loss"]) for line in lines(tmp_path))
 
 
 @pytest.mark.parametrize(
