@@ -6,44 +6,37 @@ again at each step: slower, and the same.
 
 import copy
 import logging
-import threading
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from seqdec.inference.trials import tried_once
 from seqdec.model.backbone import Backbone
-from seqdec.model.probes import FOREIGN, evaluating, probe_tokens, takes_positions_of
+from seqdec.model.probes import FOREIGN, probe_tokens, takes_positions_of
 
 logger = logging.getLogger(__name__)
-_KNOWN: WeakKeyDictionary[Backbone, bool] = WeakKeyDictionary()
-_trying = threading.Lock()
 
 
+@tried_once
 def continues(backbone: Backbone) -> bool:
     """Return whether a decoder gives the states of one reading if it goes on, also with some of the sequences."""
-    with _trying:
-        if backbone not in _KNOWN:
-            device = next(backbone.model.parameters()).device
-            # mixed precision would agree with nothing exactly
-            with evaluating(backbone.model), torch.autocast(device.type, enabled=False):
-                try:
-                    _KNOWN[backbone] = _agrees(backbone, device)
-                except FOREIGN as error:
-                    logger.debug("%s: %s", backbone.source.name, error)
-                    _KNOWN[backbone] = False
-            if not _KNOWN[backbone]:
-                logger.warning(
-                    "%s cannot go on from what it has read as acting must (episodes end, plans fork): everything is "
-                    "read again for each token, which is slower", backbone.source.name,
-                )  # fmt: skip
-        return _KNOWN[backbone]
+    name = backbone.source.name
+    try:
+        if _agrees(backbone):
+            return True
+    except FOREIGN as error:
+        logger.debug("%s: %s", name, error)
+    logger.warning(
+        "%s cannot go on from what it has read as acting must (episodes end, plans fork): everything is read again for "
+        "each token, which is slower", name,
+    )  # fmt: skip
+    return False
 
 
-def _agrees(backbone: Backbone, device: torch.device) -> bool:
-    decoder, scale = backbone.decoder, backbone.embedding_scale
-    tokens = (probe_tokens(0, backbone.width) * scale).to(device)
+def _agrees(backbone: Backbone) -> bool:
+    decoder, device = backbone.decoder, next(backbone.model.parameters()).device
+    tokens = (probe_tokens(0, backbone.width) * backbone.embedding_scale).to(device)
     rows = torch.tensor([1, 1, 0], device=device)
 
     def read(tokens: Tensor, **options: object) -> Tensor:

@@ -5,12 +5,10 @@ old ones, evenly in all rows, or `at` places of each row's own.
 """
 
 import logging
-import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +16,9 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from seqdec.inference.recorded import Arguments, Function, record
+from seqdec.inference.trials import tried_once
 from seqdec.model.backbone import Backbone
-from seqdec.model.probes import FOREIGN, evaluating
+from seqdec.model.probes import FOREIGN
 from seqdec.model.shortcuts import only_at
 
 logger = logging.getLogger(__name__)
@@ -187,22 +186,9 @@ def future(num_tokens: int, like: Tensor) -> Tensor:
     return torch.full((1, 1, num_tokens, num_tokens), -torch.inf, dtype=like.dtype, device=like.device).triu(1)
 
 
-# by backbone: the pass of one, None where it cannot be made
-_PASSES: WeakKeyDictionary[Backbone, Pass | None] = WeakKeyDictionary()
-_making = threading.Lock()  # of threads that begin to act together, one tries the pass out
-
-
+@tried_once
 def pass_of(backbone: Backbone) -> Pass | None:
-    with _making:
-        if backbone not in _PASSES:
-            device = next(backbone.model.parameters()).device.type
-            # mixed precision would agree with nothing exactly
-            with evaluating(backbone.model), torch.inference_mode(), torch.autocast(device, enabled=False):
-                _PASSES[backbone] = _make_pass(backbone)
-        return _PASSES[backbone]
-
-
-def _make_pass(backbone: Backbone) -> Pass | None:
+    """Return the pass of a backbone; None where it cannot be made."""
     cache = DynamicCache(config=backbone.config)
     if not backbone.takes_positions or any(type(layer) is not DynamicLayer for layer in cache.layers):
         return None
