@@ -44,7 +44,8 @@ def logits_of(model: "PreTrainedModel | PeftModel", hidden: Tensor) -> Tensor:
     outputs = model.get_output_embeddings()
     assert outputs is not None, "the model was loaded without its head"
     logits = outputs(hidden)
-    logits = logits * options.get("logit_scale", 1.0) / options.get("logits_scaling", 1.0)  # Cohere, Granite
+    scale = options.get("logit_scale", 1.0) / options.get("logits_scaling", 1.0)  # Cohere, Granite
+    logits = logits if scale == 1.0 else logits * scale
     cap = options.get("final_logit_softcapping")  # Gemma
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
