@@ -69,7 +69,7 @@ def space_to_json(space: gymnasium.Space) -> dict[str, object]:
     kind = next(kind for kind in _KINDS if isinstance(space, kind))
     value = {"type": kind.__name__, **{key: _plain(key, getattr(space, key)) for key in _KINDS[kind][1]}}
     if isinstance(space, Text) and space.character_set != alphanumeric:
-        value["charset"] = space.characters
+        value["charset"] = "".join(sorted(space.character_set))
     return value
 
 
@@ -231,7 +231,7 @@ def _text(value: Mapping[str, object], name: str) -> Text:
     letters = value.get("charset", alphanumeric)
     if not isinstance(letters, str | frozenset):
         raise DataError(f"the {name} space has {kind_of(letters)} as charset: expected a text of its characters")
-    return Text(min(longest, MAX_TEXT), min_length=min(shortest, MAX_TEXT), charset=frozenset(letters))
+    return Text(min(longest, MAX_TEXT), min_length=min(shortest, MAX_TEXT), charset="".join(sorted(set(letters))))
 
 
 def _box(value: Mapping[str, object], name: str) -> Box:
