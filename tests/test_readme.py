@@ -17,6 +17,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 def test_the_front_door_is_ten_lines_that_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     """On a small Hopper data set of the same id, with fewer steps of a smaller network."""
+    pytest.importorskip("mujoco")
     (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len([line for line in snippet.splitlines() if line.strip()]) <= 12
     hopper = gymnasium.make("Hopper-v5")

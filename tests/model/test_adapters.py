@@ -17,6 +17,7 @@ from seqdec.model.folder import load_policy, save_policy
 @pytest.fixture
 def adapted(family_folder, tmp_path: Path):
     """A model with adapters that do something, around a base that can be taken away."""
+    pytest.importorskip("peft")
     base = shutil.copytree(family_folder("llama"), tmp_path / "base")
     model, _ = make_model(load_backbone(str(base), finetune="lora"))
     for name, parameter in model.named_parameters():

@@ -124,6 +124,7 @@ def test_a_saved_policy_acts_the_same_in_a_new_process(backbone, tmp_path: Path)
 
 
 def test_a_saved_adapter_acts_the_same_and_merged_almost_the_same(family_folder, tmp_path: Path):
+    pytest.importorskip("peft")
     model, _ = make_model(load_backbone(str(family_folder("llama")), finetune="lora"))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -138,6 +139,7 @@ def test_a_saved_adapter_acts_the_same_and_merged_almost_the_same(family_folder,
 
 
 def test_an_adapter_whose_base_has_changed_is_refused(family_folder, tmp_path: Path):
+    pytest.importorskip("peft")
     base = shutil.copytree(family_folder("llama"), tmp_path / "base")
     model, _ = make_model(load_backbone(str(base), finetune="lora"))
     save_policy(model, tmp_path / "policy")

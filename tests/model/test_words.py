@@ -156,7 +156,7 @@ def assert_plain_says_the_same(model, plain, tokenizer) -> None:
 
 
 def test_the_adapters_of_a_language_policy_merged_by_peft_are_one(family_folder, tmp_path: Path):
-    from peft import PeftModel
+    PeftModel = pytest.importorskip("peft").PeftModel
 
     folder = family_folder("llama")
     load_with_bytes(load_backbone(str(folder)), folder)

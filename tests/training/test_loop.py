@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -452,6 +453,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
 
 
 def test_adapters_and_frozen_backbones_train_only_what_they_should(tmp_path: Path, family_folder):
+    pytest.importorskip("peft")
     for finetune in ("lora", "frozen"):
         windows, spec = make_windows()
         model = build_model(windows, load_backbone(str(family_folder("llama")), finetune=finetune))
@@ -463,6 +465,7 @@ def test_adapters_and_frozen_backbones_train_only_what_they_should(tmp_path: Pat
 
 
 def test_tensorboard_gets_what_the_log_gets(tmp_path: Path):
+    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     model, windows = fresh()
@@ -473,6 +476,7 @@ def test_tensorboard_gets_what_the_log_gets(tmp_path: Path):
 
 
 def test_a_tracker_that_fails_never_stops_training(tmp_path: Path, caplog):
+    pytest.importorskip("tensorboard")
     (tmp_path / "tensorboard").write_text("a file where the tracker wants its folder")
     model, windows = fresh()
     outcome = train(model, windows, out=tmp_path, steps=3, batch_size=8, tracker="tensorboard")
@@ -586,6 +590,7 @@ def test_processes_that_cannot_find_each_other_are_told_how_to_start(monkeypatch
     assert not PartialState._shared_state, "nobody takes what failed half-way for joined"
 
 
+@pytest.mark.skipif(find_spec("wandb") is None, reason='pip install "seqdec[wandb]"')
 def test_wandb_logs_offline_without_a_question_and_what_the_log_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_ERROR_REPORTING"):
         monkeypatch.delenv(name, raising=False)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import types
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from seqdec.training.loop import train
 from seqdec.training.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
+needs_wandb = pytest.mark.skipif(find_spec("wandb") is None, reason='pip install "seqdec[wandb]"')
 SECRET = "https://ada:SECRET@host/data.csv"
 
 
@@ -33,6 +35,7 @@ def log(folder: Path, tracker: str, *steps: int, after: int = 0):
 def offline(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    pytest.importorskip("wandb")
 
 
 def wandb_runs(folder: Path) -> list[str]:
@@ -71,6 +74,7 @@ def test_a_damaged_file_of_ids_costs_the_tracker_alone(tmp_path: Path, offline: 
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 2
 
 
+@needs_wandb
 @pytest.mark.parametrize("is_logged_in", [True, False])
 def test_wandb_itself_says_whether_somebody_is_logged_in(tmp_path: Path, is_logged_in: bool):
     if is_logged_in:  # at a server of one's own; wandb.ai was the only one that was looked for
@@ -86,6 +90,7 @@ def test_wandb_itself_says_whether_somebody_is_logged_in(tmp_path: Path, is_logg
     assert done.stdout.decode().split() == ["None" if is_logged_in else "offline"], done.stderr.decode()
 
 
+@needs_wandb
 def test_the_mode_that_the_user_set_is_not_asked_about(monkeypatch: pytest.MonkeyPatch):
     from seqdec.training.trackers import wandb_mode
 
@@ -115,6 +120,7 @@ def test_a_resumed_run_goes_on_with_the_run_of_trackio(tmp_path: Path, monkeypat
 
 
 def test_tensorboard_shows_no_step_twice_that_was_trained_twice(tmp_path: Path):
+    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log(tmp_path, "tensorboard", 1, 2, 3)

@@ -1,5 +1,6 @@
 """Training in words: packed as alone, in parts as at once, resumed as unbroken, streamed as kept, loaded as it was."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,8 @@ from text_room import Room
 from word_episodes import SPEC, episodes, language
 
 Finetune = Literal["full", "lora", "frozen"]
+NO_PEFT = pytest.mark.skipif(find_spec("peft") is None, reason='pip install "seqdec[lora]"')
+LORA = pytest.param("lora", marks=NO_PEFT)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def test_parts_of_a_batch_in_words_are_one_batch(tmp_path: Path):
         torch.testing.assert_close(one, other, atol=3e-5, rtol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("finetuned", ["full", "lora", "frozen"])
+@pytest.mark.parametrize("finetuned", ["full", LORA, "frozen"])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_a_run_with_kept_states_is_resumed_bit_for_bit_and_loads_as_it_was(
     pretrained, precision, finetuned: Finetune, tmp_path: Path
@@ -141,7 +144,7 @@ def test_facts_of_the_future_and_demos_that_would_be_words_are_refused(small):
         language(small, prompt=["demo"])
 
 
-@pytest.mark.parametrize("finetuned", ["full", "lora"])
+@pytest.mark.parametrize("finetuned", ["full", LORA])
 def test_a_policy_in_words_is_finetuned_by_the_door_and_evaluated_from_the_command_line(
     pretrained, finetuned: Finetune, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
