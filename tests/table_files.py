@@ -1,6 +1,7 @@
 """Episodes as rows of tables, one row a step or one an episode, in files of every kind."""
 
 import csv
+import inspect
 import json
 
 import datasets
@@ -9,6 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from seqdec.data.episode import Episode
+
+# What lets a page of Parquet hold all rows; pyarrow 21 has no limit, and no such option.
+ROWS_OF_A_PAGE = dict.fromkeys(
+    inspect.signature(parquet.ParquetWriter).parameters.keys() & {"max_rows_per_page"}, 10**7
+)
 
 
 def make_episode(num_steps, seed=0, action="box"):

@@ -1,4 +1,3 @@
-import inspect
 import json
 import logging
 import os
@@ -32,6 +31,7 @@ from seqdec.data.dataset import episode_at
 from seqdec.errors import DataError, UsageError
 from seqdec.formats.guard import opened_parquet
 from seqdec.formats.lerobot import source
+from table_files import ROWS_OF_A_PAGE
 
 both = pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 
@@ -446,8 +446,7 @@ def test_a_file_that_declares_more_rows_than_there_can_be_is_not_read(tmp_path):
     with pytest.raises(DataError, match="declares 6 rows, the data set has 3"):
         read(folder)
     nothing = pa.table({"task": pa.nulls(9_000_000, pa.string())})
-    pages = inspect.signature(pa.parquet.ParquetWriter).parameters.keys() & {"max_rows_per_page"}  # older: no limit
-    save(nothing, path, write_batch_size=10**7, **dict.fromkeys(pages, 10**7))
+    save(nothing, path, write_batch_size=10**7, **ROWS_OF_A_PAGE)
     with pytest.raises(DataError, match="declares 9000000 rows: it is too small for them"), opened_parquet(path):
         pass
 

@@ -24,7 +24,7 @@ from seqdec.formats import table_formats
 from seqdec.formats.columns import Columns
 from seqdec.formats.table import source
 from seqdec.spaces.spec import EnvironmentSpec
-from table_files import episode_rows, flat_rows, make_episodes, step_rows, write
+from table_files import ROWS_OF_A_PAGE, episode_rows, flat_rows, make_episodes, step_rows, write
 
 STEPS = Columns(episode="run", metadata=["seed", "policy"])
 ROWS = Columns(metadata=["seed", "policy"])
@@ -624,7 +624,7 @@ def test_a_damaged_parquet_file_is_refused(tmp_path, position):
 
 def test_rows_that_a_file_is_too_small_for_are_not_read(tmp_path):
     table = pa.table(dict.fromkeys(("run", "observation", "action", "reward"), np.zeros(5_000_000, np.int8)))
-    whole = {"data_page_size": 2**30, "write_batch_size": 10**7, "max_rows_per_page": 10**7}
+    whole = {"data_page_size": 2**30, "write_batch_size": 10**7, **ROWS_OF_A_PAGE}
     parquet.write_table(table, tmp_path / "walk.parquet", row_group_size=10**7, **whole)
     with pytest.raises(DataError, match="walk.parquet declares 5000000 rows: it is too small for them"):
         source(tmp_path / "walk.parquet", STEPS_ONLY)
