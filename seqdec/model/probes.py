@@ -69,9 +69,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Let a model read without dropout and gradients for a while."""
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        yield
-    model.train(was_training)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
 
 
 def probe_tokens(seed: int, width: int, length: int = 6) -> Tensor:

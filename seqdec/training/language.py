@@ -17,6 +17,7 @@ from torch import Tensor
 
 from seqdec import storage
 from seqdec.errors import DataError, UsageError
+from seqdec.model.probes import evaluating
 from seqdec.model.sequence_model import SequenceModel
 
 PIECE = 128  # tokens
@@ -66,11 +67,8 @@ class Language:
         """Return exp of the mean loss of a token in what is not trained on, at most so many pieces of it."""
         rest = self.ids[self.num_trained :]
         pieces = torch.from_numpy(rest[: len(rest) // PIECE * PIECE].reshape(-1, PIECE)[:most])
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():
+        with evaluating(model):
             losses = [language_loss(model, piece[None].to(model.device)).item() for piece in pieces]
-        model.train(was_training)
         return math.exp(sum(losses) / pieces.numel())
 
 

@@ -107,9 +107,9 @@ def test_lower_layers_that_are_kept_give_the_same_losses_and_gradients(family, f
     name = str(folder.parent / f"{folder.name}-bytes")
     values = []
     for is_kept in (False, True):
-        backbone = load_backbone(name, predicts_words=True, freeze_layers=1)
+        backbone = load_backbone(name, predicts_words=True, freeze_layers=1, dropout=0.0)
         model, windows = language(backbone, text_tokens=200)
-        assert backbone.lower is not None
+        assert backbone.lower is not None and model.train().training
         if not is_kept:
             object.__setattr__(backbone, "lower", None)
         batch = windows.gather(np.array([0, 9, 9, 20]))
@@ -117,6 +117,7 @@ def test_lower_layers_that_are_kept_give_the_same_losses_and_gradients(family, f
             model.zero_grad()
             loss = sum(model(batch).values())
             loss.backward()
+        assert all(module.training for module in model.modules()), "dropout goes on"
         gradients = {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
         assert not any(".0." in key for key in gradients), "the lowest layer learns nothing"
         values.append((loss, gradients))

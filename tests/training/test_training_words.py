@@ -80,7 +80,8 @@ def test_a_run_with_kept_states_is_resumed_bit_for_bit_and_loads_as_it_was(
     pretrained, precision, finetuned: Finetune, tmp_path: Path
 ):
     def fresh() -> tuple[SequenceModel, Windows]:
-        return language(load_backbone(pretrained, predicts_words=True, freeze_layers=1, finetune=finetuned))
+        parts = {"freeze_layers": 1, "finetune": finetuned, "dropout": 0.3}
+        return language(load_backbone(pretrained, predicts_words=True, **parts))  # pyright: ignore[reportArgumentType]
 
     settings = {**SETTINGS, "precision": precision, "heldout": fresh()[1], "eval_every": 4}
     scored = fresh()[1].gather(np.arange(4))
@@ -92,7 +93,7 @@ def test_a_run_with_kept_states_is_resumed_bit_for_bit_and_loads_as_it_was(
             os_signal_at(model, stop)
 
         def evaluate() -> dict[str, float]:  # in full precision, of windows that training draws as well
-            return {"score": float(model.log_probs(scored)["action"].sum())}
+            return {"score": float(model.eval().log_probs(scored)["action"].sum())}
 
         train(
             model, windows, out=tmp_path / name, steps=9, resume=is_resumed, evaluate=evaluate,
