@@ -24,8 +24,8 @@ from transformers.pytorch_utils import Conv1D
 
 from seqdec.model.probes import FOREIGN, evaluating, layers_of, probe_tokens
 
-ATTENTION = "seqdec_bits"  # the name that transformers knows `attend` by
-SHORT = 256  # tokens: of longer sequences, separate operations take more memory than they save time
+ATTENTION = "seqdec"  # the name that transformers knows `attend` by
+SHORT = 256  # tokens: of longer sequences, separate operations gain less, and their memory grows with the square
 LEVELS = 1 << 16  # the probability is rounded to one of so many; scaling makes up for it exactly
 
 
@@ -137,7 +137,7 @@ def only_at(mlp: nn.Module, places: Tensor) -> Iterator[None]:
     try:
         yield
     finally:
-        _reading.mlp = None
+        vars(_reading).clear()
 
 
 def _select(mlp: nn.Module, given: tuple[Tensor]) -> tuple[Tensor] | None:
@@ -151,7 +151,6 @@ def _spread(mlp: nn.Module, given: tuple[Tensor], output: Tensor) -> Tensor | No
     if _reading.mlp is not mlp:
         return None
     tokens, places = _reading.whole, _reading.places
-    del _reading.whole
     if len(places) == 1:
         return output.expand_as(tokens)
     return torch.zeros_like(tokens, dtype=output.dtype).index_copy(1, places, output)
