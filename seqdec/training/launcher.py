@@ -24,7 +24,9 @@ def end_with_launcher() -> None:
     def watch() -> None:
         while os.getppid() == launcher:
             time.sleep(LOOK_EVERY)
-        said = "seqdec: the launcher of this process is gone: stopped" if os.environ.get("RANK") == "0" else ""
-        stops.end_process(1, said)
+        if os.environ.get("RANK") == "0":
+            stops.end_process(1, "seqdec: the launcher of this process is gone: stopped")
+        time.sleep(2 * LOOK_EVERY)  # else the first one would hear of their end before, and name them
+        stops.end_process(1)
 
     threading.Thread(target=watch, daemon=True).start()
