@@ -3,6 +3,7 @@
 Run plainly or under torchrun by `test_two_processes_follow_one`; what goes wrong goes wrong on the last process alone.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -137,8 +138,14 @@ def fresh_on_a_stream(spoilt: int | None = None) -> tuple[SequenceModel, StreamW
     return model, parts[RANK] if NUM_PROCESSES == 2 else BothParts(parts), parts[RANK]
 
 
+def write_threads_of_gloo(path: Path) -> None:
+    names = [task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").glob("*")]
+    path.write_text(" ".join(name for name in names if "gloo" in name))
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
+    atexit.register(write_threads_of_gloo, folder / f"{sys.argv[2]}-threads-{RANK}")  # the last that is done
     model, windows = fresh()
     train(
         model, windows, out=folder / sys.argv[2], steps=12, batch_size=12, log_every=4, heldout=windows,
@@ -172,5 +179,3 @@ if __name__ == "__main__":
         train(model, windows, out=folder / f"{sys.argv[2]}-bad", steps=12, **settings)
     except DataError as error:
         (folder / f"{sys.argv[2]}-bad-{RANK}").write_text(str(error))
-    if NUM_PROCESSES > 1:  # else a thread of gloo may outlive the interpreter and abort the process
-        torch.distributed.destroy_process_group()

@@ -195,7 +195,7 @@ def _train(given: Train, folder: Path) -> int:
         from seqdec.training.loop import train
         from seqdec.training.processes import join_processes
 
-    processes = join_processes()
+    join_processes()
     measure = make_evaluation(given, tasks)
     config = make_config(given, tasks)
     if given.resume:
@@ -214,8 +214,6 @@ def _train(given: Train, folder: Path) -> int:
         progress=sys.stderr.isatty(),
         **keywords(given, train, "weights", "config"),
     )
-    if processes.num_processes > 1:
-        processes.destroy_process_group()
     if is_main_process():
         _print_end(given, folder, outcome)
     return 0 if outcome.stopped_by is None else stops.EXIT_CODES[outcome.stopped_by]

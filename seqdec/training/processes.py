@@ -1,8 +1,11 @@
 """This process and those that it works with: how many there are, and the device that is its own."""
 
+import atexit
 import contextlib
+import gc
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import cache
@@ -42,7 +45,21 @@ def join_processes() -> PartialState:
         ) from error
     if state.num_processes != num_processes:
         raise UsageError(f"{num_processes} processes were started, but accelerate sees {state.num_processes}")
+    if num_processes > 1:
+        _leave_at_exit()
     return state
+
+
+@cache
+def _leave_at_exit() -> None:
+    """Let go of the others before the interpreter ends: a thread of gloo that is left then aborts the process."""
+
+    def leave() -> None:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+        gc.collect()  # the frame of a run that failed may hold the group, in a circle with its error
+
+    atexit.register(leave)
 
 
 def _process_seconds() -> float:
@@ -90,11 +107,17 @@ def _absent(accelerator: Accelerator) -> list[int]:
     return absent
 
 
-@cache
+_patient: weakref.ref[distributed.ProcessGroup] | None = None  # a group ends once torch and all others let go of it
+
+
 def _patient_group() -> distributed.ProcessGroup:
     """Return the processes as a group that waits for what the main one does alone; all of them ask for it."""
-    group = distributed.new_group(timeout=ALONE)
-    assert isinstance(group, distributed.ProcessGroup)
+    global _patient
+    group = None if _patient is None else _patient()
+    if group is None:
+        group = distributed.new_group(timeout=ALONE)
+        assert isinstance(group, distributed.ProcessGroup)
+        _patient = weakref.ref(group)
     return group
 
 
