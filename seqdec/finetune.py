@@ -198,6 +198,7 @@ def make_layout(
     steady = [name for name in texts if dataset is None or changing_episode(dataset, name) is None]
     steady = ["text"] if spec.id == CHAT else steady
     preset |= {"prompt": [*prompt, *(name for name in steady if name not in prompt)], "missing": spec.missing}
+    preset |= {"offsets": spec.offsets}
     if preset.get("numbers") is None:
         spaces = [*spec.observation_leaves.values(), *spec.action_leaves.values()]
         preset["numbers"] = "words" if all(leaf_kind(leaf) == "text" for leaf in spaces) else "embedding"

@@ -15,8 +15,9 @@ from datasets import Dataset
 from seqdec.cli.data import spec_of
 from seqdec.cli.options import keywords, options_of, whole_numbers
 from seqdec.data import schema
+from seqdec.data.offsets import with_offsets
 from seqdec.data.select import chosen, mix
-from seqdec.data.source import without_damaged
+from seqdec.data.source import read_along, without_damaged
 from seqdec.errors import DataError, UsageError, suggest
 from seqdec.finetune import Task, make_layout, split_task, with_prompt_dropout
 from seqdec.formats.columns import columns_from_json
@@ -72,7 +73,9 @@ def stream_task(given: "Train", place: str) -> Task:
         kinds = "minari:ID, hdf5:FILE, npz:FILE, table:NAME, lerobot:NAME or chat:NAME"
         raise UsageError(f"--streaming reads a source, not {place!r}: give {kinds}")
     source = without_damaged(source) if given.on_damaged == "drop-episode" else source
-    layout = _layout_of(given, source.spec)  # a text that changes within an episode is refused when it is read
+    _, spec = with_offsets(read_along(source), source.spec)
+    source = replace(source, spec=spec)
+    layout = _layout_of(given, spec)  # a text that changes within an episode is refused when it is read
 
     from seqdec.sequence.stream import StreamWindows
     from seqdec.training.processes import join_processes

@@ -22,6 +22,7 @@ from seqdec import storage
 from seqdec.data.check import check
 from seqdec.data.episode import METADATA, Row, RowValue
 from seqdec.data.masks import known_rows
+from seqdec.data.offsets import with_offsets
 from seqdec.data.schema import METADATA_TYPES, Column, columns_of, dataset_of, environment_of, features_of, lengths
 from seqdec.errors import DataError, suggest
 from seqdec.spaces.leaves import leaf_dtype, leaf_kind, role_of
@@ -43,12 +44,14 @@ def from_rows(
         numbers: of the episodes, for what is said of them; from 0 on by default.
         fingerprint: of the data set; by default a hash of all that it holds, which takes as long as making it.
     """
+    rows, spec = with_offsets(rows, spec)
     tables = list(tables_of(rows, spec, numbers))
     return dataset_of(InMemoryTable(pa.concat_tables(tables)), spec, fingerprint)
 
 
 def write_rows(rows: Iterable[Row], spec: EnvironmentSpec, folder: Path) -> None:
     """Write rows into an open folder as they come, and check them there; memory holds a part of them at a time."""
+    rows, spec = with_offsets(rows, spec)
     write_tables(tables_of(rows, spec), spec, folder)
 
 
@@ -179,7 +182,8 @@ def _table(rows: Sequence[Row], metadata: Mapping[str, pa.DataType], spec: Envir
 def _array(rows: Sequence[Row], name: str, kind: Column, counts: Sequence[int]) -> pa.Array:
     is_text = kind.dtype == "string"
     parts = np.concatenate([np.asarray(row[name], object if is_text else None).reshape(-1) for row in rows])
-    values = _texts(parts, name) if is_text else pa.array(parts.astype(kind.dtype, copy=False))
+    with np.errstate(over="ignore"):  # too large a number turns infinite and is refused as such
+        values = _texts(parts, name) if is_text else pa.array(parts.astype(kind.dtype, copy=False))
     if kind.size is None:
         return _nest(counts, values) if kind.of_steps else values
     if not kind.of_steps:

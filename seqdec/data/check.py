@@ -11,15 +11,12 @@ from datasets import Dataset
 from gymnasium.spaces import Box
 
 from seqdec.data.episode import MAX_MAGNITUDE, final_name
+from seqdec.data.offsets import coarse_entries
 from seqdec.data.schema import Column, arrow_chunks, column, columns_of, environment_of, features_of, flat, lengths
 from seqdec.errors import DataError
-from seqdec.spaces.leaves import MISSING, leaf_kind
+from seqdec.spaces.leaves import LARGE, MISSING, leaf_kind
 from seqdec.spaces.space import describe_space, whole_limits
 
-# Of epoch seconds, map coordinates and ticks float32's 24 binary digits may be too few.
-LARGE = 2.0**17  # numbers up to here are kept to a hundredth
-NO_UNIT = 2.0**24  # from here on whole numbers are not kept one by one
-DIGITS = 4  # float32's steps that a usual change must exceed
 Bound = np.ndarray | float
 logger = logging.getLogger(__name__)
 
@@ -55,7 +52,7 @@ def check(dataset: Dataset, numbers: Sequence[int] | None = None, *, warns: bool
     _check_complete(dataset, columns)
     _check_lengths(dataset, columns, numbers)
     for name, kind in columns.items():
-        if kind.dtype == "float32" and _first_outside(dataset, name, numbers, -LARGE, LARGE):
+        if kind.dtype in ("float32", "float64") and _first_outside(dataset, name, numbers, -LARGE, LARGE):
             bad = _first_outside(dataset, name, numbers, -MAX_MAGNITUDE, MAX_MAGNITUDE)
             if bad and np.isfinite(bad.value):
                 raise DataError(f"{bad.words}, too large to train on {bad.affected}")
@@ -63,7 +60,7 @@ def check(dataset: Dataset, numbers: Sequence[int] | None = None, *, warns: bool
                 advice = "leave such episodes out with on_nonfinite='drop-episode'"
                 raise DataError(f"{bad.words} {bad.affected}: {advice}", option="on_nonfinite")
             if warns and kind.of_steps:
-                _say_if_coarse(dataset, name)
+                _say_if_coarse(dataset, name, spec.offsets.get(name, ()))
     for name, space in {**spec.observation_leaves, **spec.action_leaves}.items():
         is_observed = name in spec.observation_leaves
         if leaf_kind(space) in ("image", "text") or (isinstance(space, Box) and is_observed):
@@ -149,31 +146,17 @@ def _first_outside(
     return _Bad(words, value, f"({num_bad} of {len(dataset)} episodes are affected)") if words else None
 
 
-def _say_if_coarse(dataset: Dataset, name: str) -> None:
-    """Warn once of a float32 column of steps in which distinct numbers fall together.
-
-    The column tells it: what changes in it changes by float32's last digits.
-    """
+def _say_if_coarse(dataset: Dataset, name: str, offset: Sequence[float]) -> None:
+    """Warn once of a column of steps in which distinct numbers fall together as they become float32."""
     for chunk in arrow_chunks(dataset, name):
-        coarse = _coarse_entry(chunk)
-        if coarse is not None:
-            place, most, step = coarse
+        values = flat(chunk)
+        values = values - np.asarray(offset) if len(offset) else values
+        for entry, most, step in coarse_entries(values, np.cumsum(chunk.value_lengths().to_numpy())):
+            place = f"[{entry}]" if values.ndim == 2 else ""
+            less = f" less its offset of {offset[entry]:.17g}" if len(offset) else ""
             logger.warning(
-                "%s%s has numbers near %g, float32 keeps them in steps of %g: closer ones are equal from here on; "
-                "subtract an offset from all of them first", name, place, most, step,
+                "%s%s%s has numbers near %g, float32 keeps them in steps of %g: closer ones are equal from here on; "
+                "subtract an offset from all of them first, or name it in EnvironmentSpec.offsets",
+                name, place, less, most, step,
             )  # fmt: skip
             return
-
-
-def _coarse_entry(chunk: pa.Array) -> tuple[str, float, float] | None:
-    """Return the first entry that changes by float32's last digits: its place, its largest number, the step there."""
-    values = flat(chunk)
-    entries = values.reshape(len(values), -1)
-    most = np.maximum(entries.max(0), -entries.min(0)) if len(entries) else np.zeros(0)
-    lasts = np.cumsum(chunk.value_lengths().to_numpy())[:-1] - 1  # no change leads from one episode to the next
-    for entry in np.flatnonzero(most >= LARGE):
-        changes = np.delete(np.abs(np.diff(entries[:, entry])), lasts)
-        changes, step = changes[changes > 0], float(np.spacing(most[entry]))
-        if np.median(changes) <= DIGITS * step if len(changes) else most[entry] >= NO_UNIT:
-            return f"[{entry}]" if values.ndim == 2 else "", float(most[entry]), step
-    return None

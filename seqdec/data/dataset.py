@@ -43,7 +43,8 @@ def episode_at(dataset: Dataset, index: int) -> Episode:
     spec = environment_of(dataset)
     row = dict(dataset[index])
     for name, leaf in {**spec.observation_leaves, **spec.action_leaves}.items():
-        kinds = (("", leaf_dtype(leaf), leaf.shape or ()), (MISSING, np.dtype(bool), shape_of_missing(leaf)))
+        dtype = np.dtype(np.float64) if name in spec.offsets else leaf_dtype(leaf)
+        kinds = (("", dtype, leaf.shape or ()), (MISSING, np.dtype(bool), shape_of_missing(leaf)))
         for prefix, dtype, shape in kinds:
             for key, axes in ((prefix + name, (-1,)), (prefix + final_name(name), ())):
                 if key in row:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from seqdec.data.discounting import returns_to_go
 from seqdec.errors import DataError, UsageError
-from seqdec.spaces.leaves import MISSING, role_of
+from seqdec.spaces.leaves import MISSING, as_reals, role_of
 
 RowValue = np.ndarray | np.generic | bool | int | float | str | None
 Row = Mapping[str, RowValue]
@@ -31,6 +31,7 @@ MAX_MAGNITUDE = 1e18  # squares and sums of larger numbers leave float32
 class Episode:
     """One episode; floating arrays are kept as float32, uint8 and texts as they are, other whole numbers as int64.
 
+    Numbers so large that float32 would change them (see `as_reals`) stay float64.
     `final` is the observation after the last step by leaf; `metadata` holds what else is known: the seed, who acted.
 
     Example:
@@ -221,8 +222,7 @@ def _as_kept(name: str, values: ArrayLike) -> np.ndarray:
     if values.dtype == np.uint8:
         return values
     if np.issubdtype(values.dtype, np.floating):
-        with np.errstate(over="ignore"):  # too large a number for float32 turns infinite and is refused as such
-            return values.astype(np.float32)
+        return as_reals(values)
     if np.issubdtype(values.dtype, np.integer) or values.dtype == np.bool_:
         return values.astype(np.int64)
     may_be_text = role_of(name) in ("observation", "action", "final")

@@ -1,6 +1,7 @@
 """The columns of a data set: what each holds, and its numbers without a copy.
 
-    observation, observation.camera, ...   [T, entries] float32, uint8 (images) or int64; [T] int64 (Discrete) or text
+    observation, observation.camera, ...   [T, entries] float32, float64 (large numbers, see `offsets`), uint8 (images)
+                                           or int64; [T] int64 (Discrete) or text
     action, action.gripper, ...            the same
     reward                                 [T] float32
     missing.observation...                 [T, entries] or [T], 1 where a value is missing; of leaves that can be
@@ -47,6 +48,7 @@ def columns_of(spec: EnvironmentSpec) -> dict[str, Column]:
     for name, leaf in {**spec.observation_leaves, **spec.action_leaves}.items():
         plain = isinstance(leaf, Discrete) or leaf_kind(leaf) == "text"
         dtype = "string" if leaf_kind(leaf) == "text" else str(leaf_dtype(leaf))
+        dtype = "float64" if name in spec.offsets else dtype
         size = None if plain else num_entries(leaf)
         columns[name] = Column(dtype, size, True)
         if name in spec.observation_leaves:

@@ -89,6 +89,12 @@ def mix(parts: Sequence[Dataset], weights: Sequence[float] | None = None) -> tup
                     f"the first data set has {side}s {describe_space(first)}, number {index + 1} has "
                     f"{describe_space(other)}: name their tasks in a dict, or give data sets of one environment"
                 )
+        if spec.offsets.keys() != specs[0].offsets.keys():
+            name = next(iter(spec.offsets.keys() ^ specs[0].offsets.keys()))
+            raise UsageError(
+                f"only some of the data sets have an offset of {name}, whose numbers are too large for float32: name "
+                "one in the EnvironmentSpec.offsets of all"
+            )
         if set(spec.missing) != set(specs[0].missing):
             first, other = (", ".join(each.missing) or "nothing" for each in (specs[0], spec))
             raise UsageError(

@@ -23,7 +23,7 @@ from seqdec.inference.candidates import Candidates, check_candidates, choices, l
 from seqdec.inference.drawing import among_legal, drawn, predicted
 from seqdec.inference.memory import Memory
 from seqdec.inference.script import Script, Written
-from seqdec.inference.values import as_done, demo_batch, tensor_of
+from seqdec.inference.values import as_done, demo_batch, tensor_of, with_offset
 from seqdec.inference.writing import chooser, write_texts
 from seqdec.model.distributions import Distribution
 from seqdec.model.packed import pack
@@ -151,6 +151,8 @@ class Context:
     ) -> Tensor:
         """Sample a variable given all slots before its own, and write it; raw units, [B, size] or [B].
 
+        Values of a variable with an offset are float64.
+
         Args:
             name: a variable that the layout predicts, no text: see `sample_text`.
             temperature: 1 samples the model's distribution, 0 takes its mode.
@@ -174,12 +176,13 @@ class Context:
             else:
                 uniform = self.draw(self.layout.variable(name).shape)[::size]
                 value = drawn(distribution, uniform, temperature=temperature, top_k=top_k)
+            variable = self.layout.variable(name)
             if name in self._coarse:
-                value = as_done(self._coarse[name], value)
+                value = as_done(self._coarse[name], variable, value)
             if guidance:
                 value = value.repeat_interleave(size, 0)
             self._set(name, value)
-        return value.clone()  # outside of inference mode, so that it can be used in any way
+        return with_offset(variable, value).clone()  # outside of inference mode, so that it can be used in any way
 
     @torch.inference_mode()
     def sample_text(
@@ -232,6 +235,8 @@ class Context:
     @torch.inference_mode()
     def predict(self, name: str, *, candidates: Sequence[Sequence[str]] | None = None) -> Distribution:
         """Return the distribution of a variable's next value given all slots before its own, B of them.
+
+        Of a variable with an offset it is the one of its values less that.
 
         Args:
             name: a variable that the layout predicts.

@@ -21,6 +21,7 @@ from seqdec.data.episode import Episode
 from seqdec.errors import StorageError, UsageError
 from seqdec.inference.context import Context
 from seqdec.inference.likelihood import gather_unknown, windows_of
+from seqdec.inference.values import less_offset
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.sequence import noise
 from seqdec.sequence.facts import HIDDEN, WHEN
@@ -280,9 +281,9 @@ def explain(context: Context, *, num_samples: int = NUM_SAMPLES) -> Explanation:
 def _sample_scored(context: Context, name: str) -> tuple[Tensor | list[str], Tensor]:
     """Sample a variable, write it, and return it with its log probability."""
     if context.layout.variable(name).kind != "text":
-        distribution = context.predict(name)
+        distribution, variable = context.predict(name), context.layout.variable(name)
         value = context.sample(name)
-        return value, distribution.log_prob(value)
+        return value, distribution.log_prob(less_offset(variable, value))
     texts = context.branch().sample_text(name)
     likely = context.log_prob(name, texts)
     context.write(**{name: texts})

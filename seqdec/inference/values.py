@@ -56,14 +56,29 @@ def tensor_of(
         tensor = torch.from_numpy(values)
         if absent is not None:
             mask = absent if mask is None else torch.as_tensor(mask).cpu().numpy() | absent
-    if tensor.dtype != dtype or tensor.device != device:
-        tensor = tensor.to(device, dtype)
     shape = (num_sequences, *variable.shape)
     if tensor.ndim != len(shape) and tensor.numel() == math.prod(shape):
         tensor = tensor.reshape(shape)  # images, and vectors of any shape
     if tensor.shape != shape:
         raise UsageError(f"{variable.name} has shape {tuple(tensor.shape)}: {shape} is expected")
+    tensor = less_offset(variable, tensor)
+    if tensor.dtype != dtype or tensor.device != device:
+        tensor = tensor.to(device, dtype)
     return tensor, None if mask is None else _mask_of(variable, mask, num_sequences, device)
+
+
+def less_offset(variable: Variable, values: Tensor) -> Tensor:
+    """Return values [..., size] as codecs have them, less the variable's offset, which is subtracted in float64."""
+    if not variable.offset:
+        return values
+    return (values.double().cpu() - torch.tensor(variable.offset, dtype=torch.float64)).float().to(values.device)
+
+
+def with_offset(variable: Variable, values: Tensor) -> Tensor:
+    """Return values [..., size] as everybody else has them: float64 where the variable has an offset."""
+    if not variable.offset:
+        return values
+    return (values.cpu().double() + torch.tensor(variable.offset, dtype=torch.float64)).to(values.device)
 
 
 def _mask_of(variable: Variable, mask: object, num_sequences: int, device: torch.device) -> Tensor:
@@ -106,10 +121,10 @@ def in_space(leaf: gymnasium.Space, sampled: Tensor | list[str]) -> np.ndarray:
     return values.astype(leaf.dtype, copy=False)
 
 
-def as_done(leaf: Box, sampled: Tensor) -> Tensor:
+def as_done(leaf: Box, variable: Variable, sampled: Tensor) -> Tensor:
     """Return actions of a leaf [B, size] as `in_space` has them, for the codec to read."""
-    done = in_space(leaf, sampled).astype(np.float32)
-    return torch.from_numpy(done.reshape(sampled.shape)).to(sampled.device)
+    done = in_space(leaf, with_offset(variable, sampled)).reshape(sampled.shape)
+    return less_offset(variable, torch.from_numpy(done)).to(sampled.device, torch.float32)
 
 
 def check_observations(
@@ -171,7 +186,8 @@ def demo_batch(layout: Layout, value: object, mask: object, num_sequences: int) 
                 raise UsageError(
                     f"the demo's {name} should be {variable.describe()}: show an episode of the same spaces"
                 )
-            values[row, : len(shown)] = shown.reshape(len(shown), *variable.shape).to(values.dtype)
+            shown = shown.reshape(len(shown), *variable.shape)
+            values[row, : len(shown)] = less_offset(variable, shown).to(values.dtype)
             absent = torch.as_tensor(episode.steps.get(MISSING + name, np.zeros(len(episode), bool))[:length])
             absent = absent.reshape(len(shown), -1)
             missing[row, : len(shown)] = absent if is_wide else absent.any(1)

@@ -133,8 +133,9 @@ def _final_observation(infos: dict, row: int, space: gymnasium.Space) -> dict[st
 
 
 def _episode(history: list[dict], row: int, final: dict, terminated: bool, truncated: bool, success: int) -> Episode:
-    names = history[0].items()  # an array of objects stays one: NumPy's own texts lose zero characters at their end
-    steps = {name: np.array([step[name][row] for step in history], values.dtype) for name, values in names}
+    # an array of objects stays one: NumPy's own texts lose zero characters at their end
+    kinds = {name: object if values.dtype == object else None for name, values in history[0].items()}
+    steps = {name: np.array([step[name][row] for step in history], kind) for name, kind in kinds.items()}
     for name in [name for name in final if name.startswith(MISSING)]:
         if not steps[name].any() and not final[name].any():
             del steps[name], final[name]  # a mask that hides nothing is no part of an episode

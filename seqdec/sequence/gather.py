@@ -7,6 +7,7 @@
 Where values may be missing, "missing.NAME" has a column of its own.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +26,7 @@ from seqdec.sequence.variable import encode_texts
 from seqdec.spaces.leaves import MISSING
 
 Chunks = list[np.ndarray]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +62,12 @@ class Arrays:
             elif variable.kind == "text":
                 arrays.texts[name] = schema.text_column(dataset, name)
             elif name not in arrays.steps and name != "target_return" and variable.kind != "timestep":
-                arrays.steps[name] = schema.column(dataset, name)
+                arrays.steps[name] = _reals(dataset, name, layout)
             if name in missing:
                 arrays.steps[MISSING + name] = schema.column(dataset, MISSING + name)
             if variable.of:
                 for leaf in {name, MISSING + name} & arrays.steps.keys():
-                    arrays.finals[leaf] = schema.column(dataset, final_name(leaf))
+                    arrays.finals[leaf] = _reals(dataset, leaf, layout, final_name(leaf))
         return arrays
 
     @staticmethod
@@ -130,6 +132,20 @@ class Arrays:
     def num_bytes(self, name: str) -> int:
         """Return how many bytes a timestep of a variable takes."""
         return self.steps[name][0][:1].nbytes
+
+
+def _reals(dataset: Dataset, leaf: str, layout: Layout, name: str = "") -> Chunks:
+    """Return the numbers of a leaf's column, or of another one of it; those of float64 less their offset as float32."""
+    chunks = schema.column(dataset, name or leaf)
+    if all(chunk.dtype != np.float64 for chunk in chunks):
+        return chunks
+    offset = np.zeros(chunks[0].shape[1:])
+    for variable in layout.variables:
+        if variable.offset and (variable.of or variable.name) == leaf:
+            offset[list(variable.entries) or slice(None)] = variable.offset
+    if not offset.any():
+        logger.warning("%s has numbers too large for float32, and the layout no offset: close ones are equal", leaf)
+    return [(chunk - offset).astype(np.float32) for chunk in chunks]
 
 
 def take(chunks: Chunks, flat: np.ndarray) -> np.ndarray:

@@ -228,7 +228,8 @@ def _variable_from_json(entry: Mapping[str, Any]) -> Variable:
     _refuse_unknown_keys(entry, Variable)
     bounds = {bound: tuple(float(x) for x in entry[bound]) for bound in ("low", "high") if entry.get(bound) is not None}
     counts = {key: tuple(int(x) for x in entry[key]) for key in _TUPLES if key in entry}
-    return Variable(**{**entry, **bounds, **counts})
+    offset = tuple(float(x) for x in entry.get("offset", ()))
+    return Variable(**{**entry, **bounds, **counts, "offset": offset})
 
 
 def _refuse_unknown_keys(value: Mapping[str, object], record: type) -> None:

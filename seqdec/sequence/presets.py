@@ -91,6 +91,7 @@ def layout_from_spaces(
     prompt: Sequence[str] = (),
     fuse: Sequence[str] = (),
     missing: Sequence[str] = (),
+    offsets: Mapping[str, tuple[float, ...]] | None = None,
     text_tokens: int = 256,
     max_tokens: int = 1024,
     goal_of: str = "",
@@ -121,6 +122,7 @@ def layout_from_spaces(
         fuse: `observation`, `action` or both: the leaves share one slot, and leaves of an action are sampled at once.
             Otherwise each has a slot, and a leaf of an action depends on those before it.
         missing: leaves of the observation that may be missing.
+        offsets: of leaves of large numbers, as `EnvironmentSpec.offsets` has them.
         text_tokens: the most tokens that a text may have.
         max_tokens: the most tokens of a window whose timesteps have words; 0 sets no limit.
         goal_of: leaf of the observation that goals, waypoints and the final state are read from; the only one by
@@ -141,7 +143,7 @@ def layout_from_spaces(
         raise UsageError(f"unknown layout {preset!r}{suggest(preset, PRESETS)}: use one of {', '.join(PRESETS)}")
     observed, acted = leaves(observation_space, "observation"), leaves(action_space, "action")
     _check_names(observed, prompt, fuse, missing)
-    chosen = _PRESETS[preset]
+    chosen, offsets = _PRESETS[preset], offsets or {}
     roles = {"observation": [name for name in observed if name not in prompt], "action": list(acted)}
     # slots of the prompt, and of a timestep
     facts = [name for name in prompt if name != "demo"]
@@ -153,6 +155,7 @@ def layout_from_spaces(
         weight, leaf = chosen.weights.get(role_of(name), 0.0), observed.get(name, acted.get(name))
         if leaf is not None:
             variable = _variable_from_leaf(name, leaf, weight, head, optional=name in missing, text_tokens=text_tokens)
+            variable = _less(variable, offsets.get(name, ()))
         elif name == "text":
             variable = Variable(name, "text", text_tokens, end=LINE)
         elif name.endswith(WHEN):
@@ -161,6 +164,7 @@ def layout_from_spaces(
             weight = chosen.weights.get("observation", 0.0)
             of = _leaf_of(name, observed, goal_of)
             leaf = _variable_from_leaf(of, observed[of], weight, head, optional=of in missing)
+            leaf = _less(leaf, offsets.get(of, ()))
             variable = _moment(name, leaf, tuple(goal_entries))
         elif numbers == "words":
             before, end = _FRAMES[name]
@@ -233,7 +237,8 @@ def _moment(name: str, leaf: Variable, entries: tuple[int, ...]) -> Variable:
         return replace(leaf, name=name, of=leaf.name)
     if not leaf.is_vector or not all(0 <= entry < leaf.size for entry in entries):
         raise UsageError(f"{name} takes entries {list(entries)} of {leaf.name}, which is {leaf.describe()}")
-    return replace(leaf, name=name, of=leaf.name, size=len(entries), entries=entries)
+    offset = tuple(leaf.offset[entry] for entry in entries) if leaf.offset else ()
+    return replace(leaf, name=name, of=leaf.name, size=len(entries), entries=entries, offset=offset)
 
 
 def _variable_from_leaf(
@@ -263,6 +268,14 @@ def _variable_from_leaf(
     if isinstance(leaf, MultiDiscrete):
         sizes, starts = (tuple(map(int, np.ravel(counts))) for counts in (leaf.nvec, leaf.start))
     return Variable(name, "multi_discrete", size, weight, sizes=sizes, starts=starts, optional=optional)
+
+
+def _less(variable: Variable, offset: tuple[float, ...]) -> Variable:
+    """Return a variable whose values, and bounds, are what is left of them less an offset."""
+    if not offset:
+        return variable
+    low, high = (bound and tuple(np.subtract(bound, offset).tolist()) for bound in (variable.low, variable.high))
+    return replace(variable, offset=offset, low=low, high=high)
 
 
 def _bounds(leaf: Box) -> tuple[np.ndarray, np.ndarray]:

@@ -59,9 +59,10 @@ class Variable:
     infinities allowed; None means that it is unbounded. `sizes` and `starts` are the number of values and the first
     value of each entry of a multi_discrete variable, `image` an image's shape as the environment gives it. An
     `optional` variable may be missing, a vector's entries one by one. A fact of the prompt that is an observation, such
-    as a goal, is read from the leaf `of`, and from these `entries` of it where any are named. A text, and a "number",
-    which is one real number in digits, stands between the words `before` and `end`. A variable with `loss_weight` 0 is
-    only ever written, never sampled; images and timesteps always are.
+    as a goal, is read from the leaf `of`, and from these `entries` of it where any are named. Of a vector of large
+    numbers `offset` is subtracted, in float64, before they become float32: batches, codecs and distributions hold what
+    is left. A text, and a "number", which is one real number in digits, stands between the words `before` and `end`. A
+    variable with `loss_weight` 0 is only ever written, never sampled; images and timesteps always are.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Variable:
     optional: bool = False
     of: str = ""
     entries: tuple[int, ...] = ()
+    offset: tuple[float, ...] = ()
     before: str = ""
     end: str = ""
 
@@ -96,6 +98,12 @@ class Variable:
             raise UsageError(f"{self.name} has {self.size} entries: give as many sizes and starts")
         if self.entries and (not self.of or len(self.entries) != self.size):
             raise UsageError(f"{self.name} has size {self.size} and {len(self.entries)} entries of {self.of!r}")
+        if self.offset and not (
+            self.is_vector and len(self.offset) == self.size and all(map(math.isfinite, self.offset))
+        ):
+            raise UsageError(
+                f"{self.name} is {self.describe()}, its offset has {len(self.offset)} entries: give as many"
+            )
         if self.loss_weight > 0 and self.is_words and not self.end:
             raise UsageError(f"{self.name} is predicted word by word: give it an end, such as a new line")
         if self.kind == "number" and self.size != 1:

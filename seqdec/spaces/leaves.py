@@ -22,6 +22,7 @@ from seqdec.spaces.space import children, describe_space, supported
 LeafKind = Literal["vector", "image", "discrete", "multi_discrete", "text"]
 Batch = np.ndarray | Mapping[str, "Batch"] | tuple["Batch", ...]
 MISSING = "missing."
+LARGE = 2.0**17  # numbers up to here float32 keeps to a hundredth
 MAX_LEAVES = 256
 
 
@@ -64,7 +65,7 @@ def num_entries(leaf: gymnasium.Space) -> int:
 
 
 def leaf_dtype(leaf: gymnasium.Space) -> np.dtype:
-    """Return the type that a leaf's values are kept in: float32, uint8 for images, int64, or text."""
+    """Return the type that a leaf's values are kept in: float32 (see `as_reals`), uint8 for images, int64, or text."""
     kinds = {"vector": np.float32, "image": np.uint8, "text": object}
     return np.dtype(kinds.get(leaf_kind(leaf), np.int64))
 
@@ -140,6 +141,16 @@ def without_nan(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return (np.where(mask, values.dtype.type(0), values), mask) if mask.any() else (values, None)
 
 
+def as_reals(values: np.ndarray) -> np.ndarray:
+    """Return numbers as float32, or as float64 where some are so large that float32 would change them."""
+    with np.errstate(over="ignore"):  # too large a number turns infinite and is refused as such
+        singles = values.astype(np.float32, copy=False)
+    if singles is values or not values.size or values.dtype.itemsize < 4:
+        return singles
+    is_changed = LARGE <= max(singles.max(), -singles.min()) < np.inf and (singles != values).any()
+    return values.astype(np.float64, copy=False) if is_changed else singles
+
+
 def in_box(box: Box, values: np.ndarray) -> np.ndarray:
     """Return numbers as a Box holds them, in its type: the nearest whole ones where it has these, inside its bounds."""
     if box.dtype.kind == "f":
@@ -212,7 +223,7 @@ def _typed(values: object, leaf: gymnasium.Space, name: str) -> tuple[np.ndarray
         mask = np.asarray(mask.reshape(len(array), -1).any(axis=1))
     # too large a number turns infinite, or the least whole number, and is refused as such
     with np.errstate(over="ignore", invalid="ignore"):
-        return array.astype(dtype, copy=False), mask
+        return as_reals(array) if dtype == np.float32 else array.astype(dtype, copy=False), mask
 
 
 def _array(values: object) -> np.ndarray:

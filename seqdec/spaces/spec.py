@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 import gymnasium
 
 from seqdec.errors import DataError, UsageError, in_words, suggest
-from seqdec.spaces.leaves import leaf_kind, leaves
+from seqdec.spaces.leaves import leaf_kind, leaves, num_entries
 from seqdec.spaces.space import (
     MAX_ENTRIES,
     describe_space,
@@ -34,6 +34,8 @@ class EnvironmentSpec:
         reference_returns: the returns of score 0 and score 100.
         requirements: what pip must install for the environment.
         missing: leaves of the observation whose values may be missing ("observation", "observation.camera").
+        offsets: of leaves that hold numbers too large for float32, such as epoch seconds: what is subtracted from each
+            entry before it becomes float32. Where none is named, a data set's first episode says it.
 
     Example:
         >>> spec = spec_of_env(gymnasium.make("CartPole-v1"))
@@ -51,6 +53,7 @@ class EnvironmentSpec:
     reference_returns: tuple[float, float] | None = None
     requirements: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    offsets: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Bring the spaces to the supported kinds and refuse names that are no leaf of the observation."""
@@ -64,6 +67,10 @@ class EnvironmentSpec:
             if name not in observed:
                 nearest = suggest(name, observed)
                 raise UsageError(f"no leaf of the observation is called {quote(name)}{nearest}")
+        known = {**observed, **self.action_leaves}
+        for name, offset in self.offsets.items():
+            if name not in known or leaf_kind(known[name]) != "vector" or len(offset) != num_entries(known[name]):
+                raise UsageError(f"offsets name {quote(name)}, which is no leaf of {len(offset)} real numbers")
 
     @cached_property
     def observation_leaves(self) -> dict[str, gymnasium.Space]:
@@ -77,7 +84,7 @@ class EnvironmentSpec:
 
     def to_json(self) -> dict[str, object]:
         """Return plain JSON values; infinite bounds are words."""
-        return {key: _plain(getattr(self, key)) for key in _READERS}
+        return {key: _plain(getattr(self, key)) for key in _READERS if key != "offsets" or self.offsets}
 
     @staticmethod
     def from_json(value: Mapping[str, object]) -> "EnvironmentSpec":
@@ -153,6 +160,15 @@ def _texts(value: object, key: str) -> tuple[str, ...]:
     return tuple(text for text in (_text(entry, key) for entry in value) if text is not None)
 
 
+def _offsets(value: object, key: str) -> dict[str, tuple[float, ...]]:
+    offsets: dict[str, tuple[float, ...]] = {}
+    for name, numbers in value.items() if isinstance(value, Mapping) else [("", None)]:
+        if not isinstance(numbers, list | tuple) or not all(_is_number(number) for number in numbers):
+            raise DataError(f"{key} are {quote(value)}: expected lists of numbers by leaf")
+        offsets[str(name)] = tuple(map(float, numbers))
+    return offsets
+
+
 def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
@@ -168,4 +184,5 @@ _READERS: Mapping[str, Callable[[object, str], Any]] = {  # Any: each reader ret
     "reference_returns": _reference_returns,
     "requirements": _texts,
     "missing": _texts,
+    "offsets": _offsets,
 }
