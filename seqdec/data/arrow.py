@@ -49,9 +49,12 @@ def from_rows(
     return dataset_of(InMemoryTable(pa.concat_tables(tables)), spec, fingerprint)
 
 
-def write_rows(rows: Iterable[Row], spec: EnvironmentSpec, folder: Path) -> None:
-    """Write rows into an open folder as they come, and check them there; memory holds a part of them at a time."""
-    rows, spec = with_offsets(rows, spec)
+def write_rows(rows: Iterable[Row], spec: EnvironmentSpec, folder: Path, *, is_first: bool = True) -> None:
+    """Write rows into an open folder as they come, and check them there; memory holds a part of them at a time.
+
+    Where other rows of the same data set were written before, its spec is known and `is_first` False.
+    """
+    rows, spec = with_offsets(rows, spec) if is_first else (rows, spec)
     write_tables(tables_of(rows, spec), spec, folder)
 
 

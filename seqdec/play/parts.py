@@ -17,7 +17,7 @@ from seqdec import storage
 from seqdec.data.arrow import write_joined, write_rows
 from seqdec.data.dataset import open_folder
 from seqdec.data.episode import Episode
-from seqdec.data.schema import lengths
+from seqdec.data.schema import environment_of, lengths
 from seqdec.errors import DataError, UsageError
 from seqdec.play.actors import Actor, Seekable
 from seqdec.spaces.space import is_int, quote
@@ -123,8 +123,10 @@ def _write_parts(working: Path, spec: EnvironmentSpec, num_kept: int, waves: Ite
 
 
 def _write_part(working: Path, spec: EnvironmentSpec, first: int, episodes: Sequence[Episode]) -> None:
+    earlier = next(iter(storage.published(working, "part-")), None)
+    spec = spec if earlier is None else environment_of(open_folder(earlier))
     try:
         with storage.publish(working / f"part-{first:06d}") as target:
-            write_rows(map(Episode.to_row, episodes), spec, target)
+            write_rows(map(Episode.to_row, episodes), spec, target, is_first=earlier is None)
     except DataError as error:
         raise DataError(f"among the episodes from number {first} on, {error}") from error

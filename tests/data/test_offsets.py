@@ -253,6 +253,32 @@ class Clock(gymnasium.Env):
         return np.array([self.seconds], np.float64), 0.0, self.seconds == SECONDS[-1], False, {}
 
 
+class Calendar(Clock):
+    """Begins in 1970 or today, by its seed."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seconds -= 0 if seed in self.today else SECONDS[0]
+        return np.array([self.seconds], np.float64), {}
+
+    def step(self, action):
+        observation, reward, _, _, info = super().step(action)
+        return observation, reward, self.seconds % SECONDS[0] == 19, False, info
+
+
+@pytest.mark.parametrize("today", [{0}, {1, 2}])
+def test_a_recording_in_parts_is_the_one_in_one(today: set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Calendar, "today", today, raising=False)
+    folders = []
+    for seconds in (30.0, 0.0):
+        monkeypatch.setattr("seqdec.play.parts.PART_SECONDS", seconds)
+        folders.append(tmp_path / f"{seconds:g}")
+        record(Calendar, lambda observation, generator: 0, num_episodes=3, num_envs=1, seed=0, folder=folders[-1])
+    whole, parts = (sorted(folder.glob("*.arrow")) for folder in folders)
+    assert [path.read_bytes() for path in whole] == [path.read_bytes() for path in parts]
+    assert environment_of(load_folder(folders[1])).offsets == ({"observation": (1.7e9,)} if 0 in today else {})
+
+
 def test_recordings_tables_and_streams_keep_instants_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.WARNING)
     dataset = record(Clock, lambda observation, generator: 0, num_episodes=4, seed=0, folder=tmp_path / "clock")
