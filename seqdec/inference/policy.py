@@ -221,9 +221,9 @@ class Policy:
 
     def _act(self, observation: Batch, rewards: np.ndarray | None, info: object, *, is_first: bool) -> Batch:
         """Return actions; rewards of None are not known."""
-        spec = self.model.data.spec
+        spec, layout = self.model.data.spec, self.model.layout
         seen = split(spec.observation_space, stack([observation]) if self._is_single else observation, "observation")
-        check_observations(seen, spec.observation_leaves, self._num_rows, is_single=self._is_single)
+        check_observations(seen, spec.observation_leaves, layout, self._num_rows, is_single=self._is_single)
         shown, counts = [seen[name] for name in self._masks], {"num_rows": self._num_rows, "is_single": self._is_single}
         allowed = allowed_by(info, shown, spec.action_space, spec.action_leaves, **counts)
         if is_first:

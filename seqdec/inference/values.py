@@ -128,13 +128,19 @@ def as_done(leaf: Box, variable: Variable, sampled: Tensor) -> Tensor:
 
 
 def check_observations(
-    seen: Mapping[str, np.ndarray], leaves: Mapping[str, gymnasium.Space], num_rows: int, *, is_single: bool
+    seen: Mapping[str, np.ndarray],
+    leaves: Mapping[str, gymnasium.Space],
+    layout: Layout,
+    num_rows: int,
+    *,
+    is_single: bool,
 ) -> None:
-    """Refuse a batch where one observation is expected, the other way round, and infinities.
+    """Refuse a batch where one observation is expected, the other way round, infinities, and what may not be missing.
 
     Args:
-        seen: observations by leaf, [num_rows, ...], without NaN.
+        seen: observations by leaf, [num_rows, ...], without NaN, and their masks.
         leaves: spaces of the observation.
+        layout: says which of them may be missing.
         num_rows: environments that run.
         is_single: whether one observation is expected.
     """
@@ -148,6 +154,14 @@ def check_observations(
             raise UsageError(f"{name} has shape {values.shape}: {what}; for one observation, call reset()")
         if values.dtype.kind == "f" and not math.isfinite(values.sum()) and (place := nonfinite_entry(values)):
             raise UsageError(f"{name}{place[1]}: a finite number is needed, or nan where it is not known")
+        mask = seen.get(MISSING + name)
+        if mask is not None and any(own.name == name and not own.optional for own in layout.variables):
+            row = "" if is_single else f" of environment {np.flatnonzero(mask.reshape(num_rows, -1).any(1))[0]}"
+            raise UsageError(
+                f"{name}{row} is not known, and the model has not learned that: train on data that name it among "
+                f"what may be missing (missing=[{name!r}])",
+                option="missing",
+            )
 
 
 def demo_batch(layout: Layout, value: object, mask: object, num_sequences: int) -> dict[str, Tensor]:

@@ -211,12 +211,18 @@ def test_numbers_that_are_not_finite_never_reach_the_model(cartpole: SequenceMod
     policy.reset()
     with pytest.raises(UsageError, match=r"observation\[1\] is inf: a finite number is needed"):
         policy.act(np.array([0, np.inf, 0, 0], np.float32))
+    for missing in ([np.nan] * 4, [0, np.nan, 0, 0]):
+        with pytest.raises(UsageError, match="observation is not known, and the model has not learned that: train on"):
+            policy.act(np.array(missing, np.float32))
     policy.act(observation)
     for reward in (np.nan, np.inf, "x", [1.0, 1.0]):
         with pytest.raises(UsageError, match="a finite number is needed for each of 1 environments"):
             policy.act(observation, reward)
     policy.act(observation, 1.0)
     assert policy._returns_to_go == [19.0], "what was refused is not counted"
+    policy.reset(2)
+    with pytest.raises(UsageError, match="observation of environment 1 is not known"):
+        policy.act(np.array([[0.0] * 4, [np.nan] * 4]))
 
 
 def test_predict_leaves_the_target_and_the_temperature_as_they_were():
