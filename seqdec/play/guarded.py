@@ -49,12 +49,12 @@ class Guarded(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[object, Info]:
         """Start an episode; the option "seqdec.park" leaves it out, "seqdec.options" has the options of each seed."""
+        if options and OPTIONS in options:
+            options = options[OPTIONS].get(seed)  # pyright: ignore[reportAttributeAccessIssue]
         if options and options.get(PARK):
             self._is_resting = True
             return self._observation, {}
         self._num_steps, self._is_resting, self._failure = 0, False, ""
-        if options and OPTIONS in options:
-            options = options[OPTIONS].get(seed)  # pyright: ignore[reportAttributeAccessIssue]
         options = None if options is None else dict(options)  # others of the batch are given the same one
         masks: Info = {}
         try:

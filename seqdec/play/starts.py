@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from gymnasium.vector import VectorEnv
 
 from seqdec.errors import UsageError
@@ -38,13 +39,20 @@ class Starts:
             return self.options
         return self.options[episode % len(self.options)]
 
-    def reset(self, envs: VectorEnv, first: int, num_rows: int) -> Start:
-        """Begin the episodes from `first` on in the first rows of a batch; the other rows begin anyhow.
+    def reset(self, envs: VectorEnv, first: int, is_played: np.ndarray) -> Start:
+        """Begin the episodes from `first` on in the first rows of a batch, if they are played; others begin anyhow.
+
+        Of a batch of ours, rows among the first that are not played rest.
 
         Raises:
             UsageError: a batch that is not ours cannot give each row options of its own.
         """
-        seed, own = self.seed + first, [self.options_of(first + row) for row in range(num_rows)]
+        seed, own = self.seed + first, [self.options_of(first + row) for row in range(len(is_played))]
+        if envs.metadata.get(PARK):
+            own = [
+                options if is_row_played else {PARK: True}
+                for options, is_row_played in zip(own, is_played, strict=True)
+            ]
         if all(options is own[0] for options in own):
             return reset_in_time(envs, seed, None if own[0] is None else dict(own[0]))
         if not envs.metadata.get(PARK):

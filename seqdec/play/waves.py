@@ -10,12 +10,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from seqdec import stops
 from seqdec.data.episode import Episode
 from seqdec.errors import UsageError
-from seqdec.play.actors import Actor
+from seqdec.play.actors import Actor, Seekable
 from seqdec.play.chosen import checked_actions, idle_actions
 from seqdec.play.guarded import FAILURE, PARK, UNKNOWN
 from seqdec.play.info import add_successes, choices_of
 from seqdec.play.starts import Starts
-from seqdec.play.waiting import reset_in_time, step_in_time
+from seqdec.play.waiting import LostError, begin_again, reset_in_time, step_in_time
 from seqdec.spaces.leaves import MISSING, Batch, join, leaves, shape_of_missing, split, stack
 from seqdec.spaces.space import supported
 
@@ -25,22 +25,53 @@ def play_wave(
 ) -> Generator[None, None, list[Episode | str]]:
     """Play the episodes from `first` on, one in each of the first rows; yield while environments work by themselves.
 
-    A row that failed has its message in the place of an episode.
+    A row that failed has its message in the place of an episode. Where processes are lost the batch begins again, and
+    those rows that have not ended are played anew.
     """
+    results: list[Episode | str | None] = [None] * num_rows
+    while None in results:
+        try:
+            yield from _play(actor, envs, starts, first, results, progress)
+        except LostError as error:
+            waiting = [row for row, result in enumerate(results) if result is None]
+            messages = {row: error.messages[row] for row in waiting if row in error.messages}
+            messages = messages or dict.fromkeys(waiting, "processes of other environments end again and again")
+            for row, message in messages.items():
+                results[row] = message
+            if progress is not None:
+                progress(len(messages))
+            begin_again(envs)
+            if isinstance(actor, Seekable):
+                actor.seek(first)
+    return [result for result in results if result is not None]
+
+
+def _play(
+    actor: Actor,
+    envs: VectorEnv,
+    starts: Starts,
+    first: int,
+    results: list[Episode | str | None],
+    progress: Callable[[int], None] | None,
+) -> Generator[None, None, None]:
+    """Play the episodes of a wave that have no result yet, each in its row, and fill in their results."""
     mode = autoreset_mode(envs)
     observation_space = supported(envs.single_observation_space, "observation")
     action_space = supported(envs.single_action_space, "action")
-    raw, infos = starts.reset(envs, first, num_rows)
+    # rows that nobody plays rest from the start
+    is_played = np.array([*(result is None for result in results), *[False] * (envs.num_envs - len(results))])
+    running = np.flatnonzero(is_played)
+    raw, infos = starts.reset(envs, first, is_played[: len(results)])
     observations, is_broken = _seen(raw, infos, observation_space, envs.num_envs)
-    actor.reset(num_rows)
+    actor.reset(len(results))
+    if len(running) < len(results):
+        actor.keep(running)
     takes_info = len(inspect.signature(actor.act).parameters) > 2
     actions, successes = idle_actions(action_space, envs.num_envs), np.full(envs.num_envs, -1, np.int8)
     rewards: np.ndarray | None = None
     terminated = np.zeros(envs.num_envs, bool)
-    truncated = np.arange(envs.num_envs) >= num_rows  # rows that nobody plays rest from the start
-    results: list[Episode | str] = [""] * num_rows
+    truncated = ~is_played
     history: list[dict[str, np.ndarray]] = []  # of each timestep what every row saw, did and was paid, by leaf
-    running = np.arange(num_rows)
     while True:
         stops.check()
         # look at what ended: an episode, or the message of its failure
@@ -59,7 +90,7 @@ def play_wave(
         if progress is not None and not goes_on.all():
             progress(int((~goes_on).sum()))
         if not goes_on.any():
-            return results
+            return
         # rows that ended leave the batch, and their environments rest
         if not goes_on.all():
             actor.keep(np.flatnonzero(goes_on))

@@ -1,4 +1,3 @@
-import os
 import sys
 from functools import partial
 
@@ -378,17 +377,6 @@ def test_actors_that_take_turns_are_told_which_episodes_are_theirs():
     assert actors[0].firsts == [0, 5, 10] and actors[1].firsts == [2, 7, 12]
     with pytest.raises(UsageError, match="1 actors for 2 batches"):
         rollout(Constant(1), [batch_of(Random, 2)] * 2, num_episodes=3, seed=0)
-
-
-class Dying(Random):
-    def step(self, action):
-        os._exit(1)
-
-
-def test_a_process_that_dies_is_told_in_one_sentence():
-    envs = making.batch_of([lambda: Guarded(Dying())] * 2, asynchronous=True)
-    with pytest.raises(NumericsError, match="a process of the environments ended"):
-        rollout(Constant(1), envs, num_episodes=2, seed=0)
 
 
 class Telling(AsyncVectorEnv):
