@@ -7,11 +7,13 @@ from typing import overload
 
 HIDDEN = "(hidden)"
 LEAST_SECRET = 8  # letters of an environment variable's value: shorter ones stand in other words, too
-_NAME = r"[\w-]*(?:token|secret|passw|credential|api_?key|access_?key|private_?key|signature|auth)[\w-]*"
+# whole words of a name: of `max_tokens`, `tokenizer` and `author` nothing is a secret
+_WORDS = r"token|secret|passw(?:or)?d|passphrase|credentials?|(?:api|access|private|secret)[_-]?key|signature"
+_NAME = rf"[\w-]*(?:{_WORDS}|auth(?:orization)?)(?![a-z])[\w-]*"
 _IS_NAME = re.compile(_NAME, re.IGNORECASE)
 # user:password@ in an address; name=value in one, or "name": "value" in JSON; keys that say what they are
 _IN_ADDRESS = re.compile(r"(?<=://)[^/\s@]+(?=@)")
-_NAMED = re.compile(rf"({_NAME}[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,;}}]+", re.IGNORECASE)
+_NAMED = re.compile(rf"({_NAME}[\"']?\s*[=:]\s*[\"']?)(?:(?:Bearer|Basic|Token)\s+)?[^\s\"'&,;}}]+", re.IGNORECASE)
 _KEY = re.compile(r"\b(?:hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abprs]-|AKIA|wandb_v1_)[\w-]{12,}")
 
 
