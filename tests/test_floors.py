@@ -1,6 +1,7 @@
 """The oldest versions that are admitted are those that `make test-oldest` runs on; what is imported is declared."""
 
 import ast
+import re
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -55,3 +56,11 @@ def test_the_weekly_job_tries_each_extra_absent():
     for extra in set(RUN) - {"mujoco"}:
         names = {canonical(need.name) for need in EXTRAS[extra] if need.name != "seqdec"}
         assert {canonical(name) for name in absent[extra]} == names
+
+
+def test_the_weekly_job_audits_what_is_pinned_and_runs_no_action_that_can_change():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/weekly.yml").read_text())["jobs"]
+    commands = [step.get("run", "") for step in jobs["audit"]["steps"]]
+    assert any("-c constraints.txt" in command for command in commands) and commands[-1].startswith("pip-audit")
+    actions = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
+    assert len(actions) == 8 and all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action) for action in actions)
