@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seqdec.model.probes import FOREIGN, evaluating, probe_tokens
+from seqdec.model.shortcuts import frozen_part
 
 LIMIT = 4 * 2**30  # bytes of states that are kept
 
@@ -65,7 +66,7 @@ class LowerLayers:
 
         hook = self._next.register_forward_pre_hook(capture, with_kwargs=True)
         try:
-            with evaluating(self._decoder):
+            with evaluating(self._decoder), frozen_part():
                 self._decoder(inputs_embeds=tokens, use_cache=False)
         except _Captured:
             return captured[0]

@@ -5,6 +5,9 @@ is used. Attention on a CPU is learned by separate operations where these are qu
 
 GPT-2's linear layers: one call of torch for each, not three, because acting is short passes of many calls.
 
+Linear layers that do not learn: on a CPU, where precisions are mixed, torch casts their weights at each use. It is done
+once while others learn.
+
 Last layer: attention needs keys and values of every token, but what the last layer does to one token alone, its MLP,
 is needed only where something is predicted: at one token of three in Decision Transformer's order, at the newest while
 acting. The other states are then not those of the decoder, and nobody reads them.
@@ -103,13 +106,55 @@ class Affine(Conv1D):
         return F.linear(x, self.weight.t(), self.bias)
 
 
+class _Training(threading.local):
+    """Whether a thread computes, without gradients, what is kept for training."""
+
+    is_frozen_part: bool = False
+
+
+_training = _Training()
+
+
+@contextmanager
+def frozen_part() -> Iterator[None]:
+    """Compute a part of training in which nothing learns."""
+    _training.is_frozen_part = True
+    try:
+        yield
+    finally:
+        _training.is_frozen_part = False
+
+
+class CastOnce(nn.Linear):
+    """A linear layer whose weight, where it does not learn, is cast once for all steps of training on a CPU.
+
+    Other passes cast it as torch does: they may come when adapters were added to weights, which nothing tells.
+    """
+
+    _cast: tuple[int, int, Tensor] | None = None  # the weight's version, its place, and what was made of it
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return [..., out_features] of [..., in_features]."""
+        is_training = torch.is_grad_enabled() or _training.is_frozen_part
+        mixed = _mixed_with() if is_training and input.device.type == "cpu" else None
+        if mixed is None or self.weight.requires_grad or self.weight.dtype == mixed:
+            return super().forward(input)
+        key = self.weight._version, self.weight.data_ptr()
+        if self._cast is None or self._cast[:2] != key or self._cast[2].dtype != mixed:
+            with torch.inference_mode(False):  # else nothing could be learned by it
+                self._cast = *key, self.weight.detach().to(mixed)
+        return F.linear(input, self._cast[2], self.bias)
+
+
 def use_shortcuts(model: PreTrainedModel) -> None:
-    """Give a decoder quicker modules of the same function, in place: dropout, attention and GPT-2's linear layers."""
+    """Give a decoder quicker modules of the same function, in place: dropout, attention and linear layers."""
     for module in model.modules():
         if type(module) is nn.Dropout:
             module.__class__ = BitDropout
         elif type(module) is Conv1D:
             module.__class__ = Affine
+        elif type(module) is nn.Linear:
+            module.__class__ = CastOnce
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)
 

@@ -1,5 +1,6 @@
 """Dropout by random bits is dropout; the last layer where it is read has the same states and gradients."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,7 +9,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 import seqdec.model.backbone
 from conftest import FAMILIES, make_model
 from seqdec.model.backbone import load_backbone, reload_backbone, save_backbone
-from seqdec.model.shortcuts import ATTENTION, BitDropout, attend, last_mlp, only_at
+from seqdec.model.shortcuts import ATTENTION, BitDropout, CastOnce, attend, frozen_part, last_mlp, only_at
+from word_episodes import language
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.003])
@@ -178,3 +180,66 @@ def test_a_decoder_without_such_a_layer_is_left_as_it_is(family_folder):
     assert last_mlp(model, 2, 32) is None
     assert last_mlp(model, 9, 32) is None
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_weight_that_does_not_learn_is_cast_once_and_follows_what_changes_it():
+    torch.manual_seed(0)
+    plain, given = nn.Linear(6, 5), torch.randn(4, 6, requires_grad=True)
+    plain.weight.requires_grad_(False)
+    once = nn.Linear(6, 5)
+    once.load_state_dict(plain.state_dict())
+    once.weight.requires_grad_(False)
+    once.__class__ = CastOnce
+    assert isinstance(once, CastOnce)
+
+    def gradients(layer: nn.Linear) -> list[torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            output = layer(given)
+        assert output.dtype == torch.bfloat16
+        return [output, *torch.autograd.grad(output.float().square().sum(), [given, layer.bias])]
+
+    def agree() -> bool:
+        return all(torch.equal(one, other) for one, other in zip(gradients(plain), gradients(once), strict=True))
+
+    with torch.inference_mode(), frozen_part(), torch.autocast("cpu", torch.bfloat16):
+        once(given)  # what is kept then can be learned by, too
+    kept = once._cast
+    assert kept is not None and agree() and once._cast is kept
+    for layer in (plain, once):
+        layer.load_state_dict({"weight": torch.ones(5, 6), "bias": torch.zeros(5)})
+    assert agree() and once._cast is not kept
+    for layer in (plain, once):
+        layer.weight = nn.Parameter(torch.full((5, 6), 0.1), requires_grad=False)
+    assert agree()
+    once.weight.data += 1.0  # as adapters are added to weights, which leaves no trace
+    plain.weight.data += 1.0
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(once(given), plain(given))
+    once.weight.requires_grad_(True)
+    plain.weight.requires_grad_(True)
+    assert agree() and torch.equal(once(given), plain(given)), "it learns, and without mixing nothing is cast"
+
+
+def test_losses_and_gradients_of_a_language_policy_are_those_of_plain_layers(monkeypatch):
+    """Its upper layers learn by adapters, its lower ones are kept: both in mixed precision."""
+
+    def results() -> list[torch.Tensor]:
+        backbone = load_backbone(
+            "small", num_layers=3, dropout=0.0, predicts_words=True, freeze_layers=1, finetune="lora", lora_rank=2
+        )
+        model, windows = language(backbone, max_tokens=120)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        found = []
+        for _ in range(2):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = sum(model(windows.gather(np.arange(6))).values())
+            found += [loss, *torch.autograd.grad(loss, trained)]
+        is_used.append(any(layer._cast is not None for layer in model.modules() if isinstance(layer, CastOnce)))
+        return found
+
+    is_used: list[bool] = []
+
+    once = results()
+    assert is_used == [True]
+    monkeypatch.setattr(CastOnce, "forward", nn.Linear.forward)
+    assert all(torch.equal(one, other) for one, other in zip(once, results(), strict=True))
