@@ -78,7 +78,7 @@ def test_pretrained_weights_move_at_a_tenth_of_the_rate_and_random_ones_alike():
 
 def test_python_and_the_command_line_have_the_same_defaults():
     flags = options_of(Train)
-    nothing = {"num_layers": 0, "output": ""}
+    nothing = {"num_layers": 0, "output": "", "resume": "no"}
     keywords = {**inspect.signature(train).parameters, **inspect.signature(finetune).parameters}
     for name, parameter in keywords.items():
         if name in flags and name not in ("weights", "config", "keep_checkpoints"):  # of files, and of a run's folder

@@ -34,7 +34,13 @@ Flags = TypeVar("Flags")  # a verb's record
 
 
 def option(
-    default: Value, text: str, *, at_least: float = -math.inf, at_most: float = NO_END, resume: OnResume = "free"
+    default: Value,
+    text: str,
+    *,
+    at_least: float = -math.inf,
+    at_most: float = NO_END,
+    resume: OnResume = "free",
+    alone: str = "",
 ) -> Value:
     """Return a field of a verb's record.
 
@@ -44,8 +50,9 @@ def option(
         at_least: Lowest value of a number.
         at_most: Highest value of a number.
         resume: What `--resume` does where the run has another value.
+        alone: What the flag means where no value follows; "" where one must.
     """
-    metadata = {"help": text, "limits": (at_least, at_most), "resume": resume}
+    metadata = {"help": text, "limits": (at_least, at_most), "resume": resume, "alone": alone}
     return field(default=default, metadata=metadata)  # pyright: ignore[reportReturnType]
 
 
@@ -55,7 +62,7 @@ steering = partial(option, resume="steering")  # with another value, a resumed r
 
 def needed(text: str) -> str:
     """Return the field of a word that a verb cannot do without."""
-    return field(metadata={"help": text, "limits": (-math.inf, NO_END), "resume": "free"})
+    return field(metadata={"help": text, "limits": (-math.inf, NO_END), "resume": "free", "alone": ""})
 
 
 to_reset = partial(
@@ -106,6 +113,7 @@ def parse(kind: type[Flags], words: Sequence[str], *, verb: str = "", default: F
     import tyro
 
     _check_once(kind, words)
+    words = _with_values(kind, words)
     config = [tyro.conf.PositionalRequiredArgs, tyro.conf.DisallowNone]
     if {"-h", "--help"} & set(words):
         config.append(tyro.conf.FlagCreatePairsOff)  # --no-streaming is taken, and not shown
@@ -113,7 +121,7 @@ def parse(kind: type[Flags], words: Sequence[str], *, verb: str = "", default: F
     values = None if default is None else shown(**vars(default))
     try:
         with redirect_stderr(box), _wide_terminal():
-            parsed = tyro.cli(shown, prog=f"seqdec {verb}", args=list(words), default=values, config=config)  # pyright: ignore
+            parsed = tyro.cli(shown, prog=f"seqdec {verb}", args=words, default=values, config=config)  # pyright: ignore
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -134,6 +142,13 @@ def _check_once(kind: type, words: Sequence[str]) -> None:
         typed = [name for name in names if name in (shown, shown.replace("--", "--no-", 1))]
         if len(typed) > 1:
             raise UsageError(f"{' and '.join(dict.fromkeys(typed))} is typed {len(typed)} times: give it once")
+
+
+def _with_values(kind: type, words: Sequence[str]) -> list[str]:
+    """Return the words with a value for each flag that stands alone and may."""
+    alone = {flag(name): entry.metadata["alone"] for name, entry in options_of(kind).items() if entry.metadata["alone"]}
+    pairs = zip(words, [*words[1:], "--"], strict=False)
+    return [f"{word}={alone[word]}" if word in alone and after.startswith("-") else word for word, after in pairs]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -118,7 +118,10 @@ class Train:
     max_steps: int = option(0, "Longest episode (0: the environment's own limit).", at_least=0)
     reset_options: str = to_reset()
     tracker: Literal["none", "wandb", "tensorboard", "trackio"] = option("none", "Where else metrics go.")
-    resume: bool = option(False, "Go on with the run in --output, by its flags but those given.", resume="starting")
+    resume: Literal["no", "yes", "auto"] = option(
+        "no", "Go on with the run in --output, by its flags but those given (auto: or begin it).",
+        resume="starting", alone="yes",
+    )  # fmt: skip
     config: str = option("", "Take the flags of a run's config.json but for those given.", resume="starting")
     nproc: int = option(1, "Processes on this machine (torchrun).", at_least=1, at_most=1024, resume="starting")
     debug: bool = debug()
@@ -131,16 +134,19 @@ def parse_train(words: Sequence[str]) -> Train:
     """
     given = options.parse(Train, words, verb="train")
     config_file = given.config
-    if given.resume:
+    if given.resume != "no":
         if given.config:
             raise UsageError("--resume takes the flags of the run in --output: leave --config out")
         output = folders.run_folder(given.output, given.data)
         folders.check_readable(output)
         config_file = str(output / "config.json")
         if not os.path.exists(config_file):
-            raise UsageError(
-                f"{output} holds no run to go on with (no config.json): leave --resume out, or choose its --output"
-            )
+            if given.resume == "yes":
+                raise UsageError(
+                    f"{output} holds no run to go on with (no config.json): leave --resume out, say --resume auto, or "
+                    "choose its --output"
+                )
+            config_file = ""
     if config_file:
         from seqdec.storage.files import read_json
 
@@ -148,6 +154,8 @@ def parse_train(words: Sequence[str]) -> Train:
         stored = from_config(Train, config, config_file)
         given = options.parse(Train, words, verb="train", default=stored)
         check_places(given, config, config_file)
+    goes_on = given.resume != "no" and config_file != ""
+    given = replace(given, resume="yes" if goes_on else "no")
     _start_processes(given, words)
     return given
 
@@ -160,8 +168,8 @@ def _start_processes(given: Train, words: Sequence[str]) -> None:
         # What `accelerate launch --num_processes 2` leaves behind when it starts a single process after all.
         raise UsageError("accelerate was asked for several processes and started one: use --nproc N, or torchrun")
     if given.nproc > 1 and world is None:
-        folders.check_run_folder(folders.run_folder(given.output, given.data), resume=given.resume)
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={given.nproc}", "-m", "seqdec"]
+        folders.check_run_folder(folders.run_folder(given.output, given.data), resume=given.resume == "yes")
+        launch = ["-m", "seqdec.cli.launch", "--standalone", f"--nproc_per_node={given.nproc}", "-m", "seqdec"]
         # torchrun would take our --nproc for the beginning of one of its own flags
         pairs = zip(words, ["", *words], strict=False)
         passed = [word for word, before in pairs if word.partition("=")[0] != "--nproc" and before != "--nproc"]
@@ -176,7 +184,7 @@ def train_run(given: Train) -> int:
     folder = folders.run_folder(given.output, given.data)
     if not is_main_process():
         return _train(given, folder)
-    folders.check_run_folder(folder, resume=given.resume)
+    folders.check_run_folder(folder, resume=given.resume == "yes")
 
     from seqdec import storage
 
@@ -191,16 +199,17 @@ def _train(given: Train, folder: Path) -> int:
 
         from seqdec import storage
         from seqdec.model.backbone import load_backbone
-        from seqdec.training.checkpoints import newest_sound
+        from seqdec.training.checkpoints import agreed
         from seqdec.training.loop import train
         from seqdec.training.processes import join_processes
 
     join_processes()
     measure = make_evaluation(given, tasks)
     config = make_config(given, tasks)
-    if given.resume:
+    goes_on = given.resume == "yes"
+    if goes_on:
         check_same_run(given, folder, config)
-    checkpoint = newest_sound(folder, quiet=True) if given.resume else None
+    checkpoint = agreed(folder, resume=goes_on, quiet=True)
     models = make_models(tasks, given.backbone, checkpoint=checkpoint, **keywords(given, load_backbone))
     if is_main_process():
         print(describe_run(given, folder, tasks, models), flush=True)
@@ -212,7 +221,7 @@ def _train(given: Train, folder: Path) -> int:
         evaluate=None if measure is None else lambda: measure(models),
         config=config,
         progress=sys.stderr.isatty(),
-        **keywords(given, train, "weights", "config"),
+        **keywords(given, train, "weights", "config", resume=goes_on),
     )
     if is_main_process():
         _print_end(given, folder, outcome)

@@ -8,6 +8,7 @@
 The newest is the one with the highest step and a manifest: there is no link or "latest" file that could be stale.
 """
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from seqdec.errors import DataError, StorageError, UsageError, foreign
 from seqdec.model.folder import load_tasks, write_policy
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.training.metrics import Sums
-from seqdec.training.processes import join_processes
+from seqdec.training.processes import gathered, join_processes
 
 Models = Mapping[str, SequenceModel]
 STATE, OPTIMIZER = "train/state.json", "train/optimizer.safetensors"
@@ -92,6 +93,24 @@ def newest_sound(run: Path, *, quiet: bool = False) -> Path | None:
     return None
 
 
+def agreed(run: Path, *, resume: bool, quiet: bool = False) -> Path | None:
+    """Return the newest undamaged checkpoint of a run that all processes see; None where they begin anew.
+
+    Raises:
+        DataError: there are checkpoints, and all of them are damaged.
+        UsageError: processes see different ones, as where a node has another folder, or a damaged copy.
+    """
+    folder = newest_sound(run, quiet=quiet) if resume else None
+    digest = "" if folder is None else hashlib.sha256((folder / storage.MANIFEST).read_bytes()).hexdigest()
+    seen = gathered(("no checkpoint" if folder is None else folder.name, digest))
+    other = next((index for index, theirs in enumerate(seen) if theirs != seen[0]), None)
+    if other is not None:
+        names = [f"process {index} has {seen[index][0]}" for index in (0, other)]
+        differ = " with other content" if seen[0][0] == seen[other][0] else ""
+        raise UsageError(f"{run}: {', '.join(names)}{differ}: all processes must see one folder, on a shared disk")
+    return folder
+
+
 def restore_checkpoint(run: Path, models: Models, optimizer: Optimizer, scaler: GradScaler | None = None) -> int:
     """Load the newest undamaged checkpoint into models, an optimizer and a scaler made by the same settings.
 
@@ -100,9 +119,9 @@ def restore_checkpoint(run: Path, models: Models, optimizer: Optimizer, scaler: 
 
     Raises:
         DataError: if there are checkpoints and all of them are damaged.
-        UsageError: if a model is not the one that was saved.
+        UsageError: if a model is not the one that was saved, or processes see different checkpoints.
     """
-    folder = newest_sound(run)
+    folder = agreed(run, resume=True)
     if folder is None:
         return 0
     saved = load_tasks(folder / "policy")

@@ -19,6 +19,7 @@ from torch import Tensor
 from seqdec import storage
 from seqdec.errors import UsageError
 from seqdec.sequence.draw import Draw
+from seqdec.training.processes import gathered
 from seqdec.training.step import Counts
 from seqdec.training.trackers import open_tracker
 from seqdec.training.worker import Worker
@@ -73,17 +74,29 @@ class Sums:
         together = sum(self.weights[name] * self.num_present[name] / self.num_valid * means[name] for name in means)
         return {**{f"train/loss_{name}": mean for name, mean in means.items()}, "train/loss": together}
 
-    def to_json(self, accelerator: Accelerator) -> dict[str, object]:
-        """Return what a checkpoint keeps: the sums over all processes, with null for what is not finite."""
-        totals = {name: value if math.isfinite(value) else None for name, value in self._totals(accelerator).items()}
-        return {**vars(self), "losses": totals}
+    def to_json(self) -> dict[str, object]:
+        """Return what a checkpoint keeps: each process's sums, in their order, with null for what is not finite.
+
+        Added up they would be another number, as floats are, than those of a run that was not broken.
+        """
+        mine = {name: loss.item() for name, loss in self.losses.items()}
+        every = gathered({name: value if math.isfinite(value) else None for name, value in mine.items()})
+        return {**vars(self), "losses": {name: [theirs[name] for theirs in every] for name in mine}}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], accelerator: Accelerator) -> "Sums":
-        """Return the sums that a checkpoint kept, for the main process; the others add to zeros."""
-        totals = {name: math.nan if total is None else total for name, total in value["losses"].items()}
-        mine = {name: total if accelerator.is_main_process else 0.0 for name, total in totals.items()}
-        losses = {name: torch.tensor(total, device=accelerator.device) for name, total in mine.items()}
+        """Return the sums that a checkpoint kept of this process.
+
+        Where there were others, or a checkpoint of 0.1.0 kept one for all, the main process goes on with all of them.
+        """
+        losses = {}
+        for name, kept in value["losses"].items():
+            sums = [
+                math.nan if kept_sum is None else kept_sum for kept_sum in (kept if isinstance(kept, list) else [kept])
+            ]
+            if len(sums) != accelerator.num_processes:
+                sums = [sum(sums)] + [0.0] * (accelerator.num_processes - 1)
+            losses[name] = torch.tensor(sums[accelerator.process_index], device=accelerator.device)
         return cls(**{**value, "losses": losses})
 
     def _totals(self, accelerator: Accelerator) -> dict[str, float]:

@@ -9,15 +9,18 @@ import weakref
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import cache
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from torch import distributed
+from torch.distributed import PrefixStore, TCPStore  # pyright: ignore
 
 from seqdec.errors import StorageError, UsageError, in_words
 from seqdec.training.launcher import end_with_launcher
 
+Value = TypeVar("Value")
 PROCESS_SECONDS = "SEQDEC_PROCESS_SECONDS"  # how long processes wait for each other within a step: 600
 ALONE = timedelta(days=1)  # how long they wait while the main one evaluates or saves
 ANSWER_SECONDS = 5.0
@@ -31,11 +34,14 @@ def join_processes() -> PartialState:
     """
     end_with_launcher()
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    limit = {"timeout": timedelta(seconds=_process_seconds())} if num_processes > 1 else {}
+    options: dict[str, object] = {}
+    if num_processes > 1 and not distributed.is_initialized():
+        limit = timedelta(seconds=_process_seconds())
+        options = {"timeout": limit, **_store_of_attempt(limit)}
     kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     # without this word accelerate leaves processes on CPUs apart: each would train alone, over the others' files
     try:
-        state = PartialState(cpu=num_processes > 1 and (kind is None or kind.type == "mps"), **limit)
+        state = PartialState(cpu=num_processes > 1 and (kind is None or kind.type == "mps"), **options)
     except ValueError as error:
         PartialState._reset_state()  # a half-made state would look initialised to the next caller
         raise UsageError(
@@ -50,6 +56,19 @@ def join_processes() -> PartialState:
     return state
 
 
+def _store_of_attempt(limit: timedelta) -> dict[str, object]:
+    """Return the store in which processes find each other, where a launcher may have started them before.
+
+    torchrun keeps one store for all its restarts: processes would find the addresses of those before them.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    rank, size, port = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    store = TCPStore(os.environ["MASTER_ADDR"], port, size, is_master=False, timeout=limit)
+    attempt = f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    return {"store": PrefixStore(attempt, store), "rank": rank, "world_size": size}
+
+
 @cache
 def _leave_at_exit() -> None:
     """Let go of the others before the interpreter ends: a thread of gloo that is left then aborts the process."""
@@ -60,6 +79,15 @@ def _leave_at_exit() -> None:
         gc.collect()  # the frame of a run that failed may hold the group, in a circle with its error
 
     atexit.register(leave)
+
+
+def gathered(value: Value) -> list[Value]:
+    """Return what each process says, in their order; all of them ask for it."""
+    num_processes = join_processes().num_processes
+    values = [value] * num_processes
+    if num_processes > 1:
+        distributed.all_gather_object(values, value)
+    return values
 
 
 def _process_seconds() -> float:

@@ -98,7 +98,7 @@ class Run:
 
     def save(self, step: int, sums: Sums) -> None:
         """Publish a checkpoint, in which are the sums of the steps that are not logged yet."""
-        not_logged = {**sums.to_json(self.accelerator), "seconds": self._seconds_of(sums)}
+        not_logged = {**sums.to_json(), "seconds": self._seconds_of(sums)}
         with self._on_main_process() as is_mine:
             if is_mine:
                 save_checkpoint(
