@@ -103,6 +103,7 @@ class Train:
         None, "Dropout of the backbone (default: its own; small: 0.1).", at_least=0, at_most=0.9
     )
     precision: Literal["no", "bf16", "fp16"] = steering("no", "Mixed precision.")
+    gradient_checkpointing: bool = option(False, "Compute layers again instead of keeping their states.")
     seed: int = steering(0, "Seed of everything.", at_least=0)
     heldout_fraction: float = fixed(0.1, "Share of the episodes held out.", at_least=0, at_most=0.9)
     log_every: int = option(10, "Steps between lines of metrics.jsonl.", at_least=1)

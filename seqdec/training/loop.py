@@ -8,6 +8,7 @@ slots.
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from seqdec import stops, storage
 from seqdec.errors import NumericsError, UsageError
+from seqdec.model.recompute import recomputing
 from seqdec.model.sequence_model import SequenceModel
 from seqdec.model.tasks import by_task, check_tasks
 from seqdec.sequence.draw import Draw
@@ -72,6 +74,7 @@ def train(
     clip_norm: float = 0.25,
     accumulate: int = 1,
     precision: Precision = "no",
+    gradient_checkpointing: bool = False,
     mask_observation: float = 0.0,
     language_text: Path | str = "",
     language_loss: float = 0.1,
@@ -106,6 +109,8 @@ def train(
         clip_norm: largest norm of the gradient of all parameters; 0 does not clip.
         accumulate: parts in which a process computes its slice of the batch, to save memory.
         precision: `bf16` and `fp16` are mixed with float32 parameters.
+        gradient_checkpointing: compute the inside of layers again in the backward pass instead of keeping it: less
+            memory, more time, the same losses and gradients.
         mask_observation: share of the observations that are written as "unknown", at random, so that the model learns
             to do without.
         language_text: a text in UTF-8 that a model of words goes on reading, so that its language stays; the perplexity
@@ -154,6 +159,7 @@ def train(
         named_if_absent(accelerator, lambda: done),
         _bar(progress and accelerator.is_main_process, first_step, steps) as bar,
         enough_memory(batch_size, context_lengths),
+        recomputing(next(iter(models.values())).backbone_source) if gradient_checkpointing else nullcontext(),
     ):
         # a run that was stopped between a checkpoint and its evaluation begins with that
         if is_due(done, steps, eval_every) or (language is not None and done == 0):

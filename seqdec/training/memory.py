@@ -27,6 +27,6 @@ def enough_memory(batch_size: int, context_lengths: Iterable[int]) -> Iterator[N
         )
         raise UsageError(
             f"out of memory at batch_size {batch_size} x context_length {length}: try {', '.join(smaller)}, accumulate "
-            "2 (the same batch in more parts), or finetune lora",
+            "2 (the same batch in more parts), gradient_checkpointing, or finetune lora",
             option="batch_size",
         ) from error

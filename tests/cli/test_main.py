@@ -67,7 +67,7 @@ FLAGS = {
         "demo-length demo-group demo-part fuse text-tokens max-tokens mask-observation language-text language-loss "
         "context-length "
         "discount delayed-reward steps batch-size accumulate learning-rate backbone-learning-rate "
-        "weight-decay warmup-steps schedule clip-norm dropout precision seed heldout-fraction "
+        "weight-decay warmup-steps schedule clip-norm dropout precision gradient-checkpointing seed heldout-fraction "
         "log-every eval-every checkpoint-every keep-checkpoints target-return episodes num-envs env trust-env "
         "temperature max-steps reset-options tracker resume config nproc debug"
     ),
