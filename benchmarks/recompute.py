@@ -6,6 +6,7 @@ what autograd saves beside the weights. Both ways are timed in turns, and their 
 
 import argparse
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from seqdec.model.sequence_model import SequenceModel, build_model
 from seqdec.sequence import Windows, layout_from_spaces
 from seqdec.spaces.spec import EnvironmentSpec
 
-BACKBONES = (
+BACKBONES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("small", {"num_layers": 3}),
     ("smollm2", {"num_layers": 30, "finetune": "lora"}),
     ("smollm2", {"num_layers": 30}),
